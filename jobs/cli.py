@@ -1,0 +1,51 @@
+"""The typer app: every command by name, and how errors become one line and an exit code.
+
+The modules of the commands import what is heavy inside their functions, so that `songprint --help` and a single query do
+not pay for what they do not use.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from jobs.identify import identify
+from jobs.index import index
+from jobs.library import songs, stats
+from pipeline.errors import SongprintError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Audio fingerprinting in batches: index a music library, name the songs in recordings, verify every answer.",
+)
+app.command()(index)
+app.command()(identify)
+app.command()(songs)
+app.command()(stats)
+
+
+def main() -> None:
+    """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage) or 130 (Ctrl-C)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        return app(arguments, prog_name="songprint", standalone_mode=False) or 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except SongprintError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        print("Interrupted; what was finished is in the store. Run the same command again to go on.", file=sys.stderr)
+        return 130

@@ -1,0 +1,114 @@
+"""Results to standard output or to a file: the one place that knows csv, jsonl, parquet, and what a terminal can bear.
+
+What a file's tags say is data: control characters never reach a terminal.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.options import Format
+from pipeline.errors import ParameterError
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+# Not everything fits a terminal; a file has all columns.
+WIDEST_CELL = 48
+
+
+def check_output(output: str) -> None:
+    """Refuse an output that no writer knows, before the work begins rather than after it."""
+    if output == "-":
+        return
+    if not output.endswith(SUFFIXES):
+        raise ParameterError(f"{output}: --output takes a name that ends in {', '.join(SUFFIXES)}, or - to print")
+    folder = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(folder):
+        raise ParameterError(f"{output}: the folder {folder} does not exist; make it first")
+
+
+def write(tables: Iterable[pa.Table], schema: pa.Schema, output: str, format_: Format, shown: Iterable[str]) -> None:
+    """Write tables of one schema one after the other, as they come.
+
+    Parameters
+    ----------
+    output
+        File, its suffix picks the format; ``-`` prints in ``format_``. A file appears under its name when it is whole.
+    shown
+        Columns of the printed table; files, csv and json have all of them.
+    """
+    if output == "-":
+        _print(tables, schema, format_, list(shown))
+        return
+    part = f"{output}.part"
+    if output.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(part, schema) as parquet:
+            for table in tables:
+                parquet.write_table(table)
+    else:
+        with open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            if output.endswith(".csv"):
+                _csv(tables, schema, file)
+            else:
+                for table in tables:
+                    for row in table.to_pylist():
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(part, output)
+
+
+def show(row: Mapping[str, Any], format_: Format) -> None:
+    """Print one object: its names and values, one a line."""
+    if format_ is Format.JSON:
+        print(json.dumps(row, indent=2))
+    elif format_ is Format.CSV:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(row)
+        writer.writerow(row.values())
+    else:
+        width = max(map(len, row))
+        for name, value in row.items():
+            print(f"{name:{width}}  {_cell(value)}")
+
+
+def _print(tables: Iterable[pa.Table], schema: pa.Schema, format_: Format, shown: list[str]) -> None:
+    if format_ is Format.CSV:
+        _csv(tables, schema, sys.stdout)
+        return
+    rows = [row for table in tables for row in table.to_pylist()]
+    if format_ is Format.JSON:
+        print(json.dumps(rows, indent=2, ensure_ascii=True))
+        return
+    cells = [[_cell(row[name]) for name in shown] for row in rows]
+    numeric = [pa.types.is_integer(schema.field(name).type) or pa.types.is_floating(schema.field(name).type) for name in shown]
+    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(shown)]
+    for line in [shown, *cells]:
+        padded = [f"{cell:>{width}}" if right else f"{cell:{width}}" for cell, width, right in zip(line, widths, numeric, strict=True)]
+        print("  ".join(padded).rstrip())
+
+
+def _csv(tables: Iterable[pa.Table], schema: pa.Schema, file: Any) -> None:
+    writer = csv.writer(file)
+    writer.writerow(schema.names)
+    for table in tables:
+        for row in table.to_pylist():
+            writer.writerow(["" if row[name] is None else row[name] for name in schema.names])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
+    if len(text) > WIDEST_CELL:
+        half = WIDEST_CELL // 2 - 1
+        text = f"{text[:half]}…{text[-half:]}"
+    return text

@@ -1,0 +1,113 @@
+"""Where tasks run: the plain loop, which defines the meaning that every other executor keeps.
+
+`index` and `identify` are written against these few verbs and never know which executor they were given;
+`pipeline.cluster` has the one that spreads tasks over Dask workers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Item, Result]):
+    """A task that returned."""
+
+    item: Item
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Died(Generic[Item]):
+    """A task whose process died under it, as often as the executor cared to try."""
+
+    item: Item
+    reason: str
+
+
+class Executor(Protocol):
+    """What runs tasks: picklable functions of one picklable item each, that may run twice."""
+
+    @property
+    def workers(self) -> int:
+        """How many tasks can run side by side now."""
+        ...
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """All results, in the order of the items, ahead of whatever `as_completed` has waiting."""
+        ...
+
+    def as_completed(
+        self, task: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Generator[Done[Item, Result] | Died[Item], None, None]:
+        """Outcomes as they come; items are drawn only as room for them comes free.
+
+        An exception of a task is raised here. Closing the iterator cancels what has not finished.
+        """
+        ...
+
+
+class Loop:
+    """The plain loop: one task after the other, in this process."""
+
+    workers = 1
+
+    def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """All results, in the order of the items."""
+        return [task(item) for item in items]
+
+    def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Done[Item, Result], None, None]:
+        """Outcomes in the order of the items; a task that kills its process kills this one."""
+        for item in items:
+            yield Done(item, task(item))
+
+
+def in_order(
+    executor: Executor,
+    task: Callable[[Item], Result],
+    batches: Iterable[Item],
+    halve: Callable[[Item], Sequence[Item]],
+    seen: Callable[[Done[Item, Result] | Died[Item]], None] = lambda outcome: None,
+) -> Iterator[Done[Item, Result] | Died[Item]]:
+    """Outcomes of all batches in the order given, so that what is written does not depend on who was faster.
+
+    Parameters
+    ----------
+    halve
+        Cuts a batch whose process died in two, so that only the file that kills is lost in the end; a batch that it
+        cannot cut comes back whole and is given up.
+    seen
+        Called with each outcome as it comes, out of order.
+    """
+    plan = list(batches)
+    todo = deque(plan)
+    outcomes: dict[int, Done[Item, Result] | Died[Item]] = {}
+
+    def draw() -> Iterator[Item]:
+        while todo:
+            yield todo.popleft()
+
+    head = 0
+    while todo:  # again when the last batch in flight died and left halves
+        running = executor.as_completed(task, draw())
+        try:
+            for outcome in running:
+                halves = halve(outcome.item) if isinstance(outcome, Died) else ()
+                if len(halves) > 1:
+                    place = next(i for i in range(head, len(plan)) if plan[i] is outcome.item)
+                    plan[place : place + 1] = halves
+                    todo.extendleft(reversed(halves))
+                    continue
+                outcomes[id(outcome.item)] = outcome
+                seen(outcome)
+                while head < len(plan) and id(plan[head]) in outcomes:
+                    yield outcomes.pop(id(plan[head]))
+                    head += 1
+        finally:
+            running.close()

@@ -1,0 +1,292 @@
+"""What a query run is: plan batches of clips, ask the store for them wherever the executor runs, answer in order.
+
+A clip is asked as one window; what is longer is cut into windows as it is decoded, so that a recording of a day costs no
+more memory than a clip. The windows of a batch are asked together: each part of the store is read once for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline import audio, catalog, timeline
+from pipeline.catalog import Entry
+from pipeline.errors import AudioError, CatalogError, SongprintError
+from pipeline.executor import Died, Done, Executor, Loop, in_order
+from pipeline.recognise import Match, Query, recognise
+from pipeline.store import Snapshot, Store
+
+log = logging.getLogger(__name__)
+
+# A longer clip is a recording: it may hold several songs.
+LONGEST_CLIP_S = 15.0
+WINDOW_S = 10.0
+WINDOW_STEP_S = 5.0
+# Asked at once: enough to read the store in long strides, few enough to stay in some hundred megabytes.
+WINDOWS_AT_ONCE = 64
+# One task: at some 50 ms a window, about a minute.
+BATCH_WINDOWS = 1024
+BATCHES_PER_WORKER = 6
+BYTES_PER_WINDOW = 100_000
+
+ANSWERS = pa.schema(
+    [
+        ("clip", pa.string()),
+        ("status", pa.string()),
+        ("song_id", pa.int32()),
+        ("song_path", pa.string()),
+        ("title", pa.string()),
+        ("artist", pa.string()),
+        ("clip_start_s", pa.float64()),
+        ("clip_end_s", pa.float64()),
+        ("song_start_s", pa.float64()),
+        ("song_end_s", pa.float64()),
+        ("votes", pa.int32()),
+        ("confidence", pa.float64()),
+        ("speed", pa.float64()),
+        ("message", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips that one task asks for."""
+
+    snapshot: Snapshot
+    query: Query
+    entries: tuple[Entry, ...]
+    limit_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is; the share is of the bytes of all clips."""
+
+    done: int
+    total: int
+    share: float
+    audio_s: float
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswers:
+    """The rows of a batch, and how much audio was heard for them."""
+
+    table: pa.Table
+    audio_s: float
+    failures: int
+
+
+def identify(
+    paths: Sequence[str],
+    store: Store,
+    query: Query | None = None,
+    executor: Executor | None = None,
+    *,
+    limit_s: float | None = None,
+) -> pa.Table:
+    """Name the songs in the clips and recordings under ``paths``.
+
+    Parameters
+    ----------
+    paths
+        Files and folders, local or fsspec URLs.
+    query
+        What this run chooses; the defaults when ``None``.
+    executor
+        Where batches run; the plain loop in this process when ``None``.
+    limit_s
+        Seconds that one file may take.
+
+    Returns
+    -------
+    pyarrow.Table
+        One row per match, sorted by clip and start, in the schema `ANSWERS`: ``status`` is ``matched``, ``unknown``
+        (one row, nothing stood out) or ``failed`` (``message`` says why).
+
+    Raises
+    ------
+    CatalogError
+        If a path does not exist or holds no audio file.
+    """
+    tables = [answers.table for answers in answer(catalog.walk(paths), store, query, executor, limit_s=limit_s)]
+    return pa.concat_tables(tables) if tables else ANSWERS.empty_table()
+
+
+def answer(
+    entries: Sequence[Entry],
+    store: Store,
+    query: Query | None = None,
+    executor: Executor | None = None,
+    *,
+    limit_s: float | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Iterator[BatchAnswers]:
+    """`identify` as a stream: the answers batch by batch, in the order of the entries."""
+    executor = executor or Loop()
+    snapshot = store.snapshot()
+    batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s)
+    total_bytes = sum(entry.size_bytes for entry in entries) + len(entries)
+    done = failures = 0
+    audio_s = share = 0.0
+
+    def seen(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> None:
+        nonlocal done, audio_s, failures, share
+        done += len(outcome.item.entries)
+        share += sum(entry.size_bytes + 1 for entry in outcome.item.entries) / total_bytes
+        answers = _answers(outcome)
+        audio_s += answers.audio_s
+        failures += answers.failures
+        progress(Progress(done, len(entries), share, audio_s, failures))
+
+    progress(Progress(0, len(entries), 0.0, 0.0, 0))
+    for outcome in in_order(executor, identify_batch, batches, halve, seen):
+        yield _answers(outcome)
+
+
+def plan(entries: Sequence[Entry], snapshot: Snapshot, query: Query, workers: int, limit_s: float | None) -> list[Batch]:
+    """Cut the clips, in their order, into batches of about the same work."""
+    windows = [1 + entry.size_bytes // BYTES_PER_WINDOW for entry in entries]
+    target = min(BATCH_WINDOWS, max(WINDOWS_AT_ONCE, sum(windows) / (workers * BATCHES_PER_WORKER)))
+    batches: list[Batch] = []
+    first = asked = 0
+    for place, count in enumerate(windows, start=1):
+        asked += count
+        if asked >= target or place == len(windows):
+            batches.append(Batch(snapshot, query, tuple(entries[first:place]), limit_s))
+            first, asked = place, 0
+    return batches
+
+
+def halve(batch: Batch) -> list[Batch]:
+    """Two batches with half of the clips each; one clip cannot be halved."""
+    middle = len(batch.entries) // 2
+    parts = (batch.entries[:middle], batch.entries[middle:])
+    return [dataclasses.replace(batch, entries=part) for part in parts if part]
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What is known of one clip so far."""
+
+    matches: list[Match] = field(default_factory=list)
+    duration_s: float = 0.0
+    message: str = ""
+
+
+def identify_batch(batch: Batch) -> BatchAnswers:
+    """Decode the clips of a batch, ask for their windows, and make their rows: the task that an executor runs."""
+    heard: list[_Heard] = []
+    waiting: list[tuple[_Heard, float, NDArray[np.float32]]] = []
+
+    def ask() -> None:
+        found = recognise([samples for _, _, samples in waiting], batch.snapshot, batch.query)
+        for (clip, start_s, _), matches in zip(waiting, found, strict=True):
+            clip.matches.extend(
+                dataclasses.replace(
+                    match, clip_start_s=match.clip_start_s + start_s, clip_end_s=match.clip_end_s + start_s
+                )
+                for match in matches
+            )
+        waiting.clear()
+
+    for entry in batch.entries:
+
+        def listen(blocks: Iterator[NDArray[np.float32]]) -> _Heard:
+            clip = _Heard()  # a second decoder starts with a clean slate
+            for start_s, samples in windows(blocks, batch.snapshot.settings.sample_rate):
+                waiting.append((clip, start_s, samples))
+                if len(waiting) == WINDOWS_AT_ONCE:
+                    ask()
+            return clip
+
+        heard.append(_heard(entry, listen, batch))
+    ask()
+    songs = _songs(batch.snapshot, {match.song_id for clip in heard for match in clip.matches})
+    rows = [
+        row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry.path, clip, songs)
+    ]
+    return BatchAnswers(
+        pa.Table.from_pylist(rows, schema=ANSWERS),
+        sum(clip.duration_s for clip in heard),
+        sum(bool(clip.message) for clip in heard),
+    )
+
+
+def windows(blocks: Iterator[NDArray[np.float32]], sample_rate: int) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Cut samples that come in blocks into overlapping windows; a clip that is short enough stays whole.
+
+    Yields
+    ------
+    start_s, samples
+        Where the window begins, and its ``(n_samples,)`` float32. The last one reaches the last sample.
+    """
+    longest, size, step = (round(s * sample_rate) for s in (LONGEST_CLIP_S, WINDOW_S, WINDOW_STEP_S))
+    kept = np.zeros(0, np.float32)
+    start = 0
+    for block in blocks:
+        kept = np.concatenate([kept, block])
+        while len(kept) > longest:
+            yield start / sample_rate, kept[:size]
+            kept = kept[step:]
+            start += step
+    if len(kept):
+        yield start / sample_rate, kept
+
+
+def _heard(entry: Entry, listen: Callable[[Iterator[NDArray[np.float32]]], _Heard], batch: Batch) -> _Heard:
+    """One clip, decoded and listened to; what goes wrong with it is its message."""
+    path = entry.path
+    try:
+        with catalog.local_copy(entry.path) as path:
+            clip, decoded = audio.decode(path, batch.snapshot.settings.sample_rate, listen, limit_s=batch.limit_s)
+    except (AudioError, CatalogError, OSError) as error:
+        text = str(error).replace(path, entry.path)
+        return _Heard(message=text.removeprefix(f"{entry.path}: "))
+    except SongprintError:  # the store's, not the clip's
+        raise
+    except Exception as error:  # one clip is lost, not the batch
+        log.exception("%s: unexpected error", entry.path)
+        return _Heard(message=f"unexpected {type(error).__name__}: {error}")
+    clip.duration_s = decoded.duration_s
+    return clip
+
+
+def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, str | None]]:
+    table = snapshot.songs(["song_id", "path", "title", "artist"])
+    wanted = table.filter(pc.is_in(table["song_id"], pa.array(sorted(song_ids), pa.int32())))
+    return {row["song_id"]: row for row in wanted.to_pylist()}
+
+
+def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
+    if clip.message:
+        return [{"clip": path, "status": "failed", "message": clip.message}]
+    if not clip.matches:
+        return [{"clip": path, "status": "unknown"}]
+    return [
+        {
+            "clip": path,
+            "status": "matched",
+            "song_path": songs[match.song_id]["path"],
+            "title": songs[match.song_id]["title"],
+            "artist": songs[match.song_id]["artist"],
+            **dataclasses.asdict(match),
+        }
+        for match in timeline.segments(clip.matches)
+    ]
+
+
+def _answers(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> BatchAnswers:
+    if isinstance(outcome, Done):
+        return outcome.result
+    rows = [{"clip": entry.path, "status": "failed", "message": outcome.reason} for entry in outcome.item.entries]
+    return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, len(rows))

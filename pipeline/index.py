@@ -1,0 +1,296 @@
+"""What an index run is: plan batches of files, fingerprint them wherever the executor runs, commit in the order of the plan.
+
+Song ids are given at the commit, in the order of the paths, so a store's contents do not depend on the number of
+workers, on who was faster, or on how often the run was interrupted. What is committed is never done again: files
+that the store knows (by path, size and time, else by content) are skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline import catalog
+from pipeline.catalog import Entry
+from pipeline.config import Settings
+from pipeline.errors import AudioError, SongprintError
+from pipeline.executor import Died, Done, Executor, Loop, in_order
+from pipeline.fingerprint import fingerprint
+from pipeline.store import Manifest, StagedSong, Store, stage
+
+log = logging.getLogger(__name__)
+
+# Sooner costs more files, later loses more work to a power cut.
+COMMIT_EVERY_S = 120.0
+# A task should take 30 to 120 s at some 500 x real time; small runs are cut finer, so that no worker idles at the end.
+BATCH_AUDIO_S = 8 * 3600.0
+BATCHES_PER_WORKER = 6
+# Bytes of one second of audio, to plan by duration without opening a file.
+BYTES_PER_S = {".wav": 176_400, ".aiff": 176_400, ".aif": 176_400, ".flac": 100_000}
+BYTES_PER_S_OTHERWISE = 20_000
+# A song that gave less than this share of its declared duration is said to be cut short.
+WHOLE = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that gave no song, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Files that one task fingerprints; all that a worker has to know.
+
+    Parameters
+    ----------
+    known
+        Digests that the store has of songs exactly as large as one of these files: the same content has the same
+        size, so a moved file is recognised without asking the store.
+    limit_s
+        Seconds that one file may take, ``None`` for no limit.
+    """
+
+    store: str
+    settings: Settings
+    entries: tuple[Entry, ...]
+    known: frozenset[str]
+    limit_s: float | None
+
+    @property
+    def name(self) -> str:
+        """A name for the batch's files in the store, the same whenever the same files are asked for."""
+        text = "\0".join(f"{entry.path}\0{entry.size_bytes}\0{entry.modified_ns}" for entry in self.entries)
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What came of a batch: songs staged in the store, files that failed, files that the store has under another name."""
+
+    manifest: Manifest | None
+    failures: tuple[Failure, ...]
+    present: int
+    cut_short: int
+    audio_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is; shares are of the planned seconds of audio, estimated from file sizes."""
+
+    done: int
+    total: int
+    share: float
+    audio_s: float
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What an index run did."""
+
+    added: int
+    present: int
+    cut_short: int
+    failures: tuple[Failure, ...]
+    audio_s: float
+    wall_s: float
+
+
+def index(
+    paths: Sequence[str],
+    store: Store,
+    executor: Executor | None = None,
+    *,
+    limit_s: float | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> IndexReport:
+    """Fingerprint the songs under ``paths`` and add those that the store does not have.
+
+    Parameters
+    ----------
+    paths
+        Files and folders, local or fsspec URLs.
+    executor
+        Where batches run; the plain loop in this process when ``None``.
+    limit_s
+        Seconds that one file may take.
+    progress
+        Called after each batch.
+
+    Returns
+    -------
+    IndexReport
+        A file that cannot be read is one of its failures, and stops nothing.
+
+    Raises
+    ------
+    CatalogError
+        If a path does not exist or holds no audio file.
+    StoreError
+        If the store cannot be written; what was committed before stays.
+    """
+    began = time.monotonic()
+    executor = executor or Loop()
+    entries, present = new_entries(catalog.walk(paths), store)
+    batches = plan(entries, store, executor.workers, limit_s)
+    estimated_s = sum(map(audio_estimate_s, entries))
+    failures: list[Failure] = []
+    done = added = cut_short = 0
+    audio_s = share = 0.0
+
+    def seen(outcome: Done[Batch, BatchReport] | Died[Batch]) -> None:
+        nonlocal done, audio_s, share
+        done += len(outcome.item.entries)
+        share += sum(map(audio_estimate_s, outcome.item.entries)) / max(estimated_s, 1e-9)
+        audio_s += outcome.result.audio_s if isinstance(outcome, Done) else 0.0
+        failures.extend(_failures(outcome))
+        progress(Progress(done, len(entries), share, audio_s, len(failures)))
+
+    progress(Progress(0, len(entries), 0.0, 0.0, 0))
+    staged: list[Manifest] = []
+    committed = time.monotonic()
+
+    def commit() -> None:
+        nonlocal added, present, staged, committed
+        ids = store.commit(staged, map=executor.map) if staged else []
+        added += len(ids)
+        present += sum(len(manifest.songs) for manifest in staged) - len(ids)  # twins among the files of this run
+        staged, committed = [], time.monotonic()
+
+    for outcome in in_order(executor, index_batch, batches, halve, seen):
+        if isinstance(outcome, Done):
+            present += outcome.result.present
+            cut_short += outcome.result.cut_short
+            if outcome.result.manifest is not None:
+                staged.append(outcome.result.manifest)
+        if time.monotonic() - committed > COMMIT_EVERY_S:
+            commit()
+    commit()
+    failures.sort(key=lambda failure: failure.path)
+    return IndexReport(added, present, cut_short, tuple(failures), audio_s, time.monotonic() - began)
+
+
+def new_entries(entries: Sequence[Entry], store: Store) -> tuple[list[Entry], int]:
+    """Leave out the files that the store has as they are: same path, size and time. Also how many those were."""
+    songs = store.snapshot().songs(["path", "size_bytes", "modified_ns"])
+    have = set(zip(*(songs[name].to_pylist() for name in songs.column_names), strict=True))
+    new = [entry for entry in entries if (entry.path, entry.size_bytes, entry.modified_ns) not in have]
+    return new, len(entries) - len(new)
+
+
+def audio_estimate_s(entry: Entry) -> float:
+    """Seconds of audio that a file of this size and suffix holds, roughly: a guess for planning."""
+    suffix = os.path.splitext(entry.path)[1].lower()
+    return 1.0 + entry.size_bytes / BYTES_PER_S.get(suffix, BYTES_PER_S_OTHERWISE)
+
+
+def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | None) -> list[Batch]:
+    """Cut the files, in their order, into batches of about the same work."""
+    songs = store.snapshot().songs(["size_bytes", "digest"])
+    sizes = {entry.size_bytes for entry in entries}
+    digests: dict[int, set[str]] = {}
+    for size, digest in zip(songs["size_bytes"].to_pylist(), songs["digest"].to_pylist(), strict=True):
+        if size in sizes:
+            digests.setdefault(size, set()).add(digest)
+
+    def batch(files: Sequence[Entry]) -> Batch:
+        known = frozenset().union(*(digests.get(entry.size_bytes, ()) for entry in files))
+        return Batch(store.url, store.settings, tuple(files), known, limit_s)
+
+    target_s = min(BATCH_AUDIO_S, sum(map(audio_estimate_s, entries)) / (workers * BATCHES_PER_WORKER))
+    batches: list[Batch] = []
+    files: list[Entry] = []
+    audio_s = 0.0
+    for entry in entries:
+        files.append(entry)
+        audio_s += audio_estimate_s(entry)
+        if audio_s >= target_s:
+            batches.append(batch(files))
+            files, audio_s = [], 0.0
+    return [*batches, batch(files)] if files else batches
+
+
+def halve(batch: Batch) -> list[Batch]:
+    """Two batches with half of the files each; one file cannot be halved."""
+    middle = len(batch.entries) // 2
+    parts = (batch.entries[:middle], batch.entries[middle:])
+    return [dataclasses.replace(batch, entries=part) for part in parts if part]
+
+
+def index_batch(batch: Batch) -> BatchReport:
+    """Fingerprint the files of a batch and stage them in the store: the task that an executor runs.
+
+    A file that cannot be read becomes a failure; the others go on.
+    """
+    staged: list[StagedSong] = []
+    failures: list[Failure] = []
+    present = cut_short = 0
+    audio_s = 0.0
+    for entry in batch.entries:
+        try:
+            song = _fingerprint_entry(entry, batch)
+        except (SongprintError, OSError) as error:
+            failures.append(Failure(entry.path, _reason(error, entry)))
+        except Exception as error:  # a bug of ours or of a library: one song is lost, not the night
+            log.exception("%s: unexpected error", entry.path)
+            failures.append(Failure(entry.path, f"unexpected {type(error).__name__}: {error}"))
+        else:
+            if song is None:
+                present += 1
+                continue
+            staged.append(song)
+            audio_s += song.duration_s
+            cut_short += song.decoded_share < WHOLE
+    manifest = stage(batch.store, batch.name, staged) if staged else None
+    return BatchReport(manifest, tuple(failures), present, cut_short, audio_s)
+
+
+def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | None:
+    """One file as a song to stage; ``None`` when the store has its content already."""
+    with catalog.local_copy(entry.path) as path:
+        digest = catalog.digest(path)
+        if digest in batch.known:
+            return None
+        try:
+            print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
+        except SongprintError as error:
+            raise type(error)(str(error).replace(path, entry.path)) from error
+        if len(print_.hashes) == 0:
+            raise AudioError(f"{entry.path}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone")
+        tags = catalog.tags(path)
+    return StagedSong(
+        path=entry.path,
+        title=tags.title,
+        artist=tags.artist,
+        album=tags.album,
+        duration_s=print_.decoded.duration_s,
+        digest=digest,
+        decoder=print_.decoded.decoder,
+        sample_rate=print_.decoded.sample_rate,
+        decoded_share=print_.decoded.decoded_share,
+        size_bytes=entry.size_bytes,
+        modified_ns=entry.modified_ns,
+        hashes=print_.hashes,
+        peaks=print_.peaks,
+    )
+
+
+def _reason(error: Exception, entry: Entry) -> str:
+    """What the error says, without the path that stands beside it in the failure's row."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.removeprefix(f"{entry.path}: ")
+
+
+def _failures(outcome: Done[Batch, BatchReport] | Died[Batch]) -> Sequence[Failure]:
+    if isinstance(outcome, Done):
+        return outcome.result.failures
+    return [Failure(entry.path, outcome.reason) for entry in outcome.item.entries]
