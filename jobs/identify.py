@@ -48,7 +48,7 @@ def identify(
     messages(quiet, verbose, log_json)
     from jobs import tables
     from pipeline import catalog
-    from pipeline.identify import ANSWERS, answer
+    from pipeline.identification import ANSWERS, answer
     from pipeline.recognise import Query
     from pipeline.store import Store
 

@@ -41,8 +41,7 @@ def index(
 
     from jobs import tables
     from pipeline import catalog
-    from pipeline.index import audio_estimate_s
-    from pipeline.index import index as run
+    from pipeline.indexing import add, audio_estimate_s
     from pipeline.store import Store
 
     if failures is not None:
@@ -54,7 +53,7 @@ def index(
         executor(workers, scheduler, performance_report, small=small) as running,
         progress_bar("index", quiet, log_json) as progress,
     ):
-        report = run(entries, opened, running, limit_s=limit_s, progress=progress)
+        report = add(entries, opened, running, limit_s=limit_s, progress=progress)
     for failure in report.failures:
         log.warning("%s: %s", failure.path, failure.reason)
     if failures is not None:

@@ -106,12 +106,7 @@ class IndexReport:
 
 
 def index(
-    paths: Sequence[str],
-    store: Store,
-    executor: Executor | None = None,
-    *,
-    limit_s: float | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    paths: Sequence[str], store: Store, executor: Executor | None = None, *, limit_s: float | None = None
 ) -> IndexReport:
     """Fingerprint the songs under ``paths`` and add those that the store does not have.
 
@@ -123,8 +118,6 @@ def index(
         Where batches run; the plain loop in this process when ``None``.
     limit_s
         Seconds that one file may take.
-    progress
-        Called after each batch.
 
     Returns
     -------
@@ -138,9 +131,21 @@ def index(
     StoreError
         If the store cannot be written; what was committed before stays.
     """
+    return add(catalog.walk(paths), store, executor, limit_s=limit_s)
+
+
+def add(
+    entries: Sequence[Entry],
+    store: Store,
+    executor: Executor | None = None,
+    *,
+    limit_s: float | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> IndexReport:
+    """`index` for files that are known already, telling its progress after each batch."""
     began = time.monotonic()
     executor = executor or Loop()
-    entries, present = new_entries(catalog.walk(paths), store)
+    entries, present = new_entries(entries, store)
     batches = plan(entries, store, executor.workers, limit_s)
     estimated_s = sum(map(audio_estimate_s, entries))
     failures: list[Failure] = []
