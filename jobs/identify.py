@@ -25,10 +25,14 @@ def identify(
     output: options.Output = "-",
     format_: options.TableFormat = options.Format.TABLE,
     false_positives: Annotated[
-        float, typer.Option("--false-positives", metavar="SHARE", help="Share of clips not in the library that may be named.")
+        float,
+        typer.Option("--false-positives", metavar="SHARE", help="Share of clips not in the library that may be named."),
     ] = 0.01,
     speed_range: Annotated[
-        float, typer.Option("--speed-range", metavar="PERCENT", help="Also find songs played up to this much faster or slower.")
+        float,
+        typer.Option(
+            "--speed-range", metavar="PERCENT", help="Also find songs played up to this much faster or slower."
+        ),
     ] = 0.0,
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,

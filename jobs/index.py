@@ -59,7 +59,9 @@ def index(
     if failures is not None:
         schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
         rows = [{"path": failure.path, "reason": failure.reason} for failure in report.failures]
-        tables.write([pa.Table.from_pylist(rows, schema=schema)], schema, str(failures), options.Format.TABLE, schema.names)
+        tables.write(
+            [pa.Table.from_pylist(rows, schema=schema)], schema, str(failures), options.Format.TABLE, schema.names
+        )
     stats = opened.snapshot().stats()
     hours = report.audio_s / 3600
     log.info(

@@ -20,14 +20,18 @@ class Format(enum.StrEnum):
 STORE_HELP = "Folder or URL of the store."
 StoreUrl = Annotated[str, typer.Option("--store", envvar="SONGPRINT_STORE", metavar="STORE", help=STORE_HELP)]
 Paths = Annotated[
-    list[str], typer.Argument(metavar="PATH…", help="Files or folders, searched recursively; local or URLs such as s3://…")
+    list[str],
+    typer.Argument(metavar="PATH…", help="Files or folders, searched recursively; local or URLs such as s3://…"),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", min=0, metavar="N", help="Local processes; 0 takes one per core.", show_default=False)
+    int,
+    typer.Option("--workers", min=0, metavar="N", help="Local processes; 0 takes one per core.", show_default=False),
 ]
 Scheduler = Annotated[
     str | None,
-    typer.Option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at tcp://HOST:PORT instead of local processes."),
+    typer.Option(
+        "--scheduler", metavar="ADDRESS", help="Use the Dask cluster at tcp://HOST:PORT instead of local processes."
+    ),
 ]
 PerformanceReport = Annotated[
     Path | None, typer.Option("--performance-report", metavar="FILE.html", help="Write Dask's performance report.")
@@ -37,7 +41,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what
 LogJson = Annotated[bool, typer.Option("--log-json", help="Messages on standard error as one JSON object a line.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 when a file failed.")]
 LimitS = Annotated[
-    float | None, typer.Option("--limit-s", min=0.1, metavar="SECONDS", help="Give a file up that takes longer than this.")
+    float | None,
+    typer.Option("--limit-s", min=0.1, metavar="SECONDS", help="Give a file up that takes longer than this."),
 ]
 Output = Annotated[
     str,

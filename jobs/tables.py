@@ -87,10 +87,15 @@ def _print(tables: Iterable[pa.Table], schema: pa.Schema, format_: Format, shown
         print(json.dumps(rows, indent=2, ensure_ascii=True))
         return
     cells = [[_cell(row[name]) for name in shown] for row in rows]
-    numeric = [pa.types.is_integer(schema.field(name).type) or pa.types.is_floating(schema.field(name).type) for name in shown]
+    numeric = [
+        pa.types.is_integer(schema.field(name).type) or pa.types.is_floating(schema.field(name).type) for name in shown
+    ]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(shown)]
     for line in [shown, *cells]:
-        padded = [f"{cell:>{width}}" if right else f"{cell:{width}}" for cell, width, right in zip(line, widths, numeric, strict=True)]
+        padded = [
+            f"{cell:>{width}}" if right else f"{cell:{width}}"
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
         print("  ".join(padded).rstrip())
 
 

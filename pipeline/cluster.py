@@ -95,7 +95,7 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
     """
     # A driver that is killed must not leave workers: nannies watch their parent and follow it.
     with (
-        dask.config.set({"distributed.worker.daemon": True}),
+        dask.config.set({"distributed.worker.daemon": True, "distributed.scheduler.allowed-failures": 1}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0" if report else None
         ) as processes,
@@ -117,12 +117,16 @@ def connect(address: str, report: str | None = None) -> Iterator[Cluster]:
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        raise ClusterError(f"{address}: no Dask scheduler answers ({error}); start one with `dask scheduler`") from error
+        raise ClusterError(
+            f"{address}: no Dask scheduler answers ({error}); start one with `dask scheduler`"
+        ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_S)
         except TimeoutError as error:
-            raise ClusterError(f"{address}: the scheduler has no workers; start some with `dask worker {address}`") from error
+            raise ClusterError(
+                f"{address}: the scheduler has no workers; start some with `dask worker {address}`"
+            ) from error
         with _report(report, client):
             yield Cluster(client)
 

@@ -55,5 +55,7 @@ class Settings:
         known = {field.name for field in dataclasses.fields(cls)}
         if set(values) != known:
             odd = sorted(set(values) ^ known)
-            raise ParameterError(f"settings: {', '.join(odd)} unknown or missing; another version of songprint wrote them")
+            raise ParameterError(
+                f"settings: {', '.join(odd)} unknown or missing; another version of songprint wrote them"
+            )
         return cls(**values)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,9 @@ class Loop:
         """All results, in the order of the items."""
         return [task(item) for item in items]
 
-    def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Done[Item, Result], None, None]:
+    def as_completed(
+        self, task: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Generator[Done[Item, Result], None, None]:
         """Outcomes in the order of the items; a task that kills its process kills this one."""
         for item in items:
             yield Done(item, task(item))
@@ -87,19 +90,26 @@ def in_order(
     """
     plan = list(batches)
     todo = deque(plan)
+    suspects: deque[Item] = deque()
     outcomes: dict[int, Done[Item, Result] | Died[Item]] = {}
+    head = 0
 
     def draw() -> Iterator[Item]:
-        while todo:
+        while todo and not suspects:
             yield todo.popleft()
 
-    head = 0
-    while todo:  # again when the last batch in flight died and left halves
-        running = executor.as_completed(task, draw())
-        try:
+    while todo or suspects:
+        # A death also speaks against what only waited in the same process: what cannot be halved is tried once more,
+        # alone, before it is given up.
+        alone = bool(suspects)
+        running = executor.as_completed(task, [suspects.popleft()] if alone else draw())
+        with contextlib.closing(running):
             for outcome in running:
-                halves = halve(outcome.item) if isinstance(outcome, Died) else ()
-                if len(halves) > 1:
+                if isinstance(outcome, Died) and not alone:
+                    halves = halve(outcome.item)
+                    if len(halves) < 2:
+                        suspects.append(outcome.item)
+                        continue
                     place = next(i for i in range(head, len(plan)) if plan[i] is outcome.item)
                     plan[place : place + 1] = halves
                     todo.extendleft(reversed(halves))
@@ -109,5 +119,3 @@ def in_order(
                 while head < len(plan) and id(plan[head]) in outcomes:
                     yield outcomes.pop(id(plan[head]))
                     head += 1
-        finally:
-            running.close()

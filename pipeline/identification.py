@@ -153,7 +153,9 @@ def answer(
         yield _answers(outcome)
 
 
-def plan(entries: Sequence[Entry], snapshot: Snapshot, query: Query, workers: int, limit_s: float | None) -> list[Batch]:
+def plan(
+    entries: Sequence[Entry], snapshot: Snapshot, query: Query, workers: int, limit_s: float | None
+) -> list[Batch]:
     """Cut the clips, in their order, into batches of about the same work."""
     windows = [1 + entry.size_bytes // BYTES_PER_WINDOW for entry in entries]
     target = min(BATCH_WINDOWS, max(WINDOWS_AT_ONCE, sum(windows) / (workers * BATCHES_PER_WORKER)))
@@ -212,9 +214,7 @@ def identify_batch(batch: Batch) -> BatchAnswers:
         heard.append(_heard(entry, listen, batch))
     ask()
     songs = _songs(batch.snapshot, {match.song_id for clip in heard for match in clip.matches})
-    rows = [
-        row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry.path, clip, songs)
-    ]
+    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry.path, clip, songs)]
     return BatchAnswers(
         pa.Table.from_pylist(rows, schema=ANSWERS),
         sum(clip.duration_s for clip in heard),

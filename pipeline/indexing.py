@@ -270,7 +270,9 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | None:
         except SongprintError as error:
             raise type(error)(str(error).replace(path, entry.path)) from error
         if len(print_.hashes) == 0:
-            raise AudioError(f"{entry.path}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone")
+            raise AudioError(
+                f"{entry.path}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"
+            )
         tags = catalog.tags(path)
     return StagedSong(
         path=entry.path,
