@@ -1,7 +1,7 @@
 """The typer app: every command by name, and how errors become one line and an exit code.
 
-The modules of the commands import what is heavy inside their functions, so that `songprint --help` and a single query do
-not pay for what they do not use.
+The modules of the commands import what is heavy inside their functions, so that `songprint --help` and a single
+query do not pay for what they do not use.
 """
 
 from __future__ import annotations

@@ -26,13 +26,11 @@ def identify(
     format_: options.TableFormat = options.Format.TABLE,
     false_positives: Annotated[
         float,
-        typer.Option("--false-positives", metavar="SHARE", help="Share of clips not in the library that may be named."),
+        typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named."),
     ] = 0.01,
     speed_range: Annotated[
         float,
-        typer.Option(
-            "--speed-range", metavar="PERCENT", help="Also find songs played up to this much faster or slower."
-        ),
+        typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
     ] = 0.0,
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
@@ -50,11 +48,12 @@ def identify(
     Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv
     """
     messages(quiet, verbose, log_json)
+    from pipeline.recognise import Query
+    from pipeline.store import Store
+
     from jobs import tables
     from pipeline import catalog
     from pipeline.identification import ANSWERS, answer
-    from pipeline.recognise import Query
-    from pipeline.store import Store
 
     tables.check_output(output)
     query = Query(false_positives=false_positives, speed_range=speed_range)
@@ -84,7 +83,9 @@ def identify(
     log.info(
         "%d clips (%.2f h of audio) in %.1f s: %d matched, %d unknown, %d failed.",
         len(entries), audio_s / 3600, wall_s, counts["matched"], counts["unknown"], counts["failed"],
-        extra={"fields": {"job": "identify", **counts, "audio_h": round(audio_s / 3600, 4), "wall_s": round(wall_s, 2)}},
+        extra={
+            "fields": {"job": "identify", **counts, "audio_h": round(audio_s / 3600, 4), "wall_s": round(wall_s, 2)}
+        },
     )  # fmt: skip
     if strict and counts["failed"]:
         raise typer.Exit(1)

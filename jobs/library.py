@@ -18,8 +18,9 @@ def songs(
 
     Example: songprint songs --store ~/music.songprint --output songs.csv
     """
-    from jobs import tables
     from pipeline.store import Store
+
+    from jobs import tables
 
     tables.check_output(output)
     table = Store.open(store).snapshot().songs(list(COLUMNS)).sort_by("song_id")
@@ -31,7 +32,8 @@ def stats(store: options.StoreUrl, format_: options.TableFormat = options.Format
 
     Example: songprint stats --store ~/music.songprint --format json
     """
-    from jobs import tables
     from pipeline.store import Store
+
+    from jobs import tables
 
     tables.show(Store.open(store).snapshot().stats(), format_)

@@ -25,15 +25,15 @@ class Progress(Protocol):
     """What an index run and a query run both tell of themselves."""
 
     @property
-    def done(self) -> int: ...  # noqa: D102
+    def done(self) -> int: ...
     @property
-    def total(self) -> int: ...  # noqa: D102
+    def total(self) -> int: ...
     @property
-    def share(self) -> float: ...  # noqa: D102
+    def share(self) -> float: ...
     @property
-    def audio_s(self) -> float: ...  # noqa: D102
+    def audio_s(self) -> float: ...
     @property
-    def failures(self) -> int: ...  # noqa: D102
+    def failures(self) -> int: ...
 
 
 class JsonLines(logging.Formatter):
