@@ -25,13 +25,11 @@ Paths = Annotated[
 ]
 Workers = Annotated[
     int,
-    typer.Option("--workers", min=0, metavar="N", help="Local processes; 0 takes one per core.", show_default=False),
+    typer.Option("--workers", min=0, metavar="N", help="Local processes; one per core when 0.", show_default=False),
 ]
 Scheduler = Annotated[
     str | None,
-    typer.Option(
-        "--scheduler", metavar="ADDRESS", help="Use the Dask cluster at tcp://HOST:PORT instead of local processes."
-    ),
+    typer.Option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at tcp://HOST:PORT instead."),
 ]
 PerformanceReport = Annotated[
     Path | None, typer.Option("--performance-report", metavar="FILE.html", help="Write Dask's performance report.")
@@ -42,7 +40,7 @@ LogJson = Annotated[bool, typer.Option("--log-json", help="Messages on standard 
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 when a file failed.")]
 LimitS = Annotated[
     float | None,
-    typer.Option("--limit-s", min=0.1, metavar="SECONDS", help="Give a file up that takes longer than this."),
+    typer.Option("--limit-s", min=0.1, metavar="SECONDS", help="Give up a file that takes longer."),
 ]
 Output = Annotated[
     str,

@@ -87,15 +87,12 @@ def _print(tables: Iterable[pa.Table], schema: pa.Schema, format_: Format, shown
         print(json.dumps(rows, indent=2, ensure_ascii=True))
         return
     cells = [[_cell(row[name]) for name in shown] for row in rows]
-    numeric = [
-        pa.types.is_integer(schema.field(name).type) or pa.types.is_floating(schema.field(name).type) for name in shown
-    ]
+    types = [schema.field(name).type for name in shown]
+    right = [pa.types.is_integer(type_) or pa.types.is_floating(type_) for type_ in types]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(shown)]
     for line in [shown, *cells]:
-        padded = [
-            f"{cell:>{width}}" if right else f"{cell:{width}}"
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ]
+        columns = zip(line, widths, right, strict=True)
+        padded = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in columns]
         print("  ".join(padded).rstrip())
 
 

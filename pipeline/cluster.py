@@ -7,7 +7,7 @@ runs them again elsewhere, and gives up on a task that was there at several deat
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import dask
@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
 from pipeline.errors import ClusterError
-from pipeline.executor import Died, Done
+from pipeline.executor import Died, Done, Outcomes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,9 +49,7 @@ class Cluster:
             results: list[Result] = self._client.gather(futures)
             return results
 
-    def as_completed(
-        self, task: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Generator[Done[Item, Result] | Died[Item], None, None]:
+    def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
         """Outcomes as they come; items are drawn only as room for them comes free."""
         queue = iter(items)
         running: dict[Any, Item] = {}

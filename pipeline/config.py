@@ -1,4 +1,5 @@
-"""Every number that fixes what a fingerprint is: the settings travel with the store, and a query with others is refused.
+"""Every number that fixes what a fingerprint is: the settings travel with the store, a query
+with others is refused.
 
 What belongs to one query (density, thresholds) is not here but beside the code that uses it: it may change between
 two queries of the same store, the settings may not.

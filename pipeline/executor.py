@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +32,9 @@ class Died(Generic[Item]):
     reason: str
 
 
+Outcomes: TypeAlias = Generator[Done[Item, Result] | Died[Item], None, None]
+
+
 class Executor(Protocol):
     """What runs tasks: picklable functions of one picklable item each, that may run twice."""
 
@@ -44,9 +47,7 @@ class Executor(Protocol):
         """All results, in the order of the items, ahead of whatever `as_completed` has waiting."""
         ...
 
-    def as_completed(
-        self, task: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Generator[Done[Item, Result] | Died[Item], None, None]:
+    def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
         """Outcomes as they come; items are drawn only as room for them comes free.
 
         An exception of a task is raised here. Closing the iterator cancels what has not finished.
@@ -63,9 +64,7 @@ class Loop:
         """All results, in the order of the items."""
         return [task(item) for item in items]
 
-    def as_completed(
-        self, task: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Generator[Done[Item, Result], None, None]:
+    def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
         """Outcomes in the order of the items; a task that kills its process kills this one."""
         for item in items:
             yield Done(item, task(item))

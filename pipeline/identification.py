@@ -1,7 +1,7 @@
 """What a query run is: plan batches of clips, ask the store for them wherever the executor runs, answer in order.
 
-A clip is asked as one window; what is longer is cut into windows as it is decoded, so that a recording of a day costs no
-more memory than a clip. The windows of a batch are asked together: each part of the store is read once for all.
+A clip is asked as one window; what is longer is cut into windows as it is decoded, so that a recording of a day costs
+no more memory than a clip. The windows of a batch are asked together: each part of the store is read once for all.
 """
 
 from __future__ import annotations

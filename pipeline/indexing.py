@@ -1,4 +1,4 @@
-"""What an index run is: plan batches of files, fingerprint them wherever the executor runs, commit in the order of the plan.
+"""What an index run is: plan batches of files, fingerprint them wherever the executor runs, commit in plan order.
 
 Song ids are given at the commit, in the order of the paths, so a store's contents do not depend on the number of
 workers, on who was faster, or on how often the run was interrupted. What is committed is never done again: files
@@ -73,7 +73,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What came of a batch: songs staged in the store, files that failed, files that the store has under another name."""
+    """What came of a batch: songs staged, files that failed, files whose content the store has already."""
 
     manifest: Manifest | None
     failures: tuple[Failure, ...]

@@ -54,7 +54,7 @@ def test_outcomes_keep_the_order_of_the_plan_when_a_later_task_is_faster(workers
     seen = []
     outcomes = list(in_order(workers, slow_when_zero, range(6), lambda item: [item], seen.append))
     assert [outcome.item for outcome in outcomes] == list(range(6))
-    assert [outcome.item for outcome in seen][0] != 0
+    assert seen[0].item != 0
 
 
 @pytest.mark.parametrize("name", ["loop", "cluster"])
