@@ -1,0 +1,64 @@
+# Everything a developer does here. Each target sets up what it needs: a virtual environment in .venv, from wheels
+# only, at the versions of constraints.txt; made once, and again when pyproject.toml or constraints.txt change.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format notebooks constraints clean
+
+# The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
+	$(if $(shell $(name) -c '$(SUPPORTED)' >/dev/null 2>&1 && echo yes),$(name))))
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --only-binary=:all: -c constraints.txt
+
+help: ## list what there is to do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/run.stamp ## make a small library, index it, identify noisy clips, show the result
+	@$(BIN)/songprint demo
+
+test: check ## everything that must hold before a change lands: check, then all tests and doctests
+	@$(BIN)/python -m pytest
+
+check: .venv/dev.stamp ## the tests' quick half: formatting, lint, types
+	@$(BIN)/ruff format --check --quiet . || { echo "make: some files are not formatted; run: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+format: .venv/dev.stamp ## rewrite the code as the project formats it
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
+
+notebooks: .venv/dev.stamp ## run every notebook from top to bottom and keep its pictures
+	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+constraints: ## take the newest versions of everything into constraints.txt (then: make test)
+	@rm -rf build/newest && $(PYTHON) -m venv build/newest
+	@build/newest/bin/python -m pip install -qq --upgrade pip
+	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev '.[s3,notebooks]'
+	@{ head -n 1 constraints.txt; build/newest/bin/python -m pip freeze --all --exclude songprint; } > build/newest.txt
+	@mv build/newest.txt constraints.txt && git diff --stat constraints.txt
+
+clean: ## remove the environment, caches and the demo's files
+	@rm -rf .venv build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/run.stamp: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "make: songprint needs Python 3.11, 3.12 or 3.13, and none is on the PATH;" \
+		"name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "make: $(PYTHON) is not Python 3.11, 3.12 or 3.13"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: this Python cannot make virtual environments;" \
+		"on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "songprint: setting up .venv (once; a minute or two)" >&2
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) pip setuptools || { echo "make: pip could not install the first packages (its reason is above);" \
+		"is a package index reachable?"; exit 1; }
+	@$(PIP) --no-build-isolation --editable . || { echo "make: pip could not install songprint (its reason is above)"; exit 1; }
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp
+	@echo "songprint: adding the tools that the tests need" >&2
+	@$(PIP) --no-build-isolation --group dev --editable '.[s3]' || { echo "make: pip could not install the test tools" \
+		"(its reason is above)"; exit 1; }
+	@touch $@
