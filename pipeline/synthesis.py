@@ -28,12 +28,15 @@ FFMPEG_CODECS = {".m4a": ["-c:a", "aac", "-b:a", "128k"], ".opus": ["-c:a", "lib
 
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10))
 VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
-TITLE_WORDS = (
-    "Amber Blue Broken Distant Early Empty Golden Hollow Iron Late Little Lost Northern Paper Quiet Silver".split(),
-    "Avenue Bridge Carousel Engine Garden Harbour Lantern Letter Machine Meadow Orbit River Signal Station Summer "
-    "Window".split(),
-)
-ARTISTS = "The Additive Four,Nyquist & Daughters,Seven Harmonics,The Window Functions,Lady Hann".split(",")
+TITLE_STARTS = (
+    "Amber", "Blue", "Broken", "Distant", "Early", "Empty", "Golden", "Hollow", "Iron", "Late", "Little",
+    "Lost", "Northern", "Paper", "Quiet", "Silver",
+)  # fmt: skip
+TITLE_ENDS = (
+    "Avenue", "Bridge", "Carousel", "Engine", "Garden", "Harbour", "Lantern", "Letter", "Machine", "Meadow",
+    "Orbit", "River", "Signal", "Station", "Summer", "Window",
+)  # fmt: skip
+ARTISTS = ("The Additive Four", "Nyquist & Daughters", "Seven Harmonics", "The Window Functions", "Lady Hann")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ def song(seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE) ->
             if sixteenth % 2 == 0 and notes.random() < 0.8:
                 _add(out, hit_s, _burst(notes, 0.03, 1.0, sample_rate), 0.07, sample_rate)
     # Not scaled by the whole song's peak, which would depend on its length: a limiter that leaves quiet music alone.
-    return 0.7 * np.tanh(out[: round(duration_s * sample_rate)])
+    return np.float32(0.7) * np.tanh(out[: round(duration_s * sample_rate)])
 
 
 def title(seed: int) -> str:
@@ -131,7 +134,7 @@ def title(seed: int) -> str:
     >>> title(3)
     'Distant Letter'
     """
-    return f"{TITLE_WORDS[0][seed % 16]} {TITLE_WORDS[1][(7 * seed + seed // 16 + 2) % 16]}"
+    return f"{TITLE_STARTS[seed % 16]} {TITLE_ENDS[(7 * seed + seed // 16 + 2) % 16]}"
 
 
 def artist(seed: int) -> str:
@@ -166,7 +169,8 @@ def recording(
     noise /= _rms(noise)
     noise += 0.3 * rng.standard_normal(len(noise), dtype=np.float32)
     heard += noise * np.float32(_rms(heard) / _rms(noise) / 10 ** (snr_db / 20))
-    return heard * np.float32(0.7 / max(float(np.abs(heard).max()), 1e-9))
+    heard *= np.float32(0.7 / max(float(np.abs(heard).max()), 1e-9))
+    return heard
 
 
 def loudspeaker(samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
@@ -175,7 +179,8 @@ def loudspeaker(samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE) ->
     hz = scipy.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
     gain = (hz / 300) ** 2 / (1 + (hz / 300) ** 2) / (1 + (hz / 5000) ** 4)
     thin = scipy.fft.irfft(scipy.fft.rfft(samples, size) * gain, size)[: len(samples)]
-    return np.tanh(thin / np.float32(4 * _rms(thin))).astype(np.float32)
+    driven: NDArray[np.float32] = np.tanh(thin / np.float32(4 * _rms(thin)))
+    return driven
 
 
 def reverberate(
@@ -186,8 +191,8 @@ def reverberate(
     tail *= np.float32(0.04) * np.exp(np.linspace(0, -6.9, len(tail), dtype=np.float32))
     tail[0] = 1.0
     size = scipy.fft.next_fast_len(len(samples) + len(tail), real=True)
-    wet = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(tail, size), size)
-    return wet[: len(samples)].astype(np.float32)
+    wet: NDArray[np.float32] = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(tail, size), size)
+    return wet[: len(samples)]
 
 
 def babble(n_samples: int, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
@@ -271,7 +276,7 @@ def _instrument(rng: np.random.Generator, n_harmonics: int, attack_s: float) -> 
 
 def _pitch_hz(tonic_hz: float, scale: NDArray[np.int64], degree: int) -> float:
     octave, step = divmod(degree, len(scale))
-    return tonic_hz * 2.0 ** (octave + float(scale[step]) / 12)
+    return float(tonic_hz * 2.0 ** (octave + scale[step] / 12))
 
 
 def _note(instrument: Instrument, hz: float, length_s: float, sample_rate: int) -> NDArray[np.float32]:
@@ -296,7 +301,9 @@ def _note(instrument: Instrument, hz: float, length_s: float, sample_rate: int) 
 def _kick(sample_rate: int) -> NDArray[np.float32]:
     seconds = np.arange(int(0.18 * sample_rate), dtype=np.float32) / np.float32(sample_rate)
     fall = np.exp(seconds / np.float32(-0.04))
-    return np.sin(np.float32(2 * np.pi) * (48 * seconds - np.float32(4.5) * fall)) * np.sqrt(fall)
+    wave: NDArray[np.float32] = np.sin(np.float32(2 * np.pi) * (48 * seconds - np.float32(4.5) * fall))
+    wave *= np.sqrt(fall)
+    return wave
 
 
 def _burst(rng: np.random.Generator, decay_s: float, bright: float, sample_rate: int) -> NDArray[np.float32]:

@@ -1,0 +1,75 @@
+"""What tests share: seeded chance, and a library of formula songs on disk, known to the sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline import synthesis
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
+SONG_S = 30.0
+STRANGER = 1001
+"""Seed of a song that no library holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormulaLibrary:
+    """A folder of formula songs, two of each format.
+
+    Parameters
+    ----------
+    folder
+        Where the files are, with a sub-folder, as collections have.
+    paths
+        Sorted, as a catalog lists them.
+    seeds
+        Of the song in each of ``paths``.
+    """
+
+    folder: Path
+    paths: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def clean(self, song: int, start_s: float, length_s: float) -> NDArray[np.float32]:
+        """Seconds of the song with this index in ``paths``, as composed: before any codec."""
+        whole = synthesis.song(self.seeds[song], SONG_S)
+        rate = synthesis.SAMPLE_RATE
+        return whole[round(start_s * rate) : round((start_s + length_s) * rate)]
+
+    def noisy(self, song: int, start_s: float, length_s: float, snr_db: float = 10.0) -> NDArray[np.float32]:
+        """The same seconds as a phone across the room hears them."""
+        return synthesis.recording(self.clean(song, start_s, length_s), snr_db, seed=song)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Chance that is the same in every run."""
+    return np.random.default_rng(2003)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> FormulaLibrary:
+    """A dozen songs of half a minute in every format; tests must not change the folder."""
+    folder = tmp_path_factory.mktemp("music")
+    (folder / "more").mkdir()
+    seeds = {}
+    for seed in range(2 * len(SUFFIXES)):
+        place = folder / "more" if seed >= len(SUFFIXES) else folder
+        path = place / f"{seed:02d} {synthesis.title(seed)}{SUFFIXES[seed % len(SUFFIXES)]}"
+        samples = synthesis.song(seed, SONG_S)
+        # Opus files are at 48 kHz whatever they were made from; the others keep the rate.
+        synthesis.write(path, samples, title=synthesis.title(seed), artist=synthesis.artist(seed))
+        seeds[str(path)] = seed
+    paths = tuple(sorted(seeds))
+    return FormulaLibrary(folder, paths, tuple(seeds[path] for path in paths))
+
+
+@pytest.fixture(scope="session")
+def stranger() -> NDArray[np.float32]:
+    """Ten seconds of a song that the library does not have, at `synthesis.SAMPLE_RATE`."""
+    return synthesis.song(STRANGER, 20.0)[-10 * synthesis.SAMPLE_RATE :]

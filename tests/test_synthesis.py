@@ -1,0 +1,62 @@
+"""Formula music must be what tests and the demo take it for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline import synthesis
+from pipeline.errors import ParameterError
+from tests.conftest import SUFFIXES
+
+
+def test_a_seed_gives_the_same_song_and_a_longer_one_starts_with_it() -> None:
+    short, long = synthesis.song(5, 4.0), synthesis.song(5, 9.0)
+    assert np.array_equal(short, synthesis.song(5, 4.0))
+    assert np.array_equal(short, long[: len(short)])
+
+
+def test_songs_of_other_seeds_differ_and_none_repeats_itself() -> None:
+    songs = [synthesis.song(seed, 8.0) for seed in range(6)]
+    correlations = np.corrcoef(songs) - np.eye(len(songs))
+    assert np.abs(correlations).max() < 0.3
+    spectrum = np.abs(np.fft.rfft(songs[0], 2 * len(songs[0]))) ** 2
+    echo = np.fft.irfft(spectrum)[: len(songs[0])]
+    assert echo[synthesis.SAMPLE_RATE :].max() < 0.8 * echo[0]
+
+
+@pytest.mark.parametrize("snr_db", [10.0, 0.0])
+def test_a_recording_is_as_noisy_as_asked(snr_db: float) -> None:
+    music = synthesis.song(2, 5.0)
+    heard = synthesis.recording(music, snr_db, seed=1)
+    quiet = synthesis.recording(music, 200.0, seed=1)
+    gain = np.dot(heard, quiet) / np.dot(quiet, quiet)
+    noise = heard - gain * quiet
+    assert heard.shape == music.shape
+    assert heard.dtype == np.float32
+    assert 20 * np.log10(np.std(gain * quiet) / np.std(noise)) == pytest.approx(snr_db, abs=1.0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_is_written_with_its_tags(suffix: str, tmp_path: Path) -> None:
+    import mutagen
+
+    path = tmp_path / f"song{suffix}"
+    synthesis.write(path, synthesis.song(1, 2.0), title="A title", artist="Someone")
+    if suffix != ".m4a":
+        assert soundfile.info(path).duration == pytest.approx(2.0, abs=0.1)
+    if suffix != ".wav":
+        assert mutagen.File(path, easy=True)["title"] == ["A title"]
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"no writer for \.wma; use one of \.wav"):
+        synthesis.write(tmp_path / "song.wma", synthesis.song(1, 1.0))
+
+
+def test_a_song_of_no_length_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"duration_s is 0\.0; it must be above 0"):
+        synthesis.song(1, 0.0)
