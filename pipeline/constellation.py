@@ -1,9 +1,9 @@
 """Samples to spectrogram to peaks: the constellation of a song or a clip.
 
 Audio streams through in batches of frames whose place is absolute (frame 0, 128, 256, ...), so that a song read in
-blocks of any size gives the same bits as one read whole, and memory does not grow with its length. Only what is small
+blocks of any size gives the same bits as one read whole, and memory hardly grows with its length. Only what is small
 outlives a batch: the local maxima, and the mean log level of each band of each frame. From these the salient peaks
-are chosen at the end, by rules that look only at their surroundings in time: where the recording starts does not matter.
+are chosen at the end, by rules that look only at what surrounds them: where the recording starts does not matter.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def pick_peaks(batches: Iterable[NDArray[np.float32]], settings: Settings, picki
 
 
 def running_max(x: NDArray[np.float32], reach: int, axis: int) -> NDArray[np.float32]:
-    """Maximum over `reach` places to either side along an axis of two; ``2 * reach`` places fewer. By doubling: log2 passes."""
+    """Maximum over `reach` places to either side along one axis of two, ``2 * reach`` places fewer, in log2 passes."""
     size, span = 2 * reach + 1, 1
     while 2 * span <= size:
         x = np.maximum(x[:-span], x[span:]) if axis == 0 else np.maximum(x[:, :-span], x[:, span:])

@@ -13,6 +13,7 @@ from pipeline.config import Settings
 from pipeline.constellation import REACH_BINS, REACH_FRAMES, Peaks, Picking, pick_peaks, power_batches
 from pipeline.landmarks import Hashes, pair_peaks
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
     """What a store keeps of one song, and how it was decoded."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError
 
-# The target zone, which is also the range of a packed landmark: 10 bits of bin, 8 of bin difference, 5 of frame difference.
+# The target zone, which is also the range of a packed landmark: 10 bits of bin, 8 of bins aside, 5 of frames ahead.
 BINS = 1024
 BINS_ASIDE = 127
 NEAREST_FRAME = 1
@@ -58,7 +58,9 @@ class Postings:
         return len(self.hash)
 
 
-def pack(anchor_bin: NDArray[np.int32], bins_aside: NDArray[np.int32], frames_ahead: NDArray[np.int32]) -> NDArray[np.int32]:
+def pack(
+    anchor_bin: NDArray[np.int32], bins_aside: NDArray[np.int32], frames_ahead: NDArray[np.int32]
+) -> NDArray[np.int32]:
     """Landmarks as one integer each.
 
     Parameters

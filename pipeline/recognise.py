@@ -185,9 +185,9 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
     rate = library.settings.sample_rate
     needed = threshold(query.false_positives)
     matches: list[list[Match]] = [[] for _ in clips]
-    sure = np.zeros(len(clips))
+    sure = [0.0] * len(clips)
     for effort, speed in _stages(query):
-        open_ = np.flatnonzero(sure < (RESOLVED if speed == 1.0 else needed))
+        open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed)]
         heard = [Clip(_at_speed(clips[place], speed), library.settings) for place in open_]
         for place, clip, answers in zip(open_, heard, ask(heard, library, effort), strict=True):
             found = _matches(answers, clip, speed, rate, needed)
@@ -198,7 +198,9 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
 
 def _stages(query: Query) -> list[tuple[Effort, float]]:
     aside = int(np.ceil(query.speed_range / 100 / SPEED_STEP - 1e-9))
-    speeds = sorted((1 + SPEED_STEP * step for step in range(-aside, aside + 1) if step), key=lambda speed: abs(speed - 1))
+    speeds = sorted(
+        (1 + SPEED_STEP * step for step in range(-aside, aside + 1) if step), key=lambda speed: abs(speed - 1)
+    )
     return [(SPARSE, 1.0), (DENSE, 1.0), *((DENSE, speed) for speed in speeds)]
 
 
@@ -230,7 +232,10 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort) -> list[list[An
 def unique(sorted_or_not: NDArray[np.int32]) -> NDArray[np.int32]:
     """Each value once, ascending; several times faster than ``np.unique``."""
     ordered = np.sort(sorted_or_not)
-    return ordered[np.concatenate([np.ones(min(len(ordered), 1), bool), ordered[1:] != ordered[:-1]])]
+    once: NDArray[np.int32] = ordered[
+        np.concatenate([np.ones(min(len(ordered), 1), bool), ordered[1:] != ordered[:-1]])
+    ]
+    return once
 
 
 def _matches(answers: Sequence[Answer], clip: Clip, speed: float, rate: int, needed: float) -> list[Match]:

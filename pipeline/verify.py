@@ -95,9 +95,7 @@ def weigh(surface: NDArray[np.float32], song: Peaks, place: int) -> Evidence:
     aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
     aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
     moved = surface[frame[None, :], aside].mean(axis=1)
-    return Evidence(
-        len(frame), level, _standing(level, _elsewhere(surface, song, place)), _standing(level, moved)
-    )
+    return Evidence(len(frame), level, _standing(level, _elsewhere(surface, song, place)), _standing(level, moved))
 
 
 def _elsewhere(surface: NDArray[np.float32], song: Peaks, place: int) -> NDArray[np.float32]:
