@@ -1,0 +1,41 @@
+"""songprint: audio fingerprints of a music library, made and asked in batches.
+
+>>> import pipeline
+>>> sorted(pipeline.__all__)  # doctest: +NORMALIZE_WHITESPACE
+['Query', 'Settings', 'SongprintError', 'Store', 'fingerprint', 'identify', 'index']
+
+`index` adds songs to a `Store`, `identify` names the songs in recordings, `fingerprint` shows what one file gives; they
+are what the commands of the same names call. Names are loaded when they are first used, so that the import is free.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+    from pipeline.errors import SongprintError
+    from pipeline.fingerprinting import fingerprint
+    from pipeline.identification import identify
+    from pipeline.indexing import index
+    from pipeline.recognise import Query
+    from pipeline.store import Store
+
+__all__ = ["Query", "Settings", "SongprintError", "Store", "fingerprint", "identify", "index"]
+
+_ROOMS = {
+    "Query": "recognise",
+    "Settings": "config",
+    "SongprintError": "errors",
+    "Store": "store",
+    "fingerprint": "fingerprinting",
+    "identify": "identification",
+    "index": "indexing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
