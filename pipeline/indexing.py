@@ -20,7 +20,7 @@ from pipeline.catalog import Entry
 from pipeline.config import Settings
 from pipeline.errors import AudioError, SongprintError
 from pipeline.executor import Died, Done, Executor, Loop, in_order
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprinting import fingerprint
 from pipeline.store import Manifest, StagedSong, Store, stage
 
 log = logging.getLogger(__name__)

@@ -14,17 +14,17 @@ ROOT = Path(__file__).parents[1]
 
 # From the top down: a room may import only what stands further down, and of that only what is listed.
 ROOMS: dict[str, set[str]] = {
-    "indexing": {"catalog", "config", "errors", "executor", "fingerprint", "store"},
+    "indexing": {"catalog", "config", "errors", "executor", "fingerprinting", "store"},
     "identification": {"audio", "catalog", "errors", "executor", "recognise", "store", "timeline"},
     "timeline": {"recognise"},
     "cluster": {"errors", "executor"},
     "executor": set(),
-    "recognise": {"calibration", "config", "constellation", "errors", "fingerprint", "landmarks", "match", "verify"},
+    "recognise": {"calibration", "config", "constellation", "errors", "fingerprinting", "landmarks", "match", "verify"},
     "calibration": {"match", "verify"},
     "verify": {"config", "constellation", "errors", "landmarks", "match"},
     "match": {"config", "constellation", "errors", "landmarks"},
     "store": {"config", "constellation", "errors", "landmarks"},
-    "fingerprint": {"audio", "config", "constellation", "errors", "landmarks"},
+    "fingerprinting": {"audio", "config", "constellation", "errors", "landmarks"},
     "landmarks": {"config", "constellation", "errors"},
     "constellation": {"config", "errors"},
     "catalog": {"errors"},
