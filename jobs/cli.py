@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
+from jobs.demo import demo
 from jobs.identify import identify
 from jobs.index import index
 from jobs.library import songs, stats
 from pipeline.errors import SongprintError
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C: 128 and the number of the signal, which typer gives."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +30,7 @@ app.command()(index)
 app.command()(identify)
 app.command()(songs)
 app.command()(stats)
+app.command()(demo)
 
 
 def main() -> None:
@@ -37,15 +41,14 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
-        return app(arguments, prog_name="songprint", standalone_mode=False) or 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.UsageError as error:
-        error.show()
-        return 2
+        app(arguments, prog_name="songprint")  # leaves by SystemExit; wrong usage was explained there
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print(
+                "Interrupted; what was finished is in the store. Run the same command again to go on.", file=sys.stderr
+            )
+        return stop.code if isinstance(stop.code, int) else 0
     except SongprintError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except (click.Abort, KeyboardInterrupt):
-        print("Interrupted; what was finished is in the store. Run the same command again to go on.", file=sys.stderr)
-        return 130
+    return 0

@@ -24,7 +24,7 @@ SAMPLE_RATE = 22050
 """Hz of what is made here unless asked otherwise: above what a fingerprint looks at, half of a CD's cost."""
 
 SOUNDFILE_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
-FFMPEG_CODECS = {".m4a": ["-c:a", "aac", "-b:a", "128k"], ".opus": ["-c:a", "libopus", "-b:a", "96k"]}
+FFMPEG_CODECS = {".m4a": "aac", ".opus": "libopus"}
 
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10))
 VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
@@ -215,7 +215,12 @@ def babble(n_samples: int, rng: np.random.Generator, sample_rate: int = SAMPLE_R
 
 
 def write(
-    path: str | Path, samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE, title: str = "", artist: str = ""
+    path: str | Path,
+    samples: NDArray[np.float32],
+    sample_rate: int = SAMPLE_RATE,
+    title: str = "",
+    artist: str = "",
+    bitrate: str = "96k",
 ) -> None:
     """Write samples to an audio file; its format is that of the suffix.
 
@@ -229,6 +234,8 @@ def write(
         Hz; MP3 and Opus allow only some.
     title, artist
         Written as tags unless empty.
+    bitrate
+        Of M4A and Opus files, as ffmpeg writes it.
 
     Raises
     ------
@@ -249,7 +256,7 @@ def write(
     elif codec := FFMPEG_CODECS.get(path.suffix):
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-y"]
         command += ["-f", "f32le", "-ar", str(sample_rate), "-ac", str(1 if samples.ndim == 1 else samples.shape[1])]
-        command += ["-i", "pipe:0", *codec, "-fflags", "+bitexact", "-flags:a", "+bitexact"]
+        command += ["-i", "pipe:0", "-c:a", codec, "-b:a", bitrate, "-fflags", "+bitexact", "-flags:a", "+bitexact"]
         command += [word for tag, value in tags.items() if value for word in ("-metadata", f"{tag}={value}")]
         done = subprocess.run([*command, f"file:{path}"], input=samples.astype("<f4").tobytes(), capture_output=True)
         if done.returncode:
