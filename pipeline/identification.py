@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -58,11 +59,12 @@ ANSWERS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Clips that one task asks for."""
+    """Clips that one task asks for; their paths, as the user gave them, start from ``folder``."""
 
     snapshot: Snapshot
     query: Query
     entries: tuple[Entry, ...]
+    folder: str
     limit_s: float | None
 
 
@@ -164,7 +166,7 @@ def plan(
     for place, count in enumerate(windows, start=1):
         asked += count
         if asked >= target or place == len(windows):
-            batches.append(Batch(snapshot, query, tuple(entries[first:place]), limit_s))
+            batches.append(Batch(snapshot, query, tuple(entries[first:place]), os.getcwd(), limit_s))
             first, asked = place, 0
     return batches
 
@@ -214,7 +216,7 @@ def identify_batch(batch: Batch) -> BatchAnswers:
         heard.append(_heard(entry, listen, batch))
     ask()
     songs = _songs(batch.snapshot, {match.song_id for clip in heard for match in clip.matches})
-    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry.path, clip, songs)]
+    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(audio.shown(entry.path), clip, songs)]
     return BatchAnswers(
         pa.Table.from_pylist(rows, schema=ANSWERS),
         sum(clip.duration_s for clip in heard),
@@ -245,17 +247,16 @@ def windows(blocks: Iterator[NDArray[np.float32]], sample_rate: int) -> Iterator
 
 def _heard(entry: Entry, listen: Callable[[Iterator[NDArray[np.float32]]], _Heard], batch: Batch) -> _Heard:
     """One clip, decoded and listened to; what goes wrong with it is its message."""
-    path = entry.path
+    path = entry.path if catalog.is_url(entry.path) else os.path.join(batch.folder, entry.path)
     try:
-        with catalog.local_copy(entry.path) as path:
+        with catalog.local_copy(path) as path:
             clip, decoded = audio.decode(path, batch.snapshot.settings.sample_rate, listen, limit_s=batch.limit_s)
     except (AudioError, CatalogError, OSError) as error:
-        text = str(error).replace(path, entry.path)
-        return _Heard(message=text.removeprefix(f"{entry.path}: "))
+        return _Heard(message=str(error).replace(f"{audio.shown(path)}: ", ""))
     except SongprintError:  # the store's, not the clip's
         raise
     except Exception as error:  # one clip is lost, not the batch
-        log.exception("%s: unexpected error", entry.path)
+        log.exception("%s: unexpected error", audio.shown(path))
         return _Heard(message=f"unexpected {type(error).__name__}: {error}")
     clip.duration_s = decoded.duration_s
     return clip
@@ -288,5 +289,5 @@ def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> l
 def _answers(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> BatchAnswers:
     if isinstance(outcome, Done):
         return outcome.result
-    rows = [{"clip": entry.path, "status": "failed", "message": outcome.reason} for entry in outcome.item.entries]
+    rows = [{"clip": audio.shown(entry.path), "status": "failed", "message": outcome.reason} for entry in outcome.item.entries]
     return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, len(rows))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline import catalog
+from pipeline.audio import shown
 from pipeline.catalog import Entry
 from pipeline.config import Settings
 from pipeline.errors import AudioError, SongprintError
@@ -145,7 +146,7 @@ def add(
     """`index` for files that are known already, telling its progress after each batch."""
     began = time.monotonic()
     executor = executor or Loop()
-    entries, present = new_entries(entries, store)
+    entries, present = new_entries([_absolute(entry) for entry in entries], store)
     batches = plan(entries, store, executor.workers, limit_s)
     estimated_s = sum(map(audio_estimate_s, entries))
     failures: list[Failure] = []
@@ -188,8 +189,15 @@ def new_entries(entries: Sequence[Entry], store: Store) -> tuple[list[Entry], in
     """Leave out the files that the store has as they are: same path, size and time. Also how many those were."""
     songs = store.snapshot().songs(["path", "size_bytes", "modified_ns"])
     have = set(zip(*(songs[name].to_pylist() for name in songs.column_names), strict=True))
-    new = [entry for entry in entries if (entry.path, entry.size_bytes, entry.modified_ns) not in have]
+    new = [entry for entry in entries if (shown(entry.path), entry.size_bytes, entry.modified_ns) not in have]
     return new, len(entries) - len(new)
+
+
+def _absolute(entry: Entry) -> Entry:
+    """A path that means the same in every process, and next year."""
+    if catalog.is_url(entry.path):
+        return entry
+    return dataclasses.replace(entry, path=os.path.abspath(entry.path))
 
 
 def audio_estimate_s(entry: Entry) -> float:
@@ -244,10 +252,10 @@ def index_batch(batch: Batch) -> BatchReport:
         try:
             song = _fingerprint_entry(entry, batch)
         except (SongprintError, OSError) as error:
-            failures.append(Failure(entry.path, _reason(error, entry)))
+            failures.append(Failure(shown(entry.path), _reason(error, entry)))
         except Exception as error:  # a bug of ours or of a library: one song is lost, not the night
-            log.exception("%s: unexpected error", entry.path)
-            failures.append(Failure(entry.path, f"unexpected {type(error).__name__}: {error}"))
+            log.exception("%s: unexpected error", shown(entry.path))
+            failures.append(Failure(shown(entry.path), f"unexpected {type(error).__name__}: {error}"))
         else:
             if song is None:
                 present += 1
@@ -268,14 +276,14 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | None:
         try:
             print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
         except SongprintError as error:
-            raise type(error)(str(error).replace(path, entry.path)) from error
+            raise type(error)(str(error).replace(path, shown(entry.path))) from error
         if len(print_.hashes) == 0:
             raise AudioError(
                 f"{entry.path}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"
             )
         tags = catalog.tags(path)
     return StagedSong(
-        path=entry.path,
+        path=shown(entry.path),
         title=tags.title,
         artist=tags.artist,
         album=tags.album,
@@ -294,10 +302,10 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | None:
 def _reason(error: Exception, entry: Entry) -> str:
     """What the error says, without the path that stands beside it in the failure's row."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.removeprefix(f"{entry.path}: ")
+    return text.removeprefix(f"{shown(entry.path)}: ")
 
 
 def _failures(outcome: Done[Batch, BatchReport] | Died[Batch]) -> Sequence[Failure]:
     if isinstance(outcome, Done):
         return outcome.result.failures
-    return [Failure(entry.path, outcome.reason) for entry in outcome.item.entries]
+    return [Failure(shown(entry.path), outcome.reason) for entry in outcome.item.entries]
