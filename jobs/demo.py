@@ -33,11 +33,12 @@ def demo(
     Example: songprint demo
     """
     messages(quiet, verbose=False, log_json=False)
+    from pipeline.store import Store
+
     from pipeline import catalog
     from pipeline import demo as made
     from pipeline.identification import answer
     from pipeline.indexing import add
-    from pipeline.store import Store
 
     began = time.monotonic()
     music, store = folder / "music", folder / "store"
@@ -76,7 +77,8 @@ def _line(clip: Clip, row: dict[str, Any]) -> tuple[str, ...]:
         right = row["status"] == "unknown" and clip.song_path is None
         return (*asked, row["status"], "", "", "right" if right else "missed" if clip.song_path else row["message"])
     starts_s = row["song_start_s"] - row["clip_start_s"]
-    right = clip.song_path == row["song_path"] and abs(starts_s - clip.start_s) <= RIGHT_WITHIN_S
+    right = os.path.abspath(clip.song_path or "") == row["song_path"]
+    right = right and abs(starts_s - clip.start_s) <= RIGHT_WITHIN_S
     answer = f"{row['title'] or os.path.basename(row['song_path'])}"
     return (*asked, answer, f"{starts_s:.1f} s", f"{row['confidence']:.3f}", "right" if right else "wrong")
 

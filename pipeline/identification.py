@@ -216,7 +216,7 @@ def identify_batch(batch: Batch) -> BatchAnswers:
         heard.append(_heard(entry, listen, batch))
     ask()
     songs = _songs(batch.snapshot, {match.song_id for clip in heard for match in clip.matches})
-    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(audio.shown(entry.path), clip, songs)]
+    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry, clip, songs)]
     return BatchAnswers(
         pa.Table.from_pylist(rows, schema=ANSWERS),
         sum(clip.duration_s for clip in heard),
@@ -268,7 +268,8 @@ def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, str | 
     return {row["song_id"]: row for row in wanted.to_pylist()}
 
 
-def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
+def _rows(entry: Entry, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
+    path = audio.shown(entry.path)
     if clip.message:
         return [{"clip": path, "status": "failed", "message": clip.message}]
     if not clip.matches:
@@ -289,5 +290,5 @@ def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> l
 def _answers(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> BatchAnswers:
     if isinstance(outcome, Done):
         return outcome.result
-    rows = [{"clip": audio.shown(entry.path), "status": "failed", "message": outcome.reason} for entry in outcome.item.entries]
+    rows = [row for entry in outcome.item.entries for row in _rows(entry, _Heard(message=outcome.reason), {})]
     return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, len(rows))

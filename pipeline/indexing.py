@@ -279,7 +279,7 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | None:
             raise type(error)(str(error).replace(path, shown(entry.path))) from error
         if len(print_.hashes) == 0:
             raise AudioError(
-                f"{entry.path}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"
+                f"{shown(entry.path)}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"
             )
         tags = catalog.tags(path)
     return StagedSong(
