@@ -28,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "fingerprinting": {"audio", "config", "constellation", "errors", "landmarks"},
     "landmarks": {"config", "constellation", "errors"},
     "constellation": {"config", "errors"},
-    "catalog": {"errors"},
+    "catalog": {"audio", "errors"},
     "audio": {"errors"},
     "synthesis": {"errors"},
     "config": {"errors"},
