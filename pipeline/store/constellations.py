@@ -1,0 +1,196 @@
+"""Peaks of songs as rows of Parquet: 0.2 MB for an hour of audio, any song read by touching four.
+
+Frames are stored as steps (the first one counted from frame 0), which are small where peaks are dense; the two columns
+are byte-split, which zstd then halves again: 0.21 MB/h, where dictionaries gave 0.22, DELTA_BINARY_PACKED 0.27.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.constellation import Peaks
+from pipeline.errors import ParameterError
+from pipeline.store import tables
+from pipeline.store.location import Location
+
+# Reading one song decodes its group: 4 songs cost 0.2 ms more than 1, and the footer is a quarter.
+SONGS_PER_GROUP = 4
+LARGEST_BIN = np.iinfo(np.int16).max
+
+
+def to_table(song_ids: Sequence[int], peaks: Sequence[Peaks]) -> pa.Table:
+    """One row per song, in the order given.
+
+    Raises
+    ------
+    ParameterError
+        If peaks are not sorted by frame, or a frame or bin does not fit.
+    """
+    ends = np.cumsum([0, *map(len, peaks)], dtype=np.int64)
+    if ends[-1] > np.iinfo(np.int32).max:
+        raise ParameterError(f"{ends[-1]} peaks are too many for one file; stage fewer songs at once")
+    steps = [np.diff(part.frame, prepend=np.int32(0)) for part in peaks]
+    frame_step = np.concatenate([*steps, np.zeros(0, np.int32)]).astype(np.int32)
+    bins = np.concatenate([*(part.bin for part in peaks), np.zeros(0, np.int32)])
+    if len(frame_step) and (frame_step.min() < 0 or bins.min() < 0 or bins.max() > LARGEST_BIN):
+        raise ParameterError(f"peaks must be sorted by frame, with bins from 0 to {LARGEST_BIN}")
+    offsets = pa.array(ends.astype(np.int32))
+    return pa.Table.from_arrays(
+        [
+            pa.array(np.asarray(song_ids, np.int32)),
+            pa.ListArray.from_arrays(offsets, pa.array(frame_step)),
+            pa.ListArray.from_arrays(offsets, pa.array(bins.astype(np.int16))),
+        ],
+        schema=tables.SCHEMAS[tables.CONSTELLATIONS],
+    )
+
+
+def from_table(table: pa.Table) -> dict[int, Peaks]:
+    """The songs of `to_table` again."""
+    found: dict[int, Peaks] = {}
+    for batch in table.to_batches():
+        steps, bins = batch.column("frame_step"), batch.column("bin")
+        ends = steps.offsets.to_numpy()
+        frame_step, bin_ = steps.values.to_numpy(), bins.values.to_numpy()
+        for song_id, start, stop in zip(batch.column("song_id").to_pylist(), ends[:-1], ends[1:], strict=True):
+            frame = np.cumsum(frame_step[start:stop], dtype=np.int32)
+            found[song_id] = Peaks(frame, bin_[start:stop].astype(np.int32))
+    return found
+
+
+def writer(file: Any, settings: str) -> pq.ParquetWriter:
+    """A Parquet writer with this table's encodings."""
+    return pq.ParquetWriter(
+        file,
+        tables.SCHEMAS[tables.CONSTELLATIONS].with_metadata({"songprint.settings": settings}),
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=False,
+        column_encoding={
+            "song_id": "DELTA_BINARY_PACKED",
+            "frame_step.list.element": "BYTE_STREAM_SPLIT",
+            "bin.list.element": "BYTE_STREAM_SPLIT",
+        },
+        write_statistics=["song_id"],
+        write_page_checksum=True,
+        store_schema=False,
+    )
+
+
+# A song's place in a staging file and the id that it gets, for each song of a file (0: left out).
+Source = tuple[str, NDArray[np.int32] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTask:
+    """Copy songs out of some files into one, under their ids; picklable, may run twice.
+
+    Parameters
+    ----------
+    sources
+        Files inside the store, and the song id of each place in them (0: left out; ``None``: numbers are ids).
+    keep
+        ``(largest song id + 1,)`` bool of the songs to keep, or ``None`` for all.
+    name
+        Of the file to write, inside the store.
+    """
+
+    location: Location
+    sources: tuple[Source, ...]
+    keep: NDArray[np.bool_] | None
+    name: str
+    settings: str
+
+
+def plan_copies(sources: Sequence[tuple[str, NDArray[np.int32]]], songs_per_file: int) -> list[tuple[Source, ...]]:
+    """Group staging files, in their order, into the sources of files of about so many songs."""
+    plans: list[tuple[Source, ...]] = []
+    group: list[Source] = []
+    count = 0
+    for name, ids in sources:
+        group.append((name, ids))
+        count += int(np.count_nonzero(ids))
+        if count >= songs_per_file:
+            plans.append(tuple(group))
+            group, count = [], 0
+    return [*plans, tuple(group)] if count else plans
+
+
+def run_copy(task: CopyTask) -> tables.DataFile | None:
+    """Do a copy; ``None``, and no file, if no song is left."""
+    low, high, rows = 1 << 31, 0, 0
+
+    def parts() -> Iterator[pa.Table]:
+        for name, ids in task.sources:
+            with task.location.parquet(name) as file:
+                for group in range(file.num_row_groups):
+                    part = file.read_row_group(group, use_threads=False)
+                    numbers = part["song_id"].to_numpy()
+                    numbers = numbers if ids is None else ids[numbers]
+                    keep = numbers > 0
+                    if task.keep is not None:
+                        keep &= task.keep[np.minimum(numbers, len(task.keep) - 1)] & (numbers < len(task.keep))
+                    if keep.any():
+                        part = part.set_column(0, part.schema.field(0), pa.array(numbers))
+                        yield part if keep.all() else part.filter(pa.array(keep))
+
+    found = parts()
+    first = next(found, None)
+    if first is None:
+        return None
+
+    def fill(file: Any) -> None:
+        nonlocal low, high, rows
+        with writer(file, task.settings) as out:
+            for part in itertools.chain([first], found):
+                ids = part["song_id"].to_numpy()
+                low, high, rows = min(low, int(ids.min())), max(high, int(ids.max())), rows + len(ids)
+                out.write_table(part, row_group_size=SONGS_PER_GROUP)
+
+    size = task.location.write_with(task.name, fill)
+    return tables.DataFile(task.name.rpartition("/")[2], size, rows, {"song_id": low}, {"song_id": high})
+
+
+class Reader:
+    """Constellation files, found by song id; safe for threads."""
+
+    def __init__(self, location: Location, names: Sequence[str]) -> None:
+        self._location = location
+        self._names = tuple(names)
+        self._footers: list[pq.FileMetaData] = []
+        lows: list[int] = []
+        highs: list[int] = []
+        files: list[int] = []
+        groups: list[int] = []
+        for place, name in enumerate(self._names):
+            with location.parquet(name) as file:
+                footer = file.metadata
+            self._footers.append(footer)
+            statistics = [footer.row_group(i).column(0).statistics for i in range(footer.num_row_groups)]
+            lows += [figure.min for figure in statistics]
+            highs += [figure.max for figure in statistics]
+            files += [place] * len(statistics)
+            groups += range(len(statistics))
+        self._low = np.array(lows, np.int64)
+        self._high = np.array(highs, np.int64)
+        self._file = np.array(files, np.int64)
+        self._group = np.array(groups, np.int64)
+
+    def read(self, song_ids: NDArray[np.int64]) -> dict[int, Peaks]:
+        """The peaks of all songs that share a row group with one of the sorted ids."""
+        first = np.searchsorted(song_ids, self._low, side="left")
+        which = first < np.searchsorted(song_ids, self._high, side="right")
+        found: dict[int, Peaks] = {}
+        for place in np.unique(self._file[which]):
+            chosen = self._group[which & (self._file == place)]
+            with self._location.parquet(self._names[place], self._footers[place]) as file:
+                found |= from_table(file.read_row_groups(chosen.tolist(), use_threads=False))
+        return found

@@ -1,0 +1,232 @@
+"""One version of a store, whole and for good: what a query asks."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.config import Settings
+from pipeline.constellation import Peaks
+from pipeline.errors import ParameterError
+from pipeline.landmarks import Postings
+from pipeline.store import constellations as peaks_files
+from pipeline.store import postings as postings_files
+from pipeline.store import tables
+from pipeline.store.location import Location
+from pipeline.store.tables import CONSTELLATIONS, PINS, POSTINGS, SONGS, Version
+
+# Decoded constellations that a snapshot keeps: 64 MB, some 900 songs of four minutes.
+KEPT_PEAKS = 8_000_000
+# Share of the hashes that `stats` calls the most frequent ones.
+FREQUENT = 0.01
+
+
+class Snapshot:
+    """One version of a store; opened by `Store.snapshot`.
+
+    It never changes and never sees half of a commit. It is safe for threads, and picklable: what travels to a worker
+    is its location and version, and a worker that gets it again keeps what it has read.
+    """
+
+    def __init__(self, location: Location, settings: Settings, songs: Version) -> None:
+        self._location = location
+        self._songs = songs
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, Peaks] = OrderedDict()
+        self._kept_peaks = 0
+
+    def __reduce__(self) -> Any:
+        return _reopen, (self._location, self.settings, self.version)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of {self.url}, version {self.version}, {self.n_songs} songs>"
+
+    @property
+    def url(self) -> str:
+        """Where the store is."""
+        return self._location.url
+
+    @property
+    def version(self) -> int:
+        """Of the songs table; grows with every commit."""
+        return self._songs.number
+
+    @property
+    def n_songs(self) -> int:
+        """Songs that count: neither removed nor unfinished."""
+        return int(self._alive.sum())
+
+    def songs(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The songs that count, by song id.
+
+        Parameters
+        ----------
+        columns
+            Those wanted, in this order; all when ``None``.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such column.
+        """
+        schema = tables.SCHEMAS[SONGS]
+        columns = schema.names if columns is None else list(columns)
+        if odd := [name for name in columns if name not in schema.names]:
+            raise ParameterError(f"the songs table has no column {odd[0]!r}; it has {', '.join(schema.names)}")
+        table = self._song_rows(dict.fromkeys(["song_id", "status", *columns]))
+        return table.filter(pc.equal(table["status"], tables.INDEXED)).select(columns)
+
+    def postings(self, hashes: NDArray[np.int32], most: int | None = None) -> Postings:
+        """All postings of some hashes.
+
+        Parameters
+        ----------
+        hashes
+            ``(n_hashes,)`` int32, sorted and unique.
+        most
+            Hashes with more postings than this are left out: they say little and cost much.
+
+        Returns
+        -------
+        Postings
+            Sorted by hash, song_id, offset.
+
+        Raises
+        ------
+        ParameterError
+            If the hashes are not sorted and unique.
+        StoreError
+            If a file is missing or damaged.
+        """
+        return postings_files.join(list(self.scan(hashes, most)))
+
+    def scan(self, hashes: NDArray[np.int32], most: int | None = None) -> Iterator[Postings]:
+        """What `postings` gives, in parts that rise by hash and bound the memory: no hash is in two parts."""
+        yield from self._lookup.scan(hashes, most)
+
+    def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
+        """The peaks of some songs; those that the snapshot does not have are left out.
+
+        Raises
+        ------
+        StoreError
+            If a file is missing or damaged.
+        """
+        alive = self._alive
+        wanted = sorted({int(song_id) for song_id in song_ids if 0 < song_id < len(alive) and alive[song_id]})
+        with self._lock:
+            found = {song_id: self._kept[song_id] for song_id in wanted if song_id in self._kept}
+            for song_id in found:
+                self._kept.move_to_end(song_id)
+        missing = np.array([song_id for song_id in wanted if song_id not in found], np.int64)
+        if len(missing):
+            found |= self._read_constellations(missing)
+        return {song_id: found[song_id] for song_id in wanted if song_id in found}
+
+    def stats(self) -> dict[str, Any]:
+        """How large the store is, and how evenly its hashes are spread.
+
+        Returns
+        -------
+        dict
+            ``songs``, ``hours`` of audio, ``postings`` and ``postings_per_second`` of audio; ``bytes`` of all live
+            files of this version, also ``bytes_per_posting`` (of the postings table alone) and ``bytes_per_hour``;
+            ``files``; ``version``; ``hashes`` (distinct), ``largest_hash`` (postings of the most frequent one) and
+            ``hash_skew`` (share of the postings that the most frequent 1 % of the hashes hold).
+        """
+        songs = self.songs(["duration_s", "landmarks"])
+        seconds = pc.sum(songs["duration_s"]).as_py() or 0.0
+        n_postings = pc.sum(songs["landmarks"]).as_py() or 0
+        versions = [self._songs, self._table(POSTINGS), self._table(CONSTELLATIONS)]
+        size = {version.table: sum(file.size_bytes for file in version.files) for version in versions}
+        stored = sum(file.rows for file in self._table(POSTINGS).files)
+        counts = self._lookup.frequencies()
+        frequent = int(np.ceil(len(counts) * FREQUENT))
+        return {
+            "songs": self.n_songs,
+            "hours": seconds / 3600,
+            "postings": n_postings,
+            "postings_per_second": n_postings / seconds if seconds else 0.0,
+            "bytes": sum(size.values()),
+            "bytes_per_posting": size[POSTINGS] / stored if stored else 0.0,
+            "bytes_per_hour": sum(size.values()) / (seconds / 3600) if seconds else 0.0,
+            "files": sum(len(version.files) for version in versions),
+            "version": self.version,
+            "hashes": len(counts),
+            "largest_hash": int(counts.max(initial=0)),
+            "hash_skew": float(np.sort(counts)[-frequent:].sum() / counts.sum()) if frequent else 0.0,
+        }
+
+    # what is read once and kept
+
+    def _table(self, table: str) -> Version:
+        return self._pinned[table]
+
+    @cached_property
+    def _pinned(self) -> dict[str, Version]:
+        numbers = self._songs.numbers
+        return {table: tables.load(self._location, table, numbers.get(pin, 0)) for table, pin in PINS.items()}
+
+    def _song_rows(self, columns: Iterable[str]) -> pa.Table:
+        """Rows of all states, by song id."""
+        return read_songs(self._location, self._songs, list(columns))
+
+    @cached_property
+    def _alive(self) -> NDArray[np.bool_]:
+        songs = self._song_rows(["song_id", "status"])
+        alive = np.zeros(self._songs.numbers.get(tables.NEXT_SONG_ID, 1), bool)
+        alive[songs["song_id"].to_numpy()[pc.equal(songs["status"], tables.INDEXED).to_numpy(zero_copy_only=False)]] = (
+            True
+        )
+        return alive
+
+    @cached_property
+    def _lookup(self) -> postings_files.Lookup:
+        names = [f"{POSTINGS}/{file.name}" for file in self._table(POSTINGS).files]
+        return postings_files.Lookup(self._location, names, self._alive)
+
+    @cached_property
+    def _song_groups(self) -> peaks_files.Reader:
+        return peaks_files.Reader(
+            self._location, [f"{CONSTELLATIONS}/{file.name}" for file in self._table(CONSTELLATIONS).files]
+        )
+
+    def _read_constellations(self, song_ids: NDArray[np.int64]) -> dict[int, Peaks]:
+        found = self._song_groups.read(song_ids)
+        with self._lock:
+            for song_id, peaks in found.items():
+                if song_id not in self._kept:
+                    self._kept[song_id] = peaks
+                    self._kept_peaks += len(peaks)
+            while self._kept_peaks > KEPT_PEAKS:
+                self._kept_peaks -= len(self._kept.popitem(last=False)[1])
+        return found
+
+
+def read_songs(location: Location, version: Version, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of the songs table in one version, of all states, by song id."""
+    schema = tables.SCHEMAS[SONGS]
+    names = schema.names if columns is None else list(columns)
+    read = list(dict.fromkeys(["song_id", *names]))
+    parts = []
+    for data in version.files:
+        with location.parquet(f"{SONGS}/{data.name}") as file:
+            parts.append(file.read(columns=read).select(read))
+    if not parts:
+        return pa.schema([schema.field(name) for name in names]).empty_table()
+    table = pa.concat_tables(parts)
+    return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
+
+
+@lru_cache(maxsize=4)
+def _reopen(location: Location, settings: Settings, version: int) -> Snapshot:
+    return Snapshot(location, settings, tables.load(location, SONGS, version))

@@ -1,0 +1,257 @@
+"""The three tables: their schemas, and their Delta logs. The one module that imports deltalake, and late: not every
+command opens a log.
+
+Every commit here says which version it was decided on and fails if another one came first (`Conflict`): what to do then
+is the caller's to know, never Delta's to guess.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import StoreError
+from pipeline.store.location import Location, sync_folder
+
+SONGS = "songs"
+POSTINGS = "postings"
+CONSTELLATIONS = "constellations"
+
+# Names of numbers that travel with the commits of `songs` (Delta calls them application transactions).
+NEXT_SONG_ID = "songprint.next_song_id"
+FENCE = "songprint.fence"
+PINS = {POSTINGS: "songprint.postings", CONSTELLATIONS: "songprint.constellations"}
+
+INDEXED = "indexed"
+REMOVED = "removed"
+
+SCHEMAS = {
+    SONGS: pa.schema(
+        [
+            pa.field("song_id", pa.int32(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("title", pa.string()),
+            pa.field("artist", pa.string()),
+            pa.field("album", pa.string()),
+            pa.field("duration_s", pa.float64(), nullable=False),
+            pa.field("landmarks", pa.int32(), nullable=False),
+            pa.field("digest", pa.string(), nullable=False),
+            pa.field("decoder", pa.string(), nullable=False),
+            pa.field("sample_rate", pa.int32(), nullable=False),
+            pa.field("decoded_share", pa.float64(), nullable=False),
+            pa.field("size_bytes", pa.int64(), nullable=False),
+            pa.field("modified_ns", pa.int64(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("indexed_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        ]
+    ),
+    POSTINGS: pa.schema(
+        [
+            pa.field("hash", pa.int32(), nullable=False),
+            pa.field("song_id", pa.int32(), nullable=False),
+            pa.field("offset", pa.int32(), nullable=False),
+        ]
+    ),
+    CONSTELLATIONS: pa.schema(
+        [
+            pa.field("song_id", pa.int32(), nullable=False),
+            pa.field("frame_step", pa.list_(pa.int32()), nullable=False),
+            pa.field("bin", pa.list_(pa.int16()), nullable=False),
+        ]
+    ),
+}
+
+
+class Conflict(Exception):
+    """Another commit came first; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A Parquet file of a table, as its log has it.
+
+    Parameters
+    ----------
+    name
+        Inside the table's folder.
+    low, high
+        Smallest and largest value of each column that the log has figures for.
+    """
+
+    name: str
+    size_bytes: int
+    rows: int
+    low: Mapping[str, int]
+    high: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one table.
+
+    Parameters
+    ----------
+    files
+        In the order of their names.
+    numbers
+        What travels with the commits: next song id, fence, pinned versions.
+    """
+
+    table: str
+    number: int
+    files: tuple[DataFile, ...]
+    numbers: Mapping[str, int]
+    configuration: Mapping[str, str]
+
+
+def create(location: Location, settings: str) -> None:
+    """Make the three tables, those that are missing."""
+    from deltalake import DeltaTable
+
+    # Old log entries stay until `compact` has moved past them: the version that a snapshot pins must open.
+    configuration = {"songprint.settings": settings, "delta.enableExpiredLogCleanup": "false"}
+    for table, schema in SCHEMAS.items():
+        if location.local:
+            os.makedirs(location.path(table), exist_ok=True)
+        DeltaTable.create(
+            location.path(table),
+            schema,
+            mode="ignore",
+            name=table,
+            configuration=configuration,
+            storage_options=location.storage_options(),
+            raise_if_key_not_exists=False,
+        )
+        _sync_log(location, table)
+
+
+def load(location: Location, table: str, number: int | None = None) -> Version:
+    """One version of a table, the latest when ``number`` is ``None``.
+
+    Raises
+    ------
+    StoreError
+        If the log is missing or cannot be read.
+    """
+    return _version(location, table, _open(location, table, number))
+
+
+def commit(
+    location: Location,
+    base: Version,
+    add: Sequence[DataFile] = (),
+    remove: Sequence[DataFile] = (),
+    numbers: Mapping[str, int] | None = None,
+) -> Version:
+    """Add and remove files, and set numbers, in one step on top of ``base``.
+
+    Returns
+    -------
+    Version
+        The table after the commit.
+
+    Raises
+    ------
+    Conflict
+        If ``base`` is not the latest version any more; nothing was changed.
+    StoreError
+        If the log cannot be written.
+    """
+    from deltalake import CommitProperties, Transaction
+    from deltalake.exceptions import CommitFailedError, DeltaError
+    from deltalake.transaction import AddAction, RemoveAction
+
+    handle = _open(location, base.table, base.number)
+    now_ms = int(time.time() * 1000)
+    actions: list[Any] = [
+        AddAction(
+            path=file.name,
+            size=file.size_bytes,
+            partition_values={},
+            modification_time=now_ms,
+            data_change=True,
+            stats=json.dumps(
+                {
+                    "numRecords": file.rows,
+                    "minValues": dict(file.low),
+                    "maxValues": dict(file.high),
+                    "nullCount": dict.fromkeys(file.low, 0),
+                }
+            ),
+        )
+        for file in add
+    ]
+    actions += [
+        RemoveAction(file.name, data_change=True, deletion_timestamp=now_ms, size=file.size_bytes, partition_values={})
+        for file in remove
+    ]
+    try:
+        handle.create_write_transaction(
+            actions,
+            mode="append",
+            schema=SCHEMAS[base.table],
+            commit_properties=CommitProperties(
+                max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
+                app_transactions=[Transaction(name, value) for name, value in (numbers or {}).items()],
+            ),
+        )
+    except (CommitFailedError, DeltaError, OSError) as error:
+        latest = _open(location, base.table, None)
+        if latest.version() > base.number:
+            raise Conflict from error
+        raise StoreError(f"{location.path(base.table)}: cannot commit: {error}") from error
+    _sync_log(location, base.table, base.number + 1)
+    return load(location, base.table, base.number + 1)  # a handle does not advance by itself
+
+
+def _open(location: Location, table: str, number: int | None) -> Any:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        return DeltaTable(location.path(table), version=number, storage_options=location.storage_options())
+    except (DeltaError, OSError, ValueError) as error:
+        raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
+
+
+def _version(location: Location, table: str, handle: Any) -> Version:
+    # to_pylist of a handful of columns; a store has tens to some thousands of files
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    columns = {name: actions[name].to_pylist() for name in actions.column_names}
+    bounded = [name.removeprefix("min.") for name in columns if name.startswith("min.")]
+    files = [
+        DataFile(
+            name=name,
+            size_bytes=columns["size_bytes"][i],
+            rows=columns["num_records"][i] or 0,
+            low={key: columns[f"min.{key}"][i] for key in bounded if columns[f"min.{key}"][i] is not None},
+            high={key: columns[f"max.{key}"][i] for key in bounded if columns[f"max.{key}"][i] is not None},
+        )
+        for i, name in enumerate(columns.get("path", []))
+    ]
+    names = (NEXT_SONG_ID, FENCE, *PINS.values()) if table == SONGS else ()
+    numbers = {name: value for name in names if (value := handle.transaction_version(name)) is not None}
+    configuration = handle.metadata().configuration
+    return Version(table, handle.version(), tuple(sorted(files, key=lambda file: file.name)), numbers, configuration)
+
+
+def _sync_log(location: Location, table: str, number: int = 0) -> None:
+    """Delta does not wait for the disk; a power cut would leave an empty log entry."""
+    if not location.local:
+        return
+    folder = location.path(f"{table}/_delta_log")
+    try:
+        descriptor = os.open(f"{folder}/{number:020d}.json", os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(folder)

@@ -1,0 +1,315 @@
+"""The store as its users see it: what goes in comes out, whole, whatever others do meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.config import Settings
+from pipeline.constellation import Peaks
+from pipeline.errors import ConfigMismatch, ParameterError, StoreError
+from pipeline.landmarks import Hashes
+from pipeline.store import Manifest, Snapshot, StagedSong, Store, postings, stage
+from tests import naive
+
+
+def make_song(name: str, seed: int = 0, hashes: int = 300, hash_bits: int = 8, peaks: int = 200) -> StagedSong:
+    """A song of random landmarks; few bits make songs share hashes."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    at = np.unique(rng.integers(0, 2000 * 1025, peaks))
+    return StagedSong(
+        path=f"/music/{name}.flac",
+        title=name,
+        artist=None,
+        album="an album",
+        duration_s=60.0,
+        digest=f"{seed}:{name}",
+        decoder="soundfile",
+        sample_rate=44100,
+        decoded_share=1.0,
+        size_bytes=1000,
+        modified_ns=5,
+        hashes=Hashes(
+            rng.integers(0, 1 << hash_bits, hashes).astype(np.int32),
+            np.sort(rng.integers(0, 2000, hashes)).astype(np.int32),
+        ),
+        peaks=Peaks((at // 1025).astype(np.int32), (at % 1025).astype(np.int32)),
+    )
+
+
+def fill(store: Store, *batches: Sequence[StagedSong]) -> list[int]:
+    """Add songs, one staged batch after the other, in one commit."""
+    return store.commit([stage(store.url, f"batch-{i}-{batch[0].title}", batch) for i, batch in enumerate(batches)])
+
+
+def rows(snapshot: Snapshot, hashes: Iterable[int] = range(256), most: int | None = None) -> list[tuple[int, int, int]]:
+    found = snapshot.postings(np.array(sorted(hashes), np.int32), most)
+    return list(zip(found.hash.tolist(), found.song_id.tolist(), found.offset.tolist(), strict=True))
+
+
+def expected(songs: dict[int, StagedSong], hashes: Iterable[int] = range(256), most: int | None = None) -> Any:
+    contents = {
+        song_id: list(zip(song.hashes.hash.tolist(), song.hashes.offset.tolist(), strict=True))
+        for song_id, song in songs.items()
+    }
+    return naive.postings(contents, set(hashes), most)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(str(tmp_path / "library.songprint"))
+
+
+def test_songs_come_back_as_they_were_staged(store: Store) -> None:
+    songs = [make_song(name) for name in "abcde"]
+    assert fill(store, songs[:2], songs[2:]) == [1, 2, 3, 4, 5]
+    snapshot = store.snapshot()
+    assert snapshot.n_songs == 5
+    assert snapshot.songs(["title", "song_id"]).to_pydict() == {"title": list("abcde"), "song_id": [1, 2, 3, 4, 5]}
+    assert snapshot.songs()["landmarks"].to_pylist() == [300] * 5
+    assert rows(snapshot) == expected(dict(enumerate(songs, start=1)))
+    peaks = snapshot.constellations([3, 1, 99, 0, -1])
+    assert list(peaks) == [1, 3]
+    np.testing.assert_array_equal(peaks[3].frame, songs[2].peaks.frame)
+    np.testing.assert_array_equal(peaks[3].bin, songs[2].peaks.bin)
+    assert peaks[3].bin.dtype == peaks[3].frame.dtype == np.int32
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), min_size=1, max_size=4),
+    group_rows=st.integers(1, 40),
+    part_rows=st.integers(1, 90),
+    file_rows=st.integers(20, 200),
+    resident=st.booleans(),
+    most=st.none() | st.integers(0, 12),
+    asked=st.sets(st.integers(0, 40)),
+    removed=st.sets(st.integers(1, 8)),
+)
+def test_a_lookup_answers_like_a_list_of_all_postings(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[list[int]],
+    group_rows: int,
+    part_rows: int,
+    file_rows: int,
+    resident: bool,
+    most: int | None,
+    asked: set[int],
+    removed: set[int],
+) -> None:
+    store = Store.create(str(tmp_path_factory.mktemp("stores") / "s"))
+    everything: dict[int, StagedSong] = {}
+    with pytest.MonkeyPatch.context() as patch:  # sizes at which a handful of postings has every kind of border
+        patch.setattr(postings, "GROUP_ROWS", group_rows)
+        patch.setattr(postings, "PART_ROWS", part_rows)
+        patch.setattr(postings, "FILE_ROWS", file_rows)
+        patch.setattr(postings, "RESIDENT_ROWS", 1 << 30 if resident else 0)
+        patch.setattr("pipeline.store.staging.SAMPLE_STEP", 8)
+        patch.setattr("pipeline.store.store.SAMPLE_STEP", 8)
+        for i, batch in enumerate(sizes):
+            songs = [make_song(f"{i}-{j}", hashes=size, hash_bits=5) for j, size in enumerate(batch)]
+            everything |= dict(zip(fill(store, songs), songs, strict=True))
+        store.remove(removed)
+        left = {song_id: song for song_id, song in everything.items() if song_id not in removed}
+        if most is None:  # removed songs may count until they are compacted away
+            assert rows(store.snapshot(), asked) == expected(left, asked)
+        else:
+            assert set(rows(store.snapshot(), asked, most)) <= set(expected(left, asked))
+            assert set(rows(store.snapshot(), asked, most)) >= {
+                row for row in expected(everything, asked, most) if row[1] in left
+            }
+
+
+def test_a_song_that_is_there_is_not_added_twice(store: Store) -> None:
+    a, b, c = (make_song(name) for name in "abc")
+    assert fill(store, [a, b, a]) == [1, 2]
+    assert fill(store, [b, c]) == [3]
+    assert fill(store, [a]) == []
+    assert rows(store.snapshot()) == expected({1: a, 2: b, 3: c})
+
+
+def test_a_commit_that_ran_already_changes_nothing(store: Store) -> None:
+    songs = [make_song("a"), make_song("b")]
+    manifest = stage(store.url, "batch", songs)
+    again = stage(store.url, "batch", songs)
+    assert manifest == again == pickle.loads(pickle.dumps(manifest)) == store.staged("batch")
+    assert store.commit([manifest]) == [1, 2]
+    assert store.commit([manifest]) == []
+    assert store.staged("batch") is None
+
+
+def test_the_same_songs_give_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("one", "two"):
+        store = Store.create(str(tmp_path / name))
+        fill(store, [make_song("a"), make_song("b")], [make_song("c")])
+        files = sorted((tmp_path / name).glob("[pc]*s/*.parquet"))
+        contents.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
+    assert len(contents[0]) == 2
+    assert contents[0] == contents[1]
+
+
+def test_a_snapshot_stays_what_it_was(store: Store) -> None:
+    a, b = make_song("a"), make_song("b")
+    fill(store, [a])
+    before = store.snapshot()
+    travelled = pickle.loads(pickle.dumps(before))
+    fill(store, [b])
+    store.remove([1])
+    for snapshot in (before, travelled):
+        assert rows(snapshot) == expected({1: a})
+        assert snapshot.songs(["title"]).to_pylist() == [{"title": "a"}]
+    assert rows(store.snapshot()) == expected({2: b})
+    assert list(store.snapshot().constellations([1, 2])) == [2]
+
+
+def test_a_removed_song_can_come_back_under_a_new_id(store: Store) -> None:
+    a, b = make_song("a"), make_song("b")
+    fill(store, [a, b])
+    assert store.remove([1, 7]) == 1
+    assert store.remove([1]) == 0
+    assert fill(store, [a]) == [3]
+    assert rows(store.snapshot()) == expected({2: b, 3: a})
+
+
+def test_tags_and_paths_change_without_touching_postings(store: Store) -> None:
+    fill(store, [make_song("a")], [make_song("b")])
+    fill(store, [make_song("c")])
+    files = {path: path.stat().st_mtime_ns for path in Path(store.url).glob("postings/*.parquet")}
+    assert store.update([3, 1, 50], {"path": ["/new/c", "/new/a", "/new/x"], "title": [None, "A", "x"]}) == 2
+    assert store.snapshot().songs(["path", "title"]).to_pydict() == {
+        "path": ["/new/a", "/music/b.flac", "/new/c"],
+        "title": ["A", "b", None],
+    }
+    assert files == {path: path.stat().st_mtime_ns for path in Path(store.url).glob("postings/*.parquet")}
+    with pytest.raises(ParameterError, match="'digest' cannot be changed"):
+        store.update([1], {"digest": ["x"]})
+
+
+def test_a_path_that_is_not_unicode_is_kept_readable(store: Store) -> None:
+    fill(store, [dataclasses.replace(make_song("a"), path="/music/\udce9.flac")])
+    assert store.snapshot().songs(["path"]).to_pylist() == [{"path": "/music/\\udce9.flac"}]
+
+
+def test_stats_add_up(store: Store) -> None:
+    songs = [make_song(name) for name in "abc"]
+    fill(store, songs)
+    stats = store.snapshot().stats()
+    assert (stats["songs"], stats["postings"], stats["hours"]) == (3, 900, 0.05)
+    assert stats["postings_per_second"] == 5.0
+    counts = np.bincount(np.concatenate([song.hashes.hash for song in songs]))
+    assert stats["hashes"] == np.count_nonzero(counts)
+    assert stats["largest_hash"] == counts.max()
+    assert 0 < stats["hash_skew"] < 0.1
+    assert stats["files"] == 3
+
+
+def test_an_empty_store_answers(store: Store) -> None:
+    snapshot = store.snapshot()
+    assert snapshot.n_songs == 0
+    assert rows(snapshot) == []
+    assert snapshot.constellations([1]) == {}
+    assert snapshot.songs().num_rows == 0
+    assert snapshot.stats()["postings"] == 0
+
+
+def test_what_is_no_store_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store here"):
+        Store.open(str(tmp_path / "nowhere"))
+    (tmp_path / "song.mp3").write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"holds other things \(song.mp3\)"):
+        Store.create(str(tmp_path))
+    made = Store.create(str(tmp_path / "s"), Settings(hop=256))
+    with pytest.raises(StoreError, match="there is a store already"):
+        Store.create(made.url)
+    with pytest.raises(ConfigMismatch, match="hop 256, not 512"):
+        Store.open_or_create(made.url, Settings())
+    assert Store.open_or_create(made.url).settings == Settings(hop=256)
+
+
+def test_misuse_is_refused_in_a_sentence(store: Store) -> None:
+    with pytest.raises(ParameterError, match="sorted and unique"):
+        store.snapshot().postings(np.array([2, 1], np.int32))
+    with pytest.raises(ParameterError, match="batch name"):
+        stage(store.url, "../x", [make_song("a")])
+    with pytest.raises(ParameterError, match="no song"):
+        stage(store.url, "x", [])
+    with pytest.raises(ParameterError, match="no column 'speed'"):
+        store.snapshot().songs(["speed"])
+    unsorted = dataclasses.replace(make_song("a"), peaks=Peaks(np.array([2, 1], np.int32), np.array([1, 1], np.int32)))
+    with pytest.raises(ParameterError, match="sorted by frame"):
+        stage(store.url, "x", [unsorted])
+    negative: NDArray[np.int32] = np.array([-1], np.int32)
+    with pytest.raises(ParameterError, match="not negative"):
+        stage(store.url, "x", [dataclasses.replace(make_song("a"), hashes=Hashes(negative, -negative))])
+
+
+def test_a_writer_that_lost_the_race_tries_again(store: Store) -> None:
+    """Another job commits while this one merges: both are in, and no id is given twice."""
+    a, b = make_song("a"), make_song("b")
+
+    def meanwhile(task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        assert fill(store, [b]) == [2]
+        return [task(item) for item in items]
+
+    assert store.commit([stage(store.url, "slow", [a])], map=meanwhile) == [1]
+    assert rows(store.snapshot()) == expected({1: a, 2: b})
+
+
+def test_a_twin_that_another_writer_added_meanwhile_is_left_out(store: Store) -> None:
+    a = make_song("a")
+
+    def meanwhile(task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        assert fill(store, [a]) == [2]
+        return [task(item) for item in items]
+
+    assert store.commit([stage(store.url, "slow", [a])], map=meanwhile) == []
+    assert rows(store.snapshot()) == expected({2: a})
+
+
+def test_a_writer_that_died_before_its_commit_leaves_nothing_that_counts(store: Store) -> None:
+    a, b = make_song("a"), make_song("b")
+
+    def die(task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        for item in items:
+            task(item)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.commit([stage(store.url, "batch-0-a", [a])], map=die)
+    fill(store, [b])
+    assert rows(store.snapshot()) == expected({2: b})
+    assert store.commit([Manifest.from_json((Path(store.url) / "staging/batch-0-a/manifest.json").read_bytes())]) == [3]
+    assert rows(store.snapshot()) == expected({2: b, 3: a})
+
+
+def test_writers_in_many_threads_lose_nothing(store: Store) -> None:
+    songs = [make_song(f"{i:02d}") for i in range(16)]
+
+    def work(writer: int) -> list[int]:
+        return [song_id for song in songs[writer::4] for song_id in fill(Store.open(store.url), [song])]
+
+    with ThreadPoolExecutor(4) as threads:
+        ids = [song_id for added in threads.map(work, range(4)) for song_id in added]
+    assert sorted(ids) == list(range(1, 17))
+    by_title = {song.title: song for song in songs}
+    snapshot = store.snapshot()
+    table = snapshot.songs(["song_id", "title"]).to_pydict()
+    assert rows(snapshot) == expected(
+        {song_id: by_title[title] for song_id, title in zip(table["song_id"], table["title"], strict=True)}
+    )
