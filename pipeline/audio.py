@@ -409,6 +409,9 @@ class _Soundfile(_Track):
             self._file = soundfile.SoundFile(fd, closefd=False)
         except (soundfile.SoundFileError, ValueError, TypeError) as error:
             raise _Refused(_words(str(error))) from None
+        # Else soundfile seeks to where it is after every read, and an MP3 that is sought loses what its next frame
+        # needs of those before it: 0.07 of full scale off at a block's start, and libmpg123 complains on stderr.
+        self._file.seekable = lambda: False
         self._fd, self._size, self._kind = fd, size, kind
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         try:
@@ -433,6 +436,8 @@ class _Soundfile(_Track):
             return 0
         try:
             n = len(self._file.read(out=buffer))
+            if n < len(buffer):
+                self._file.seek(self.frames + n)  # drops what was read ahead: the descriptor then stands at the end
         except (self._error, RuntimeError) as error:
             n, self.fault = 0, _words(str(error)) or "damaged"
         self.frames += n

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import audio
+from pipeline import audio, synthesis
 from pipeline.audio import Decoded, decode, read, shown
 from pipeline.errors import AudioError
 
@@ -483,3 +483,14 @@ def test_decoded_share_is_bounded() -> None:
     assert Decoded("ffmpeg", 44100, 2, 31.0, 214.0).decoded_share == pytest.approx(31 / 214)
     assert Decoded("ffmpeg", 44100, 2, 31.0, None).decoded_share == 1.0
     assert Decoded("ffmpeg", 44100, 2, 31.0, 15.0).decoded_share == 1.0
+
+
+def test_an_mp3_read_in_blocks_gives_what_one_read_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    synthesis.write(tmp_path / "a.mp3", synthesis.song(1, 12.0))  # of few bits, so that frames lean on those before
+    whole, _ = read(str(tmp_path / "a.mp3"), synthesis.SAMPLE_RATE)
+    monkeypatch.setattr(audio, "_BLOCK_FRAMES", 5000)
+    blocks, _ = read(str(tmp_path / "a.mp3"), synthesis.SAMPLE_RATE)
+    assert blocks == pytest.approx(whole, abs=1e-6)
+    assert capfd.readouterr().err == ""
