@@ -116,10 +116,12 @@ def _compose_one(seed_and_path: tuple[int, str]) -> None:
     _write_whole(path, synthesis.song(seed, SONG_S), title=synthesis.title(seed), artist=synthesis.artist(seed))
 
 
-def _write_whole(path: str, samples: NDArray[np.float32], **how: str) -> None:
+def _write_whole(
+    path: str, samples: NDArray[np.float32], title: str = "", artist: str = "", bitrate: str = "96k"
+) -> None:
     """Write under a name that nothing looks for, then rename: an interrupted demo leaves no half songs."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     stem, suffix = os.path.splitext(path)
     part = f"{stem}.part{suffix}"
-    synthesis.write(part, samples, **how)
+    synthesis.write(part, samples, title=title, artist=artist, bitrate=bitrate)
     os.replace(part, path)
