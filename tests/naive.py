@@ -1,4 +1,80 @@
-"""Slow, plain twins of the fast functions; this file imports nothing from the package."""
+"""Slow, plain twins of what the package does fast: loops, dictionaries, and nothing imported from the package."""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections import defaultdict
+
+
+def power(samples, window, hop, frame):
+    """Power spectrum of one frame, by the definition of the Fourier transform; all bins but the last."""
+    taper = [0.5 - 0.5 * math.cos(2 * math.pi * n / window) for n in range(window)]
+    part = [samples[frame * hop + n] * taper[n] for n in range(window)]
+    turns = [cmath.exp(-2j * math.pi * k / window) for k in range(window)]
+    return [abs(sum(part[n] * turns[n * bin_ % window] for n in range(window))) ** 2 for bin_ in range(window // 2)]
+
+
+def local_maxima(power, reach_frames, reach_bins, silence, lowest_bin):
+    """Every (frame, bin) that is above silence and no smaller than what lies around it."""
+    found = []
+    for frame, row in enumerate(power):
+        for bin_, level in enumerate(row):
+            around = [
+                power[f][b]
+                for f in range(max(frame - reach_frames, 0), min(frame + reach_frames + 1, len(power)))
+                for b in range(max(bin_ - reach_bins, 0), min(bin_ + reach_bins + 1, len(row)))
+            ]
+            if bin_ >= lowest_bin and level > silence and level == max(around):
+                found.append((frame, bin_))
+    return found
+
+
+def more_salient_around(frames, saliences, around):
+    """For each peak, how many within so many frames are more salient, the earlier of equals being more so."""
+    ranks = [(-salience, place) for place, salience in enumerate(saliences)]
+    return [
+        sum(rank < mine and abs(frame - frames[place]) <= around for rank, frame in zip(ranks, frames, strict=True))
+        for place, mine in enumerate(ranks)
+    ]
+
+
+def pairs(peaks, fan_out, nearest, furthest, bins_aside):
+    """(anchor frame, anchor bin, bins aside, frames ahead) of each landmark; peaks are sorted (frame, bin) pairs."""
+    found = []
+    for frame, bin_ in peaks:
+        targets = [(f, b) for f, b in peaks if nearest <= f - frame <= furthest and abs(b - bin_) <= bins_aside]
+        found += [(frame, bin_, b - bin_, f - frame) for f, b in sorted(targets)[:fan_out]]
+    return found
+
+
+def hits(question, postings):
+    """(song, offset, delta) wherever a clip's (hash, tick) meets a (hash, song, offset); 8 ticks to the frame."""
+    return [
+        (song, offset, 8 * offset - tick)
+        for asked, tick in question
+        for known, song, offset in postings
+        if asked == known
+    ]
+
+
+def votes(hits, song, delta, width):
+    """Distinct anchors of a song that agree on a delta; hits are (song, offset, bin, delta)."""
+    return len({(offset, bin_) for s, offset, bin_, d in hits if s == song and abs(d - delta) <= width})
+
+
+def box_mean(rows, around_rows, around_columns):
+    """Mean around each place, of what there is."""
+    out = defaultdict(dict)
+    for r in range(len(rows)):
+        for c in range(len(rows[0])):
+            part = [
+                rows[i][j]
+                for i in range(max(r - around_rows, 0), min(r + around_rows + 1, len(rows)))
+                for j in range(max(c - around_columns, 0), min(c + around_columns + 1, len(rows[0])))
+            ]
+            out[r][c] = sum(part) / len(part)
+    return [[out[r][c] for c in range(len(rows[0]))] for r in range(len(rows))]
 
 
 def postings(

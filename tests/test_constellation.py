@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline import synthesis
+from pipeline.config import Settings
+from pipeline.constellation import (
+    LOWEST_BIN,
+    SILENCE,
+    Picking,
+    _more_salient_around,
+    pick_peaks,
+    power_batches,
+    running_max,
+)
+from tests import naive
+
+SETTINGS = Settings()
+PICKING = Picking(3, 12, 40)
+
+
+def constellation(blocks, settings=SETTINGS, picking=PICKING):
+    return pick_peaks(power_batches(blocks, settings), settings, picking)
+
+
+def same(one, other):
+    return np.array_equal(one.frame, other.frame) and np.array_equal(one.bin, other.bin)
+
+
+@pytest.fixture(scope="module")
+def music():
+    return synthesis.song(7, 40.0, SETTINGS.sample_rate)
+
+
+def test_power_is_that_of_the_definition(rng):
+    small = Settings(window=64, hop=16)
+    samples = rng.standard_normal(64 + 4 * 16).astype(np.float32)
+    (batch,) = power_batches([samples], small)
+    assert batch.shape == (5, 32)
+    for frame in range(5):
+        np.testing.assert_allclose(batch[frame], naive.power(samples, 64, 16, frame), rtol=2e-3, atol=1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(0, 90_000), max_size=8))
+def test_blocks_of_any_size_give_the_peaks_of_the_whole(music, cuts):
+    blocks = np.split(music, sorted(cuts))
+    assert same(constellation(blocks), constellation([music]))
+
+
+def test_a_peak_is_a_maximum_and_every_maximum_is_found_without_a_cap(rng):
+    small = Settings(window=128, hop=64)
+    power = rng.exponential(1.0, (40, 64)).astype(np.float32)
+    power[20:30] = 0
+    peaks = pick_peaks([power[:17], power[17:18], power[18:]], small, Picking(2, 3, 1e9))
+    expected = naive.local_maxima(power.tolist(), 2, 3, SILENCE, LOWEST_BIN)
+    assert list(zip(peaks.frame.tolist(), peaks.bin.tolist(), strict=True)) == expected
+
+
+def test_peaks_are_int32_sorted_and_as_many_as_asked(music):
+    peaks = constellation([music])
+    assert peaks.frame.dtype == peaks.bin.dtype == np.int32
+    assert np.all(np.diff(peaks.frame.astype(np.int64) << 32 | peaks.bin) > 0)
+    assert 0.7 * 40 < len(peaks) / 40.0 < 1.4 * 40  # bursts and pauses
+
+
+def test_a_delay_of_whole_frames_moves_peaks_and_nothing_else(music):
+    delay, margin = 37, 40  # the margin is what the two recordings' edges can reach
+    there = constellation([music])
+    later = constellation([np.concatenate([np.zeros(delay * SETTINGS.hop, np.float32), music])])
+    inside = there.frame >= margin
+    moved = later.frame >= margin + delay
+    assert np.array_equal(later.frame[moved] - delay, there.frame[inside])
+    assert np.array_equal(later.bin[moved], there.bin[inside])
+
+
+@pytest.mark.parametrize("loudness", [2.0**-6, 2.0**3])
+def test_loudness_changes_hardly_any_peak(music, loudness):
+    one, other = constellation([music]), constellation([music * np.float32(loudness)])
+    key = [set(zip(peaks.frame.tolist(), peaks.bin.tolist(), strict=True)) for peaks in (one, other)]
+    assert len(key[0] & key[1]) > 0.95 * len(key[0] | key[1])
+
+
+@pytest.mark.parametrize("samples", [0, 1, SETTINGS.window - 1, SETTINGS.window, 20 * SETTINGS.window])
+def test_silence_has_no_peaks(samples):
+    assert len(constellation([np.zeros(samples, np.float32)])) == 0
+    assert len(constellation([])) == 0
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(9, 12), st.integers(9, 12)), elements=st.floats(0, 9, width=32)))
+def test_running_max_is_the_maximum_around(rows):
+    for reach in range(5):
+        padded = np.pad(rows, ((reach, reach), (0, 0)))
+        expected = [rows[max(i - reach, 0) : i + reach + 1].max(axis=0) for i in range(len(rows))]
+        assert np.array_equal(running_max(padded, reach, axis=0), expected)
+        assert np.array_equal(running_max(np.ascontiguousarray(padded.T), reach, axis=1).T, expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5)), min_size=1, max_size=40))
+def test_salience_is_ranked_among_the_neighbours_in_time(peaks):
+    frames = np.array(sorted(frame for frame, _ in peaks), np.int32)
+    saliences = np.array([salience for _, salience in peaks], np.float32)
+    expected = naive.more_salient_around(frames.tolist(), saliences.tolist(), 7)
+    assert _more_salient_around(frames, saliences, 7, 1000).tolist() == expected
