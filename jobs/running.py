@@ -57,8 +57,6 @@ def messages(quiet: bool, verbose: bool, log_json: bool) -> None:
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     for name in ("songprint", "pipeline"):
         logging.getLogger(name).setLevel(level)
-    # Dask says at length what becomes a failure row or one sentence of ours anyway.
-    logging.getLogger("distributed").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
 @contextlib.contextmanager
@@ -81,6 +79,9 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
         yield Loop()
         return
     from pipeline import cluster  # Dask takes half a second to import
+
+    # Dask says at length what becomes a failure row or one sentence of ours anyway. It sets its own level on import.
+    logging.getLogger("distributed").setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL)
 
     path = str(report) if report else None
     opened = cluster.connect(scheduler, path) if scheduler else cluster.local(workers or cores(), path)

@@ -25,6 +25,13 @@ Result = TypeVar("Result")
 IN_FLIGHT_PER_WORKER = 2
 CONNECT_S = 20
 
+LOCAL = {
+    # A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
+    "distributed.scheduler.allowed-failures": 1,
+    # Dask's 64 KiB gives each array's memory back at once: 40 % of an index run was the kernel fetching it again.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
+}
+
 
 class Cluster:
     """Executor over the workers of a Dask scheduler."""
@@ -91,12 +98,9 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
     report
         Where Dask's performance report goes, an HTML file; ``None`` for none.
     """
-    # A driver that is killed must not leave workers: nannies watch their parent and follow it.
     with (
-        dask.config.set({"distributed.worker.daemon": True, "distributed.scheduler.allowed-failures": 1}),
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0" if report else None
-        ) as processes,
+        dask.config.set(LOCAL),
+        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0") as processes,
         Client(processes) as client,
         _report(report),
     ):
