@@ -28,8 +28,9 @@ CONNECT_S = 20
 LOCAL = {
     # A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
     "distributed.scheduler.allowed-failures": 1,
-    # Dask's 64 KiB gives each array's memory back at once: 40 % of an index run was the kernel fetching it again.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
+    # Without the MALLOC_TRIM_THRESHOLD_ that Dask adds: it makes malloc return each array's memory to the kernel at
+    # once, and fetching it again was 40 % of an index run.
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
 }
 
 
