@@ -6,6 +6,7 @@ What a file's tags say is data: control characters never reach a terminal.
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import os
 import sys
@@ -60,7 +61,7 @@ def write(tables: Iterable[pa.Table], schema: pa.Schema, output: str, format_: F
             else:
                 for table in tables:
                     for row in table.to_pylist():
-                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        file.write(json.dumps(row, ensure_ascii=False, default=_iso) + "\n")
     os.replace(part, output)
 
 
@@ -84,7 +85,7 @@ def _print(tables: Iterable[pa.Table], schema: pa.Schema, format_: Format, shown
         return
     rows = [row for table in tables for row in table.to_pylist()]
     if format_ is Format.JSON:
-        print(json.dumps(rows, indent=2, ensure_ascii=True))
+        print(json.dumps(rows, indent=2, ensure_ascii=True, default=_iso))
         return
     cells = [[_cell(row[name]) for name in shown] for row in rows]
     types = [schema.field(name).type for name in shown]
@@ -102,6 +103,10 @@ def _csv(tables: Iterable[pa.Table], schema: pa.Schema, file: Any) -> None:
     for table in tables:
         for row in table.to_pylist():
             writer.writerow(["" if row[name] is None else row[name] for name in schema.names])
+
+
+def _iso(when: datetime.datetime) -> str:
+    return when.isoformat()
 
 
 def _cell(value: Any) -> str:

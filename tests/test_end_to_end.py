@@ -1,0 +1,217 @@
+"""The whole road on formula music: files of any format to a store, noisy clips to their songs, on Dask workers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+import pipeline
+from jobs.cli import run
+from pipeline import Store, cluster, synthesis
+from pipeline.cluster import Cluster
+from tests.conftest import FormulaLibrary
+
+ROOT = Path(__file__).parents[1]
+SONG_COLUMNS = ["song_id", "path", "title", "artist", "duration_s", "landmarks", "digest"]
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Cluster]:
+    with cluster.local(2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def store(library: FormulaLibrary, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The library, indexed in this process: what every other way of running is held against."""
+    store = Store.open_or_create(str(tmp_path_factory.mktemp("indexed") / "store"))
+    report = pipeline.index([str(library.folder)], store)
+    assert report.added == len(library.paths)
+    assert not report.failures
+    return store
+
+
+@pytest.fixture(scope="module")
+def clips(
+    library: FormulaLibrary, stranger: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[str, float] | None]:
+    """Clips by path, with the song and the second where they start in it, or nothing for a stranger."""
+    folder = tmp_path_factory.mktemp("clips")
+    truth: dict[str, tuple[str, float] | None] = {}
+    for song, song_path in enumerate(library.paths):
+        start_s = 3.0 + song
+        # Each clip in another format than its song.
+        suffix = Path(library.paths[song - 1]).suffix
+        path = str(folder / f"{song:02d}{suffix}")
+        heard = library.clean(song, start_s, 4.0) if song % 2 else library.noisy(song, start_s, 6.0)
+        synthesis.write(path, heard)
+        truth[path] = (song_path, start_s)
+    for name, samples in (("99 stranger.wav", stranger), ("98 noisy.wav", synthesis.recording(stranger, 10.0, seed=3))):
+        synthesis.write(folder / name, samples)
+        truth[str(folder / name)] = None
+    return truth
+
+
+def contents(store: Store) -> dict[str, Any]:
+    """All that a store holds, in one order, without when and where."""
+    snapshot = store.snapshot()
+    songs = snapshot.songs(SONG_COLUMNS).sort_by("song_id")
+    peaks = snapshot.constellations(songs["song_id"].to_pylist())
+    landmarks = np.unique(np.concatenate([_hashes(path) for path in songs["path"].to_pylist()]))
+    postings = snapshot.postings(landmarks)
+    return {
+        "songs": songs.to_pylist(),
+        "postings": [postings.hash.tolist(), postings.song_id.tolist(), postings.offset.tolist()],
+        "peaks": {song_id: (found.frame.tolist(), found.bin.tolist()) for song_id, found in peaks.items()},
+    }
+
+
+def _hashes(path: str) -> NDArray[np.int32]:
+    return pipeline.fingerprint(path, pipeline.Settings()).hashes.hash
+
+
+def verdicts(rows: list[dict[str, Any]], truth: dict[str, tuple[str, float] | None]) -> dict[str, str]:
+    """Of each clip, what its first row is: right, missed (not named, though the library has it) or wrong."""
+    found: dict[str, str] = {}
+    for row in rows:
+        expected = truth[row["clip"]]
+        if row["status"] != "matched":
+            verdict = "right" if expected is None else "missed"
+        else:
+            place = (row["song_path"], pytest.approx(row["song_start_s"] - row["clip_start_s"], abs=0.25))
+            verdict = "right" if expected == place else "wrong"
+        found.setdefault(row["clip"], verdict)
+    return found
+
+
+def test_noisy_clips_of_other_formats_are_named_at_their_place_and_strangers_are_not(
+    store: Store, clips: dict[str, tuple[str, float] | None]
+) -> None:
+    rows = pipeline.identify(list(clips), store).to_pylist()
+    found = verdicts(rows, clips)
+    assert set(found) == set(clips)
+    assert "wrong" not in found.values()
+    missed = [clip for clip, verdict in found.items() if verdict == "missed"]
+    assert len(missed) <= 1, missed  # of six under voices at 10 dB; every clean one is named
+    matched = [row for row in rows if row["status"] == "matched"]
+    assert min(row["confidence"] for row in matched) > 0.5
+    assert all(row["title"] and row["artist"] for row in matched if not row["song_path"].endswith(".wav"))
+
+
+def test_dask_workers_give_what_this_process_gives(
+    store: Store, library: FormulaLibrary, clips: dict[str, tuple[str, float] | None], workers: Cluster, tmp_path: Path
+) -> None:
+    spread = Store.open_or_create(str(tmp_path / "store"))
+    report = pipeline.index([str(library.folder)], spread, workers)
+    assert report.added == len(library.paths)
+    assert contents(spread) == contents(store)
+    here, there = pipeline.identify(list(clips), store), pipeline.identify(list(clips), spread, executor=workers)
+    assert here.equals(there)
+
+
+def test_indexing_again_adds_nothing(store: Store, library: FormulaLibrary, tmp_path: Path) -> None:
+    twice = tmp_path / "store"
+    shutil.copytree(store.url.removeprefix("file://"), twice)
+    before = contents(Store.open(str(twice)))
+    report = pipeline.index([str(library.folder)], Store.open(str(twice)))
+    assert (report.added, report.present) == (0, len(library.paths))
+    moved = tmp_path / "moved"
+    shutil.copytree(library.folder, moved)
+    os.utime(moved / Path(library.paths[0]).name, (1, 1))
+    report = pipeline.index([str(moved)], Store.open(str(twice)))
+    assert (report.added, report.present) == (0, len(library.paths))
+    assert contents(Store.open(str(twice))) == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    store: Store, library: FormulaLibrary, how: signal.Signals, tmp_path: Path
+) -> None:
+    url = str(tmp_path / "store")
+    command = [sys.executable, "-m", "jobs", "index", str(library.folder), "--store", url, "--workers", "2"]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    staged = tmp_path / "store"
+    for _ in range(600):  # until work is under way, whatever the machine's speed
+        if running.poll() is not None or any(path.suffix == ".parquet" for path in staged.rglob("*")):
+            break
+        time.sleep(0.05)
+    running.send_signal(how)
+    _, said = running.communicate(timeout=60)
+    if how is signal.SIGINT and running.returncode != 0:
+        assert running.returncode == 130, said
+        assert "Run the same command again" in said
+        assert "Traceback" not in said
+    assert run(["index", str(library.folder), "--store", url, "--workers", "1", "--quiet"]) == 0
+    assert contents(Store.open(url)) == contents(store)
+
+
+def test_a_broken_file_is_a_row_and_the_rest_go_on(
+    library: FormulaLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    music = tmp_path / "music"
+    music.mkdir()
+    shutil.copy(library.paths[0], music)
+    (music / "broken.mp3").write_bytes(b"this is no music" * 1000)
+    (music / "empty.flac").touch()
+    synthesis.write(music / "silent.wav", np.zeros(5 * synthesis.SAMPLE_RATE, np.float32))
+    url, failures = str(tmp_path / "store"), tmp_path / "failures.csv"
+    command = ["index", str(music), "--store", url, "--failures", str(failures)]
+    assert run(command) == 0
+    assert "1 songs added" in capsys.readouterr().err
+    with failures.open(newline="") as file:
+        rows = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert set(rows) == {"broken.mp3", "empty.flac", "silent.wav"}
+    assert all(rows.values())
+    assert run([*command, "--strict"]) == 1
+
+    assert run(["identify", str(music), "--store", url, "--format", "json"]) == 0
+    answers = {Path(row["clip"]).name: row for row in json.loads(capsys.readouterr().out)}
+    assert answers["broken.mp3"]["status"] == "failed"
+    assert answers["broken.mp3"]["message"]
+    assert answers[Path(library.paths[0]).name]["status"] == "matched"
+    assert answers["silent.wav"]["status"] == "unknown"
+
+
+def test_the_tables_say_the_same_in_every_format(store: Store, tmp_path: Path) -> None:
+    url = store.url
+    read = {}
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        path = tmp_path / f"songs{suffix}"
+        assert run(["songs", "--store", url, "--output", str(path)]) == 0
+        if suffix == ".csv":
+            with path.open(newline="") as file:
+                read[suffix] = [row["digest"] for row in csv.DictReader(file)]
+        elif suffix == ".jsonl":
+            read[suffix] = [json.loads(line)["digest"] for line in path.read_text().splitlines()]
+        else:
+            import pyarrow.parquet as pq
+
+            table: pa.Table = pq.read_table(path)
+            read[suffix] = table["digest"].to_pylist()
+    assert read[".csv"] == read[".jsonl"] == read[".parquet"]
+    assert len(read[".csv"]) == store.snapshot().n_songs
+
+
+def test_the_demo_names_every_clip_and_leaves_its_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "demo"
+    assert run(["demo", "--folder", str(folder), "--workers", "2"]) == 0
+    shown = capsys.readouterr().out
+    verdicts = [line.split()[-1] for line in shown.splitlines() if line[:2].isdigit() and "." in line[:4]]
+    assert len(verdicts) == 13
+    assert verdicts.count("right") >= 12, shown
+    assert "wrong" not in verdicts, shown
+    assert str(folder / "store") in shown
