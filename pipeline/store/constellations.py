@@ -85,8 +85,8 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
     )
 
 
-# A song's place in a staging file and the id that it gets, for each song of a file (0: left out).
-Source = tuple[str, NDArray[np.int32] | None]
+# A file of some store, and the song id of each number in it (0: left out; `None`: the numbers are ids).
+Source = tuple[Location, str, NDArray[np.int32] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +95,35 @@ class CopyTask:
 
     Parameters
     ----------
-    sources
-        Files inside the store, and the song id of each place in them (0: left out; ``None``: numbers are ids).
-    keep
-        ``(largest song id + 1,)`` bool of the songs to keep, or ``None`` for all.
+    location
+        Of the store to write to.
+    drop
+        ``(n,)`` bool of the song ids to leave out, or ``None``; ids beyond it are kept.
     name
         Of the file to write, inside the store.
     """
 
     location: Location
     sources: tuple[Source, ...]
-    keep: NDArray[np.bool_] | None
+    drop: NDArray[np.bool_] | None
     name: str
     settings: str
 
 
-def plan_copies(sources: Sequence[tuple[str, NDArray[np.int32]]], songs_per_file: int) -> list[tuple[Source, ...]]:
+def flagged(flags: NDArray[np.bool_], song_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """The flag of each song; ``False`` for ids beyond the flags."""
+    return np.append(flags, False)[np.minimum(song_ids, len(flags))]
+
+
+def plan_copies(
+    sources: Sequence[tuple[Location, str, NDArray[np.int32]]], songs_per_file: int
+) -> list[tuple[Source, ...]]:
     """Group staging files, in their order, into the sources of files of about so many songs."""
     plans: list[tuple[Source, ...]] = []
     group: list[Source] = []
     count = 0
-    for name, ids in sources:
-        group.append((name, ids))
+    for location, name, ids in sources:
+        group.append((location, name, ids))
         count += int(np.count_nonzero(ids))
         if count >= songs_per_file:
             plans.append(tuple(group))
@@ -129,15 +136,15 @@ def run_copy(task: CopyTask) -> tables.DataFile | None:
     low, high, rows = 1 << 31, 0, 0
 
     def parts() -> Iterator[pa.Table]:
-        for name, ids in task.sources:
-            with task.location.parquet(name) as file:
+        for location, name, ids in task.sources:
+            with location.parquet(name) as file:
                 for group in range(file.num_row_groups):
                     part = file.read_row_group(group, use_threads=False)
                     numbers = part["song_id"].to_numpy()
                     numbers = numbers if ids is None else ids[numbers]
                     keep = numbers > 0
-                    if task.keep is not None:
-                        keep &= task.keep[np.minimum(numbers, len(task.keep) - 1)] & (numbers < len(task.keep))
+                    if task.drop is not None:
+                        keep &= ~flagged(task.drop, numbers)
                     if keep.any():
                         part = part.set_column(0, part.schema.field(0), pa.array(numbers))
                         yield part if keep.all() else part.filter(pa.array(keep))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ParameterError
 from pipeline.landmarks import Postings
 from pipeline.store import tables
+from pipeline.store.constellations import Source, flagged
 from pipeline.store.location import Location
 
 GROUP_ROWS = 16_384
@@ -109,26 +110,20 @@ class Reader:
 
     Parameters
     ----------
-    names
-        Files inside the store, each sorted by hash; the postings of one song are all in one file or in files that do
-        not share a hash.
-    renumber
-        For each file, the song id of each local number (0: left out), or ``None`` if its numbers are song ids.
+    sources
+        Files of some store, each sorted by hash; the postings of one song are all in one file or in files that do
+        not share a hash. With each goes the song id of each number in it (0: left out; ``None``: the numbers are ids).
     """
 
-    def __init__(
-        self, location: Location, names: Sequence[str], renumber: Sequence[Int32s | None] | None = None
-    ) -> None:
-        self._location = location
-        self._names = tuple(names)
-        self._renumber = tuple(renumber) if renumber is not None else (None,) * len(self._names)
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = tuple(sources)
         self._footers: list[pq.FileMetaData] = []
         lows: list[int] = []
         highs: list[int] = []
         rows: list[int] = []
         files: list[int] = []
         groups: list[int] = []
-        for place, name in enumerate(self._names):
+        for place, (location, name, _) in enumerate(self._sources):
             with location.parquet(name) as file:
                 footer = file.metadata
             self._footers.append(footer)
@@ -151,6 +146,10 @@ class Reader:
         """Postings in all files."""
         return int(self._rows.sum())
 
+    def sample(self, step: int) -> Int32s:
+        """About the hash of every ``step``-th posting, not sorted."""
+        return np.repeat(self._low, np.maximum(1, self._rows // step)).astype(np.int32)
+
     def groups(self, hashes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """Which row groups can hold one of the sorted hashes."""
         return np.searchsorted(hashes, self._low, side="left") < np.searchsorted(hashes, self._high, side="right")
@@ -168,12 +167,12 @@ class Reader:
         parts = []
         for place in np.unique(self._file[which]):
             chosen = self._group[which & (self._file == place)]
-            with self._location.parquet(self._names[place], self._footers[place]) as file:
+            location, name, renumber = self._sources[place]
+            with location.parquet(name, self._footers[place]) as file:
                 part = from_table(file.read_row_groups(chosen.tolist(), use_threads=threads))
             if low > 0 or high <= np.iinfo(np.int32).max:
                 start, stop = np.searchsorted(part.hash, [low, high])
                 part = take(part, slice(start, stop))
-            renumber = self._renumber[place]
             if renumber is not None:
                 part = Postings(part.hash, renumber[part.song_id], part.offset)
                 if not renumber.all():
@@ -216,7 +215,7 @@ class Lookup:
     """
 
     def __init__(self, location: Location, names: Sequence[str], alive: NDArray[np.bool_]) -> None:
-        self._reader = Reader(location, names)
+        self._reader = Reader([(location, name, None) for name in names])
         self._alive = alive
         self._resident: Postings | None = None
         self._lock = threading.Lock()
@@ -273,10 +272,10 @@ class MergeTask:
 
     Parameters
     ----------
-    sources
-        Files inside the store, and the song id of each local number in them (0: left out; ``None``: numbers are ids).
-    keep
-        ``(largest song id + 1,)`` bool of the songs to keep, or ``None`` for all.
+    location
+        Of the store to write to.
+    drop
+        ``(n,)`` bool of the song ids to leave out, or ``None``; ids beyond it are kept.
     cuts
         Rising hashes: the task covers ``cuts[0] <= hash < cuts[-1]``, one step at a time.
     name
@@ -284,8 +283,8 @@ class MergeTask:
     """
 
     location: Location
-    sources: tuple[tuple[str, Int32s | None], ...]
-    keep: NDArray[np.bool_] | None
+    sources: tuple[Source, ...]
+    drop: NDArray[np.bool_] | None
     cuts: tuple[int, ...]
     name: str
     settings: str
@@ -293,15 +292,13 @@ class MergeTask:
 
 def run_merge(task: MergeTask) -> tables.DataFile | None:
     """Do a merge; ``None``, and no file, if nothing is left in its range."""
-    reader = Reader(task.location, [name for name, _ in task.sources], [ids for _, ids in task.sources])
+    reader = Reader(task.sources)
 
     def parts() -> Iterator[Postings]:
         for low, high in itertools.pairwise(task.cuts):
             part = merge(reader.range(low, high, threads=False))
-            if task.keep is not None:
-                part = take(
-                    part, (part.song_id < len(task.keep)) & task.keep[np.minimum(part.song_id, len(task.keep) - 1)]
-                )
+            if task.drop is not None:
+                part = take(part, ~flagged(task.drop, part.song_id))
             if len(part):
                 yield part
 

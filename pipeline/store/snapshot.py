@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.config import Settings
@@ -21,7 +23,7 @@ from pipeline.store import constellations as peaks_files
 from pipeline.store import postings as postings_files
 from pipeline.store import tables
 from pipeline.store.location import Location
-from pipeline.store.tables import CONSTELLATIONS, PINS, POSTINGS, SONGS, Version
+from pipeline.store.tables import CONSTELLATIONS, PINS, POSTINGS, SONGS, DataFile, Version
 
 # Decoded constellations that a snapshot keeps: 64 MB, some 900 songs of four minutes.
 KEPT_PEAKS = 8_000_000
@@ -37,7 +39,7 @@ class Snapshot:
     """
 
     def __init__(self, location: Location, settings: Settings, songs: Version) -> None:
-        self._location = location
+        self.location = location
         self._songs = songs
         self.settings = settings
         self._lock = threading.Lock()
@@ -45,7 +47,7 @@ class Snapshot:
         self._kept_peaks = 0
 
     def __reduce__(self) -> Any:
-        return _reopen, (self._location, self.settings, self.version)
+        return _reopen, (self.location, self.settings, self.version)
 
     def __repr__(self) -> str:
         return f"<Snapshot of {self.url}, version {self.version}, {self.n_songs} songs>"
@@ -53,7 +55,7 @@ class Snapshot:
     @property
     def url(self) -> str:
         """Where the store is."""
-        return self._location.url
+        return self.location.url
 
     @property
     def version(self) -> int:
@@ -146,9 +148,9 @@ class Snapshot:
         songs = self.songs(["duration_s", "landmarks"])
         seconds = pc.sum(songs["duration_s"]).as_py() or 0.0
         n_postings = pc.sum(songs["landmarks"]).as_py() or 0
-        versions = [self._songs, self._table(POSTINGS), self._table(CONSTELLATIONS)]
+        versions = [self._songs, self._pinned[POSTINGS], self._pinned[CONSTELLATIONS]]
         size = {version.table: sum(file.size_bytes for file in version.files) for version in versions}
-        stored = sum(file.rows for file in self._table(POSTINGS).files)
+        stored = sum(file.rows for file in self._pinned[POSTINGS].files)
         counts = self._lookup.frequencies()
         frequent = int(np.ceil(len(counts) * FREQUENT))
         return {
@@ -166,19 +168,21 @@ class Snapshot:
             "hash_skew": float(np.sort(counts)[-frequent:].sum() / counts.sum()) if frequent else 0.0,
         }
 
-    # what is read once and kept
+    def files(self, table: str) -> tuple[str, ...]:
+        """The Parquet files of a table that belong to this version, inside the store."""
+        version = self._songs if table == SONGS else self._pinned[table]
+        return tuple(f"{table}/{file.name}" for file in version.files)
 
-    def _table(self, table: str) -> Version:
-        return self._pinned[table]
+    # what is read once and kept
 
     @cached_property
     def _pinned(self) -> dict[str, Version]:
         numbers = self._songs.numbers
-        return {table: tables.load(self._location, table, numbers.get(pin, 0)) for table, pin in PINS.items()}
+        return {table: tables.load(self.location, table, numbers.get(pin, 0)) for table, pin in PINS.items()}
 
     def _song_rows(self, columns: Iterable[str]) -> pa.Table:
         """Rows of all states, by song id."""
-        return read_songs(self._location, self._songs, list(columns))
+        return read_songs(self.location, self._songs, list(columns))
 
     @cached_property
     def _alive(self) -> NDArray[np.bool_]:
@@ -191,14 +195,11 @@ class Snapshot:
 
     @cached_property
     def _lookup(self) -> postings_files.Lookup:
-        names = [f"{POSTINGS}/{file.name}" for file in self._table(POSTINGS).files]
-        return postings_files.Lookup(self._location, names, self._alive)
+        return postings_files.Lookup(self.location, self.files(POSTINGS), self._alive)
 
     @cached_property
     def _song_groups(self) -> peaks_files.Reader:
-        return peaks_files.Reader(
-            self._location, [f"{CONSTELLATIONS}/{file.name}" for file in self._table(CONSTELLATIONS).files]
-        )
+        return peaks_files.Reader(self.location, self.files(CONSTELLATIONS))
 
     def _read_constellations(self, song_ids: NDArray[np.int64]) -> dict[int, Peaks]:
         found = self._song_groups.read(song_ids)
@@ -225,6 +226,19 @@ def read_songs(location: Location, version: Version, columns: Sequence[str] | No
         return pa.schema([schema.field(name) for name in names]).empty_table()
     table = pa.concat_tables(parts)
     return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
+
+
+def write_songs(location: Location, rows: pa.Table) -> DataFile:
+    """Write rows of the songs table as a new file of it, which no commit has taken in yet."""
+    name = f"songs-{uuid.uuid4().hex}.parquet"
+    rows = rows.sort_by("song_id")
+
+    def write(file: Any) -> None:
+        pq.write_table(rows, file, compression="zstd", write_page_checksum=True, store_schema=False)
+
+    size = location.write_with(f"{SONGS}/{name}", write)
+    ids = pc.min_max(rows["song_id"]).as_py()
+    return DataFile(name, size, len(rows), {"song_id": ids["min"]}, {"song_id": ids["max"]})
 
 
 @lru_cache(maxsize=4)

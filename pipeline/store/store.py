@@ -5,51 +5,30 @@ Every change is decided on a version, and tried again on the next one if somebod
 
 from __future__ import annotations
 
-import datetime
 import json
-import random
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.config import Settings
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
-from pipeline.store import constellations, postings, tables
+from pipeline.store import adding, compaction, tables
+from pipeline.store.adding import Map
+from pipeline.store.compaction import Compaction
 from pipeline.store.location import Location
-from pipeline.store.postings import MergeTask
-from pipeline.store.snapshot import Snapshot, read_songs
+from pipeline.store.snapshot import Snapshot, read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
-from pipeline.store.staging import SAMPLE_STEP, Manifest
-from pipeline.store.tables import (
-    CONSTELLATIONS,
-    FENCE,
-    NEXT_SONG_ID,
-    PINS,
-    POSTINGS,
-    SONGS,
-    Conflict,
-    DataFile,
-    Version,
-)
+from pipeline.store.staging import Manifest
+from pipeline.store.tables import SONGS, Conflict
 
 FORMAT = 1
 FACE = "songprint.json"
-# Songs of one constellations file: some 15 MB.
-SONGS_PER_FILE = 1024
+# A query that takes longer than this may find its files compacted away.
+GRACE_HOURS = 24
 # What a user may correct without the audio.
 EDITABLE = ("path", "title", "artist", "album", "size_bytes", "modified_ns")
-
-
-# What spreads tasks: the builtin `map`, or an executor's. Results come in the order of the items.
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 class Store:
@@ -128,13 +107,15 @@ class Store:
         """
         location = Location.of(url)
         store = cls.open(url) if location.exists(FACE) else cls._create(location, settings or Settings())
-        if settings is not None and store.settings != settings:
-            ours, theirs = settings.to_dict(), store.settings.to_dict()
-            odd = ", ".join(f"{name} {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name])
-            raise ConfigMismatch(
-                f"{location.url}: the store was made with {odd}; use its settings or make another store"
-            )
+        if settings is not None:
+            store._expect(settings, "this job asks for")
         return store
+
+    def _expect(self, settings: Settings, who: str) -> None:
+        ours, theirs = self.settings.to_dict(), settings.to_dict()
+        if ours != theirs:
+            odd = ", ".join(f"{name} {ours[name]}, {who} {theirs[name]}" for name in ours if ours[name] != theirs[name])
+            raise ConfigMismatch(f"{self.url}: the store has {odd}; use its settings or make another store")
 
     @classmethod
     def _create(cls, location: Location, settings: Settings) -> Store:
@@ -180,24 +161,58 @@ class Store:
         StoreError
             If the store cannot be read or written; then nothing was added.
         """
-        added: list[int] | None = []
-        for songs in self._attempts():
-            new = self._new(manifests, songs)
-            count = sum(sum(batch) for batch in new)
-            if not count:
-                break
-            first = songs.numbers.get(NEXT_SONG_ID, 1)
-            try:  # take the ids; nobody gets them again, whatever becomes of this job
-                reserved = tables.commit(self._location, songs, numbers={NEXT_SONG_ID: first + count})
-            except Conflict:
-                continue
-            ids = _number(new, first)
-            pins = self._write(manifests, ids, first, map)
-            added = self._commit_songs(manifests, ids, first, pins, reserved)
-            if added is not None:
-                break
-        self._clean_staging(manifests)
-        return added or []
+        batches = [adding.of_manifest(self._location, manifest) for manifest in manifests]
+        added = adding.add(self._location, self.settings, batches, map)
+        for manifest in manifests:
+            for name in (f"{manifest.folder}/manifest.json", manifest.postings, manifest.constellations):
+                self._location.delete(name)
+            self._location.delete_folder(manifest.folder)
+        return added
+
+    def absorb(self, other: Store, map: Map = map) -> list[int]:  # noqa: A002
+        """Add the songs of another store, without their audio; the other store stays as it is.
+
+        Songs whose digest is here already are left out.
+
+        Parameters
+        ----------
+        other
+            Made with the same settings.
+        map
+            As for `commit`.
+
+        Returns
+        -------
+        list of int
+            The ids of the songs that were added, in the order that they have in the other store.
+
+        Raises
+        ------
+        ConfigMismatch
+            If the two stores were made with different settings.
+        StoreError
+            If one of them cannot be read, or this one not written; then nothing was added.
+        """
+        self._expect(other.settings, f"{other.url} has")
+        return adding.add(self._location, self.settings, [adding.of_snapshot(other.snapshot())], map)
+
+    def compact(self, map: Map = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
+        """Merge small files, drop removed songs, delete leftovers of dead jobs; others may read and write meanwhile.
+
+        Parameters
+        ----------
+        map
+            As for `commit`.
+        grace_hours
+            How long replaced files and leftovers are kept, for queries and jobs that began before. 0 deletes them at
+            once: only when nothing else uses the store.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read or written; its contents are what they were.
+        """
+        return compaction.compact(self._location, self.settings, map, grace_hours)
 
     def remove(self, song_ids: Iterable[int]) -> int:
         """Mark songs as removed: no later snapshot names them. `compact` gives the space back.
@@ -272,101 +287,13 @@ class Store:
         self._edit_songs(wanted, start)
         return changed
 
-    # the steps of a commit
-
-    def _new(self, manifests: Sequence[Manifest], songs: Version) -> list[list[bool]]:
-        """Which staged songs are new to the store, by digest."""
-        known = self._digests(songs)
-        new = []
-        for manifest in manifests:
-            batch = []
-            for row in manifest.songs:
-                batch.append(row["digest"] not in known)
-                known.add(row["digest"])
-            new.append(batch)
-        return new
-
-    def _digests(self, songs: Version) -> set[str]:
-        rows = read_songs(self._location, songs, ["digest", "status"])
-        return set(rows.filter(pc.equal(rows["status"], tables.INDEXED))["digest"].to_pylist())
-
-    def _write(
-        self, manifests: Sequence[Manifest], ids: Sequence[NDArray[np.int32]], first: int, run: Map
-    ) -> dict[str, int]:
-        """Merge the staged files into the tables; the versions that have them."""
-        settings = json.dumps(self.settings.to_dict())
-        name = f"{first:010d}"
-        sources = tuple((manifest.postings, numbers) for manifest, numbers in zip(manifests, ids, strict=True))
-        samples = [np.array(manifest.sample, np.int32) for manifest in manifests]
-        merges = [
-            MergeTask(self._location, sources, None, cuts, f"{POSTINGS}/{name}-{i:04d}.parquet", settings)
-            for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
-        ]
-        peaks = tuple((manifest.constellations, numbers) for manifest, numbers in zip(manifests, ids, strict=True))
-        copies = [
-            constellations.CopyTask(self._location, part, None, f"{CONSTELLATIONS}/{name}-{i:04d}.parquet", settings)
-            for i, part in enumerate(constellations.plan_copies(peaks, SONGS_PER_FILE))
-        ]
-        files = list(run(run_task, [*merges, *copies]))
-        written = {POSTINGS: files[: len(merges)], CONSTELLATIONS: files[len(merges) :]}
-        return {
-            table: self._append(table, [file for file in made if file is not None]).number
-            for table, made in written.items()
-        }
-
-    def _append(self, table: str, files: Sequence[DataFile]) -> Version:
-        for version in self._attempts(table):
-            with suppress(Conflict):
-                return tables.commit(self._location, version, files)
-        raise AssertionError("attempts end with an error")
-
-    def _commit_songs(
-        self,
-        manifests: Sequence[Manifest],
-        ids: Sequence[NDArray[np.int32]],
-        first: int,
-        pins: Mapping[str, int],
-        reserved: Version,
-    ) -> list[int] | None:
-        """The commit point; ``None`` if `compact` has declared the reserved ids void meanwhile."""
-        now = datetime.datetime.now(datetime.UTC)
-        rows = [
-            row | {"song_id": int(song_id), "status": tables.INDEXED, "indexed_at": now}
-            for manifest, numbers in zip(manifests, ids, strict=True)
-            for row, song_id in zip(manifest.songs, numbers, strict=True)
-            if song_id
-        ]
-        for songs in self._attempts(SONGS, reserved):
-            if songs.number != reserved.number:
-                if any(file.low["song_id"] <= first <= file.high["song_id"] for file in songs.files):
-                    done = read_songs(self._location, songs, ["song_id"])["song_id"].to_pylist()
-                    if ours := sorted({row["song_id"] for row in rows}.intersection(done)):
-                        return ours  # the commit went through, only its answer was lost
-                if songs.numbers.get(FENCE, 0) > first:
-                    return None
-                known = self._digests(songs)
-                rows = [row for row in rows if row["digest"] not in known]
-                if not rows:
-                    return []
-            table = pa.Table.from_pylist(rows, schema=tables.SCHEMAS[SONGS])
-            file = write_songs(self._location, table)
-            numbers = {PINS[name]: max(pins[name], songs.numbers.get(PINS[name], 0)) for name in PINS}
-            try:
-                tables.commit(self._location, songs, [file], numbers=numbers)
-            except Conflict:
-                self._location.delete(f"{SONGS}/{file.name}")
-                continue
-            return [row["song_id"] for row in rows]
-        raise AssertionError("attempts end with an error")
-
     def _edit_songs(self, song_ids: pa.Array, start: Callable[[], Callable[[pa.Table], pa.Table]]) -> None:
         """Rewrite the files of the songs table that have one of these songs, in one commit."""
-        for songs in self._attempts():
+        for songs in tables.attempts(self._location, SONGS):
             edit = start()
             replaced, written = [], []
             for file in songs.files:
-                part = Version(SONGS, songs.number, (file,), songs.numbers, songs.configuration)
-                rows = read_songs(self._location, part)
+                rows = read_songs(self._location, songs.only(file))
                 if not pc.any(pc.is_in(rows["song_id"], song_ids)).as_py():
                     continue
                 edited = edit(rows)
@@ -381,53 +308,3 @@ class Store:
             except Conflict:
                 for file in written:
                     self._location.delete(f"{SONGS}/{file.name}")
-
-    def _attempts(self, table: str = SONGS, first: Version | None = None) -> Iterator[Version]:
-        """The latest version of a table (or the one given), then the latest again and again, with longer pauses.
-
-        Raises
-        ------
-        StoreError
-            When others were faster for some minutes.
-        """
-        yield first or tables.load(self._location, table)
-        for attempt in range(60):
-            time.sleep(min(0.01 * 1.5**attempt, 5.0) * random.random())  # two that met should not meet again
-            yield tables.load(self._location, table)
-        raise StoreError(
-            f"{self._location.path(table)}: other jobs commit without a pause; try again when they are done"
-        )
-
-    def _clean_staging(self, manifests: Sequence[Manifest]) -> None:
-        for manifest in manifests:
-            for name in (f"{manifest.folder}/manifest.json", manifest.postings, manifest.constellations):
-                self._location.delete(name)
-            self._location.delete_folder(manifest.folder)
-
-
-def run_task(task: MergeTask | constellations.CopyTask) -> DataFile | None:
-    """One piece of the work of a commit, in whatever process."""
-    return postings.run_merge(task) if isinstance(task, MergeTask) else constellations.run_copy(task)
-
-
-def write_songs(location: Location, rows: pa.Table) -> DataFile:
-    """Write rows of the songs table as a new file of it."""
-    name = f"songs-{uuid.uuid4().hex}.parquet"
-    rows = rows.sort_by("song_id")
-
-    def write(file: Any) -> None:
-        pq.write_table(rows, file, compression="zstd", write_page_checksum=True, store_schema=False)
-
-    size = location.write_with(f"{SONGS}/{name}", write)
-    ids = pc.min_max(rows["song_id"]).as_py()
-    return DataFile(name, size, len(rows), {"song_id": ids["min"]}, {"song_id": ids["max"]})
-
-
-def _number(rows: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]]:
-    """Consecutive ids from ``first`` for those that are true, 0 for the others."""
-    ids = []
-    for batch in rows:
-        kept = np.array(batch, bool)
-        ids.append(np.where(kept, first + np.cumsum(kept) - 1, 0).astype(np.int32))
-        first += int(kept.sum())
-    return ids

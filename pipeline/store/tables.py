@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -109,6 +110,10 @@ class Version:
     numbers: Mapping[str, int]
     configuration: Mapping[str, str]
 
+    def only(self, file: DataFile) -> Version:
+        """The version as if it had but one file."""
+        return replace(self, files=(file,))
+
 
 def create(location: Location, settings: str) -> None:
     """Make the three tables, those that are missing."""
@@ -202,12 +207,42 @@ def commit(
             ),
         )
     except (CommitFailedError, DeltaError, OSError) as error:
-        latest = _open(location, base.table, None)
-        if latest.version() > base.number:
+        latest = load(location, base.table)
+        if add and {file.name for file in add} <= {file.name for file in latest.files}:
+            return latest  # the commit went through, only its answer was lost
+        if latest.number > base.number:
             raise Conflict from error
         raise StoreError(f"{location.path(base.table)}: cannot commit: {error}") from error
     _sync_log(location, base.table, base.number + 1)
     return load(location, base.table, base.number + 1)  # a handle does not advance by itself
+
+
+def attempts(location: Location, table: str, first: Version | None = None) -> Iterator[Version]:
+    """The latest version of a table (or the one given), then the latest again and again, with longer and longer pauses.
+
+    Raises
+    ------
+    StoreError
+        When others were faster for some minutes.
+    """
+    yield first or load(location, table)
+    for attempt in range(60):
+        time.sleep(min(0.01 * 1.5**attempt, 5.0) * random.random())  # two that met should not meet again
+        yield load(location, table)
+    raise StoreError(f"{location.path(table)}: other jobs commit without a pause; try again when they are done")
+
+
+def leftovers(location: Location, table: str, grace_hours: int) -> list[str]:
+    """Files in a table's folder that no version of the last hours had, and that are themselves older than that."""
+    found = _open(location, table, None).vacuum(grace_hours, dry_run=True, enforce_retention_duration=False, full=True)
+    return [str(name) for name in found]
+
+
+def shorten_log(location: Location, table: str) -> None:
+    """Put the state of a table into one file and forget log entries older than 30 days (Delta's default)."""
+    handle = _open(location, table, None)
+    handle.create_checkpoint()
+    handle.cleanup_metadata()
 
 
 def _open(location: Location, table: str, number: int | None) -> Any:

@@ -1,0 +1,262 @@
+"""Making a store small and fast again: few large files, nothing of removed songs, no leftovers of jobs that died.
+
+Readers go on meanwhile: what is replaced stays on the disk for the hours of grace. Writers go on as well, but one that
+had reserved song ids and not committed them when a fence was set has to merge again under new ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.config import Settings
+from pipeline.errors import ParameterError
+from pipeline.store import postings, tables
+from pipeline.store.adding import SONGS_PER_FILE, Map, run_task
+from pipeline.store.constellations import CopyTask
+from pipeline.store.location import TEMPORARY, Location
+from pipeline.store.postings import GROUP_ROWS, MergeTask
+from pipeline.store.snapshot import read_songs, write_songs
+from pipeline.store.staging import FOLDER as STAGING
+from pipeline.store.tables import (
+    CONSTELLATIONS,
+    FENCE,
+    NEXT_SONG_ID,
+    PINS,
+    POSTINGS,
+    SONGS,
+    Conflict,
+    DataFile,
+    Version,
+)
+
+# Rows of a file of the songs table: some 8 MB.
+SONG_ROWS = 65_536
+# A commit's postings are merged with smaller ones until they are this much larger than all of those together. Every
+# posting so is rewritten a few times in its life at most, and a lookup finds a handful of sorted runs at most.
+TIER = 8
+
+Task = MergeTask | CopyTask
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What a compaction did.
+
+    Parameters
+    ----------
+    files_before, files_after, bytes_before, bytes_after
+        Of the files that belong to the store's version before and after.
+    postings_dropped
+        Of songs that were removed, or never finished.
+    bytes_deleted
+        Of files that nothing needed any more.
+    bytes_waiting
+        Of replaced files and leftovers that a later compaction will delete, when their hours of grace are over.
+    """
+
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    postings_dropped: int
+    bytes_deleted: int
+    bytes_waiting: int
+
+
+def compact(location: Location, settings: Settings, run: Map, grace_hours: int) -> Compaction:
+    """What `Store.compact` does."""
+    if grace_hours < 0:
+        raise ParameterError(f"hours of grace are {grace_hours}; they must be 0 or more")
+    before = [tables.load(location, table) for table in tables.SCHEMAS]
+    songs, drop = _fence(location)
+    indexed = _indexed(location, songs)
+    text = json.dumps(settings.to_dict())
+
+    def plan_postings(version: Version) -> tuple[list[Task], list[DataFile]]:
+        return _plan_postings(location, version, drop, int(indexed["landmarks"].sum()), text)
+
+    def plan_constellations(version: Version) -> tuple[list[Task], list[DataFile]]:
+        return _plan_constellations(location, version, drop, indexed["song_id"], text)
+
+    versions = {
+        POSTINGS: _rewrite(location, POSTINGS, plan_postings, run),
+        CONSTELLATIONS: _rewrite(location, CONSTELLATIONS, plan_constellations, run),
+    }
+    songs = _rewrite_songs(location, drop, {table: version.number for table, version in versions.items()})
+    deleted, waiting = _clean(location, grace_hours)
+    after = [songs, *versions.values()]
+    return Compaction(
+        files_before=sum(len(version.files) for version in before),
+        files_after=sum(len(version.files) for version in after),
+        bytes_before=sum(file.size_bytes for version in before for file in version.files),
+        bytes_after=sum(file.size_bytes for version in after for file in version.files),
+        postings_dropped=max(0, _rows(before, POSTINGS) - _rows(after, POSTINGS)),
+        bytes_deleted=deleted,
+        bytes_waiting=waiting,
+    )
+
+
+def _rows(versions: Sequence[Version], table: str) -> int:
+    return sum(file.rows for version in versions if version.table == table for file in version.files)
+
+
+def _fence(location: Location) -> tuple[Version, NDArray[np.bool_]]:
+    """Declare void what is reserved and not committed; which ids can go, for all ids given so far."""
+    for songs in tables.attempts(location, SONGS):
+        end = songs.numbers.get(NEXT_SONG_ID, 1)
+        rows = read_songs(location, songs, ["song_id", "status"])
+        drop = np.ones(end, bool)
+        known = rows["song_id"].to_numpy()
+        unknown = np.setdiff1d(np.arange(songs.numbers.get(FENCE, 1), end), known)
+        drop[known[pc.equal(rows["status"], tables.INDEXED).to_numpy(zero_copy_only=False)]] = False
+        if not len(unknown):
+            return songs, drop
+        try:
+            return tables.commit(location, songs, numbers={FENCE: end}), drop
+        except Conflict:
+            continue
+    raise AssertionError("attempts end with an error")
+
+
+def _indexed(location: Location, songs: Version) -> dict[str, NDArray[np.int64]]:
+    rows = read_songs(location, songs, ["song_id", "landmarks", "status"])
+    rows = rows.filter(pc.equal(rows["status"], tables.INDEXED))
+    return {name: rows[name].to_numpy().astype(np.int64) for name in ("song_id", "landmarks")}
+
+
+def _rewrite(
+    location: Location, table: str, plan: Callable[[Version], tuple[list[Task], list[DataFile]]], run: Map
+) -> Version:
+    """Replace files of a table as planned; appends of others meanwhile stay."""
+    for version in tables.attempts(location, table):
+        tasks, replaced = plan(version)
+        if not replaced:
+            return version
+        written = [file for file in run(run_task, tasks) if file is not None]
+        for latest in tables.attempts(location, table, version):
+            if not {file.name for file in replaced} <= {file.name for file in latest.files}:
+                break  # another compaction has replaced them
+            try:
+                return tables.commit(location, latest, written, replaced)
+            except Conflict:
+                continue
+        for file in written:
+            location.delete(f"{table}/{file.name}")
+    raise AssertionError("attempts end with an error")
+
+
+def _plan_postings(
+    location: Location, version: Version, drop: NDArray[np.bool_], count: int, settings: str
+) -> tuple[list[Task], list[DataFile]]:
+    files = [file for file in version.files if file.low.get("song_id", 0) < len(drop)]
+    if sum(file.rows for file in files) == count:  # nothing to drop
+        runs = [list(run) for _, run in itertools.groupby(files, key=lambda file: file.name.rpartition("-")[0])]
+        files = _smallest(runs)
+    if not files:
+        return [], []
+    sources = tuple((location, f"{POSTINGS}/{file.name}", None) for file in files)
+    cuts = postings.plan_cuts([postings.Reader(sources).sample(GROUP_ROWS)], GROUP_ROWS)
+    name = f"{POSTINGS}/c{uuid.uuid4().hex}"
+    return [
+        MergeTask(location, sources, drop, file_cuts, f"{name}-{i:04d}.parquet", settings)
+        for i, file_cuts in enumerate(cuts)
+    ], files
+
+
+def _smallest(runs: Sequence[list[DataFile]]) -> list[DataFile]:
+    """The files of the runs worth merging: from the smallest up, while the next is not much larger than those."""
+    by_size = sorted(runs, key=lambda run: sum(file.rows for file in run))
+    chosen: list[DataFile] = []
+    for place, run in enumerate(by_size):
+        if place and sum(file.rows for file in run) > TIER * sum(file.rows for file in chosen):
+            return chosen if place > 1 else []
+        chosen += run
+    return chosen if len(runs) > 1 else []
+
+
+def _plan_constellations(
+    location: Location, version: Version, drop: NDArray[np.bool_], song_ids: NDArray[np.int64], settings: str
+) -> tuple[list[Task], list[DataFile]]:
+    def left(file: DataFile) -> int:
+        """Songs of the file that stay."""
+        low, high = np.searchsorted(song_ids, [file.low["song_id"], file.high["song_id"] + 1])
+        return int(high - low)
+
+    groups: list[list[DataFile]] = []
+    group: list[DataFile] = []
+    for file in sorted(version.files, key=lambda file: file.low["song_id"]):
+        if file.low["song_id"] >= len(drop):
+            continue  # a job that is still at it
+        large = left(file) == file.rows >= SONGS_PER_FILE // 2
+        if not large:
+            group.append(file)
+        if large or sum(member.rows for member in group) >= SONGS_PER_FILE:
+            groups.append(group)
+            group = []
+    name = f"{CONSTELLATIONS}/c{uuid.uuid4().hex}"
+    tasks: list[Task] = []
+    replaced: list[DataFile] = []
+    for members in [*groups, group]:
+        if len(members) < 2 and all(left(file) == file.rows for file in members):
+            continue
+        sources = tuple((location, f"{CONSTELLATIONS}/{file.name}", None) for file in members)
+        tasks.append(CopyTask(location, sources, drop, f"{name}-{len(tasks):04d}.parquet", settings))
+        replaced += members
+    return tasks, replaced
+
+
+def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, int]) -> Version:
+    """Take over the new versions of the other tables, and forget the songs that are in neither any more."""
+    gone = pa.array(np.flatnonzero(drop).astype(np.int32))
+    for songs in tables.attempts(location, SONGS):
+        numbers = {PINS[table]: max(number, songs.numbers.get(PINS[table], 0)) for table, number in pins.items()}
+        replaced, parts = [], []
+        for file in songs.files:
+            rows = read_songs(location, songs.only(file))
+            kept = rows.filter(pc.invert(pc.is_in(rows["song_id"], gone)))
+            if len(kept) < len(rows) or len(rows) < SONG_ROWS // 2:
+                replaced.append(file)
+                parts.append(kept)
+        if len(replaced) == 1 and len(parts[0]) == replaced[0].rows:
+            replaced, parts = [], []
+        if not replaced and all(songs.numbers.get(name) == number for name, number in numbers.items()):
+            return songs
+        rows = pa.concat_tables([tables.SCHEMAS[SONGS].empty_table(), *parts]).sort_by("song_id")
+        written = [write_songs(location, rows.slice(at, SONG_ROWS)) for at in range(0, len(rows), SONG_ROWS)]
+        try:
+            return tables.commit(location, songs, written, replaced, numbers)
+        except Conflict:
+            for file in written:
+                location.delete(f"{SONGS}/{file.name}")
+    raise AssertionError("attempts end with an error")
+
+
+def _clean(location: Location, grace_hours: int) -> tuple[int, int]:
+    """Delete what no version needs and is older than the grace; bytes deleted, bytes that are left to delete."""
+    needed = {f"{table}/{file.name}" for table in tables.SCHEMAS for file in tables.load(location, table).files}
+    old = {f"{table}/{name}" for table in tables.SCHEMAS for name in tables.leftovers(location, table, grace_hours)}
+    before = time.time() - grace_hours * 3600
+    deleted = waiting = 0
+    for name, size, changed in location.files():
+        folder, _, file = name.partition("/")
+        leftover = folder == STAGING or TEMPORARY in file
+        if (leftover and changed <= before) or name in old:
+            location.delete(name)
+            deleted += size
+            if folder == STAGING:
+                location.delete_folder(name.rpartition("/")[0])
+        elif leftover or (file.endswith(".parquet") and "/_delta_log/" not in name and name not in needed):
+            waiting += size
+    for table in tables.SCHEMAS:
+        tables.shorten_log(location, table)
+    return deleted, waiting
