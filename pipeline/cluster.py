@@ -61,7 +61,7 @@ class Cluster:
         """Outcomes as they come; items are drawn only as room for them comes free."""
         queue = iter(items)
         running: dict[Any, Item] = {}
-        completed = distributed.as_completed()
+        completed = distributed.as_completed(loop=self._client.loop)
 
         def fill() -> None:
             room = IN_FLIGHT_PER_WORKER * self.workers - len(running)
