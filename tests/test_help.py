@@ -1,0 +1,58 @@
+"""Every command and every option is explained, where one looks first: in its help and in the README."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from jobs.cli import app, run
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(typer.main.get_command(app).commands.items())
+OPTIONS = [
+    (name, option)
+    for name, command in COMMANDS
+    for option in command.params
+    if option.param_type_name == "option" and option.name != "help"
+]
+
+
+@pytest.mark.parametrize("name", [name for name, _ in COMMANDS])
+def test_a_command_has_help_with_an_example_and_a_place_in_the_readme(name: str) -> None:
+    shown = CliRunner().invoke(app, [name, "--help"])
+    assert shown.exit_code == 0
+    assert f"Example: songprint {name}" in shown.output, f"{name} has no help with an example"
+    assert f"songprint {name}" in README, f"{name} is missing from the README"
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda value: getattr(value, "name", value))
+def test_an_option_has_help_and_a_place_in_the_readme(name: str, option: Any) -> None:
+    assert option.help, f"{name} {option.opts[0]} has no help"
+    assert re.search(rf"`{option.opts[0]}\b", README), f"{name}: {option.opts[0]} is missing from the README"
+
+
+def test_the_readme_names_no_option_that_is_not_there() -> None:
+    known = {opt for _, option in OPTIONS for opt in (*option.opts, *option.secondary_opts)} | {"--help"}
+    named = set(re.findall(r"`(--[a-z][a-z-]*)", README))
+    assert named <= known
+
+
+def test_every_argument_is_explained() -> None:
+    for name, command in COMMANDS:
+        for argument in command.params:
+            assert argument.help or argument.name == "help", f"{name} {argument.name} has no help"
+
+
+def test_wrong_usage_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["index", "--nope"]) == 2
+    assert "No such option: --nope" in capsys.readouterr().err
+
+
+def test_an_error_of_ours_is_one_sentence_and_exit_code_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["songs", "--store", str(tmp_path / "none")]) == 1
+    assert re.fullmatch(r"StoreError: .*none.*\n", capsys.readouterr().err)
