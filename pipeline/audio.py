@@ -171,7 +171,7 @@ def decode(
         if kind in _REFUSALS:
             raise _error(path, _REFUSALS[kind])
         decoders: list[type[_Soundfile] | type[_Ffmpeg]] = [_Ffmpeg]
-        if kind in ("wav", "aiff", "flac", "mp3", "ogg") or (kind == "opus" and size <= _OPUS_IN_PROCESS):
+        if kind in ("wav", "aiff", "flac", "mp3", "ogg") or (kind == "opus" and _is_short_opus(fd, size)):
             decoders.insert(0, _Soundfile)
         for start in decoders:
             os.lseek(fd, 0, os.SEEK_SET)
@@ -351,6 +351,14 @@ def _declared_by_riff(fd: int, size: int, frame_bytes: int, big: bool) -> int | 
     return None
 
 
+def _is_short_opus(fd: int, size: int) -> bool:
+    """Whether libsndfile should read an Opus file: it is the faster one, and it does not lose a chained second part.
+
+    (Of a chain in which all parts have one serial number libsndfile plays the first and then stands at the end.)
+    """
+    return size <= _OPUS_IN_PROCESS and _pread(fd, size, 0).count(b"OpusHead") == 1
+
+
 def _has_xing(fd: int) -> bool:
     """Whether an MP3's first frame tells the length; without it a decoder's "length" is a guess from the bit rate."""
     head = _pread(fd, 4096, _after_id3(fd))
@@ -500,6 +508,8 @@ class _Ffmpeg(_Track, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # audioread
         try:
             self._read_header()
             self.check_shape()
+            if any(_PROTECTED.search(line) for line in self.stderr_reader.first):
+                raise _Unfit("protected against copying (DRM)")
         except _Refused:
             self.close()
             raise
@@ -555,6 +565,9 @@ class _Ffmpeg(_Track, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # audioread
         super(_Track, self).close()  # audioread's: kills, waits, joins, closes the pipes
 
 
+_PROTECTED = re.compile(r"Stream #0:.* Audio: .*\((drms|enca) / 0x")  # ffmpeg would decode the cipher, to noise
+
+
 class _LastWords(threading.Thread):
     """Empties ffmpeg's stderr, so that it never blocks, and keeps the first and the last lines of it."""
 
@@ -596,6 +609,8 @@ _REASONS = [
     ("not on whitelist", "not one of the audio formats that are read"),
     ("matches no streams", "no audio stream in it"),
     ("moov atom not found", "its index (moov) is missing; is the file cut off?"),
+    ("Error opening input files: End of file", "cut off inside its header"),
+    ("Error opening input files: Input/output error", "cut off inside its header"),
     ("Invalid data found when processing input", "no audio that ffmpeg knows, or damaged"),
     ("Cannot allocate memory", f"ffmpeg needs more than its {_FFMPEG_MEMORY >> 30} GiB of memory"),
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import fsspec
@@ -14,9 +16,9 @@ import soundfile
 from mutagen.flac import FLAC, Picture
 from mutagen.wave import WAVE
 
-from pipeline import catalog
 from pipeline.catalog import Entry, Tags, digest, local_copy, tags, walk
 from pipeline.errors import AudioError, CatalogError
+from tests import zoo
 
 
 def names(entries: list[Entry], folder: Path) -> list[str]:
@@ -204,10 +206,53 @@ def test_damaged_tags_are_no_tags(song: Path, tmp_path: Path, rng: np.random.Gen
         assert all(value is None or len(value) <= 500 for value in (got.title, got.artist, got.album))
 
 
-def test_a_huge_tag_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("encoding", [0, 1, 2, 3])
+def test_id3_is_read_as_mutagen_writes_it(version: int, encoding: int, tmp_path: Path) -> None:
+    text = "Café" if encoding == 0 else "Café 日本"
     tag = mutagen.id3.ID3()
-    tag.add(mutagen.id3.TIT2(encoding=3, text="Small"))
-    tag.save(tmp_path / "a.mp3")
-    assert mutagen.id3.ID3(tmp_path / "a.mp3")
-    monkeypatch.setattr(catalog, "_TAG_BYTES", 10)
-    assert tags(str(tmp_path / "a.mp3")) == Tags()
+    tag.add(mutagen.id3.APIC(encoding=0, mime="image/png", type=3, desc="", data=bytes(range(256)) * 2000))
+    tag.add(mutagen.id3.TIT2(encoding=encoding, text=[text, "second"]))
+    tag.add(mutagen.id3.TPE1(encoding=encoding, text=text[::-1]))
+    tag.save(tmp_path / "a.mp3", v2_version=version, v1=0, v23_sep=None)
+    assert tags(str(tmp_path / "a.mp3")) == Tags(text, text[::-1], None)
+    wave = (tmp_path / "a.mp3").read_bytes()
+    data = b"RIFF\0\0\0\0WAVEdata\3\0\0\0abc\0id3 " + len(wave).to_bytes(4, "little") + wave
+    (tmp_path / "a.wav").write_bytes(data)
+    assert tags(str(tmp_path / "a.wav")) == Tags(text, text[::-1], None)
+
+
+def test_id3_of_other_kinds_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+
+    def tag(version: int, flags: int, body: bytes) -> Tags:
+        size = bytes((0, 0, len(body) >> 7, len(body) & 0x7F))
+        path.write_bytes(b"ID3" + bytes((version, 0, flags)) + size + body)
+        return tags(str(path))
+
+    assert tag(2, 0, b"TT2\0\0\6\0Hello" + b"TP1\0\0\4\0You" + bytes(9)) == Tags("Hello", "You")
+    assert tag(3, 0x80, b"TIT2\0\0\0\7\0\0\1\xff\x00\xfea\0b\0") == Tags("ab")  # unsynchronised
+    assert tag(3, 0x40, b"\0\0\0\6" + bytes(6) + b"TIT2\0\0\0\2\0\0\0A") == Tags("A")  # extended header
+    packed = zlib.compress(b"\3Packed")
+    assert tag(3, 0, b"TIT2\0\0\0" + bytes([len(packed) + 4]) + b"\0\x80\0\0\0\7" + packed) == Tags("Packed")
+    assert tag(4, 0, b"TIT2\0\0\0" + bytes([len(packed) + 4]) + b"\0\x09\0\0\0\7" + packed) == Tags("Packed")
+    itunes = b"APIC\0\0\1\x2c\0\0" + b"\1" * 300  # 300 as four plain bytes, where v2.4 wants four times seven bits
+    assert tag(4, 0, itunes + b"TALB\0\0\0\2\0\0\3C") == Tags(album="C")
+    assert tag(4, 0, b"TIT2\0\0\0\2\0\4\0X") == Tags()  # encrypted
+    assert tag(3, 0, b"") == Tags()
+
+
+def test_the_old_tag_at_the_end_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(bytes(500) + b"TAG" + b"Old".ljust(30, b"\0") + b"Band".ljust(30) + bytes(65))
+    assert tags(str(tmp_path / "a.mp3")) == Tags("Old", "Band", None)
+
+
+def test_a_decompression_bomb_and_endless_texts_cost_nothing(tmp_path: Path) -> None:
+    bomb = zlib.compress(b"\3" + b"\0x" * 5_000_000)
+    for body, flags in ((bytes(4) + bomb, 0x09), (b"\3" + bytes(3_000_000), 0)):
+        path = tmp_path / "a.mp3"
+        path.write_bytes(zoo.id3((b"TIT2", body), flags=flags) + bytes(1000))
+        tracemalloc.start()
+        assert tags(str(path)).title in (None, "x")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        tracemalloc.stop()

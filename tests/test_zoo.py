@@ -1,0 +1,122 @@
+"""The zoo of hostile files through the walk, the tags and the decoders, each file to its expected fate."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+from numpy.typing import NDArray
+
+from pipeline import audio, catalog
+from pipeline.errors import AudioError
+from tests import zoo
+from tests.zoo import Animal
+
+RATE = 11025
+# The music in these is drowned on purpose, or half of it is gone before it can be compared.
+NOT_COMPARED = {"hostile/not-a-number.wav"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zoo")
+
+
+@pytest.fixture(scope="module")
+def animals(folder: Path) -> list[Animal]:
+    return zoo.build(folder)
+
+
+def likeness(samples: NDArray[np.float32], music: NDArray[np.float32]) -> float:
+    """Highest correlation of the first seconds, over shifts of up to a tenth of a second."""
+    a, b = samples[: 3 * RATE].astype(float), music[: 3 * RATE].astype(float)
+    a, b = a[: min(len(a), len(b))], b[: min(len(a), len(b))]
+    a, b = a - a.mean(), b - b.mean()
+    n = 2 * len(a)
+    lags = np.fft.irfft(np.fft.rfft(a, n) * np.conj(np.fft.rfft(b, n)), n)
+    return float(max(lags[: RATE // 10].max(), lags[-RATE // 10 :].max()) / np.sqrt((a @ a) * (b @ b) + 1e-30))
+
+
+def wrong(animal: Animal, path: str, music: NDArray[np.float32]) -> str | None:
+    """What is not as expected when a file is decoded, None if all is."""
+    began = time.monotonic()
+    try:
+        samples, decoded = audio.decode(path, RATE, lambda blocks: np.concatenate(list(blocks)), limit_s=20)
+    except AudioError as error:
+        message = str(error)
+        if animal.fate != "failed" or animal.mute:
+            return message
+        if not message.isprintable() or len(message) > len(path) * 4 + 300:
+            return f"message not printable or too long: {message!r}"
+        reason = message.removeprefix(audio.shown(path) + ": ") if path.isprintable() else message
+        return None if re.search(animal.reason, reason) else f"another reason: {reason}"
+    if animal.mute:
+        return None
+    share = len(samples) / RATE / zoo.SECONDS
+    told = f"{decoded} gives {share:.3f} of the music in {time.monotonic() - began:.1f} s"
+    if animal.fate == "failed" or not animal.share[0] <= share <= animal.share[1]:
+        return told
+    if animal.fate != "worn" and (decoded.decoded_share < 0.98) != (animal.fate == "partial"):
+        return told
+    if not np.isfinite(samples).all():
+        return f"{told}, not finite"
+    alike = likeness(samples, music)
+    return None if alike > 0.6 or animal.name in NOT_COMPARED else f"{told}, but another sound: {alike:.2f}"
+
+
+def test_the_walk_finds_what_it_should_and_passes_over_the_rest(folder: Path, animals: list[Animal]) -> None:
+    found = {os.path.relpath(entry.path, folder) for entry in catalog.walk([str(folder)])}
+    assert found == {animal.name for animal in animals if animal.fate != "skipped"}
+    assert len(animals) == len({animal.name for animal in animals}) > 150
+
+
+def test_every_animal_meets_its_fate_and_none_makes_a_mess(folder: Path, animals: list[Animal]) -> None:
+    music = soxr.resample(zoo.stereo().mean(axis=1), zoo.RATE, RATE, quality="HQ")
+    open_before = os.listdir("/proc/self/fd")
+    faults = {}
+    for animal in animals:
+        if animal.fate != "skipped":
+            path = str(folder / animal.name)
+            if fault := wrong(animal, path, music):
+                faults[animal.name] = fault
+            tags = catalog.tags(path)
+            assert all(value is None or 0 < len(value) <= 500 for value in (tags.title, tags.artist, tags.album))
+            assert len(catalog.digest(path)) == 64
+    assert not faults
+    assert len(os.listdir("/proc/self/fd")) == len(open_before)
+    me = os.getpid()
+    assert not Path(f"/proc/{me}/task/{me}/children").read_text().split()
+
+
+@pytest.mark.parametrize("name", ["pcm-s16.wav", "lossless.flac", "cbr320.mp3", "alac.m4a"])
+@pytest.mark.parametrize("change", ["cut", "gone", "overwritten"])
+def test_a_file_that_changes_while_it_is_read_harms_nothing(
+    name: str, change: str, folder: Path, animals: list[Animal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "_BLOCK_FRAMES", 1 << 14)
+    path = tmp_path / name
+    path.write_bytes((folder / name).read_bytes())
+
+    def meddle(blocks: Iterator[NDArray[np.float32]]) -> int:
+        n = len(next(blocks))
+        if change == "cut" and path.exists():
+            os.truncate(path, 5000)
+        elif change == "gone":
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(os.urandom(100_000))
+        return n + sum(len(block) for block in blocks)
+
+    try:
+        n, decoded = audio.decode(str(path), RATE, meddle, limit_s=20)
+    except AudioError as error:
+        assert change != "gone", error  # noqa: PT017  # an open file stays whole when its name goes
+    else:
+        assert 0 < n <= (zoo.SECONDS + 0.1) * RATE
+        assert change != "gone" or decoded.decoded_share > 0.98
