@@ -68,9 +68,9 @@ def from_table(table: pa.Table) -> dict[int, Peaks]:
 
 def writer(file: Any, settings: str) -> pq.ParquetWriter:
     """A Parquet writer with this table's encodings."""
-    return pq.ParquetWriter(
+    made = pq.ParquetWriter(
         file,
-        tables.SCHEMAS[tables.CONSTELLATIONS].with_metadata({"songprint.settings": settings}),
+        tables.SCHEMAS[tables.CONSTELLATIONS],
         compression="zstd",
         compression_level=1,
         use_dictionary=False,
@@ -83,6 +83,8 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
         write_page_checksum=True,
         store_schema=False,
     )
+    made.add_key_value_metadata({tables.SETTINGS: settings})
+    return made
 
 
 # A file of some store, and the song id of each number in it (0: left out; `None`: the numbers are ids).
@@ -133,7 +135,6 @@ def plan_copies(
 
 def run_copy(task: CopyTask) -> tables.DataFile | None:
     """Do a copy; ``None``, and no file, if no song is left."""
-    low, high, rows = 1 << 31, 0, 0
 
     def parts() -> Iterator[pa.Table]:
         for location, name, ids in task.sources:
@@ -149,21 +150,26 @@ def run_copy(task: CopyTask) -> tables.DataFile | None:
                         part = part.set_column(0, part.schema.field(0), pa.array(numbers))
                         yield part if keep.all() else part.filter(pa.array(keep))
 
-    found = parts()
-    first = next(found, None)
+    return write(task.location, task.name, parts(), task.settings)
+
+
+def write(location: Location, name: str, parts: Iterator[pa.Table], settings: str) -> tables.DataFile | None:
+    """Write rows, sorted by song id, into one file; ``None``, and no file, if there are none."""
+    low, high, rows = 1 << 31, 0, 0
+    first = next(parts, None)
     if first is None:
         return None
 
     def fill(file: Any) -> None:
         nonlocal low, high, rows
-        with writer(file, task.settings) as out:
-            for part in itertools.chain([first], found):
+        with writer(file, settings) as out:
+            for part in itertools.chain([first], parts):
                 ids = part["song_id"].to_numpy()
                 low, high, rows = min(low, int(ids.min())), max(high, int(ids.max())), rows + len(ids)
                 out.write_table(part, row_group_size=SONGS_PER_GROUP)
 
-    size = task.location.write_with(task.name, fill)
-    return tables.DataFile(task.name.rpartition("/")[2], size, rows, {"song_id": low}, {"song_id": high})
+    size = location.write_with(name, fill)
+    return tables.DataFile(name.rpartition("/")[2], size, rows, {"song_id": low}, {"song_id": high})
 
 
 class Reader:
@@ -201,3 +207,11 @@ class Reader:
             with self._location.parquet(self._names[place], self._footers[place]) as file:
                 found |= from_table(file.read_row_groups(chosen.tolist(), use_threads=False))
         return found
+
+    def song_ids(self) -> NDArray[np.int64]:
+        """All songs that the files have, rising."""
+        ids = [np.zeros(0, np.int64)]
+        for name, footer in zip(self._names, self._footers, strict=True):
+            with self._location.parquet(name, footer) as file:
+                ids.append(file.read(columns=["song_id"])["song_id"].to_numpy().astype(np.int64))
+        return np.sort(np.concatenate(ids))

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
@@ -136,8 +137,12 @@ class Location:
         return size
 
     @contextmanager
-    def parquet(self, name: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    def parquet(
+        self, name: str, metadata: pq.FileMetaData | None = None, checksums: bool = False
+    ) -> Iterator[pq.ParquetFile]:
         """Open a Parquet file of the store; with its ``metadata`` the footer is not read again.
+
+        With ``checksums`` every page that is read is compared with its own.
 
         Raises
         ------
@@ -147,17 +152,21 @@ class Location:
         path = self.path(name)
         try:
             if self.local:
-                with pq.ParquetFile(path, memory_map=True, metadata=metadata) as file:
+                with pq.ParquetFile(
+                    path, memory_map=True, metadata=metadata, page_checksum_verification=checksums
+                ) as file:
                     yield file
             else:
                 with (
                     self._remote().open(path, "rb", cache_type="none") as raw,
-                    pq.ParquetFile(raw, metadata=metadata, pre_buffer=True) as file,
+                    pq.ParquetFile(
+                        raw, metadata=metadata, pre_buffer=True, page_checksum_verification=checksums
+                    ) as file,
                 ):
                     yield file
         except FileNotFoundError as error:
             raise StoreError(f"{path}: the file is missing; `songprint check --repair` says what is lost") from error
-        except (pq.lib.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise StoreError(
                 f"{path}: the file is damaged ({error}); `songprint check --repair` says what is lost"
             ) from error

@@ -75,9 +75,9 @@ def sort(postings: Postings) -> Postings:
 
 def writer(file: Any, settings: str) -> pq.ParquetWriter:
     """A Parquet writer with this table's encodings: 3.0 to 3.5 bytes a posting."""
-    return pq.ParquetWriter(
+    made = pq.ParquetWriter(
         file,
-        tables.SCHEMAS[tables.POSTINGS].with_metadata({"songprint.settings": settings}),
+        tables.SCHEMAS[tables.POSTINGS],
         compression="zstd",
         compression_level=1,  # higher levels gain under 1 %
         use_dictionary=False,
@@ -90,6 +90,8 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
         write_page_checksum=True,  # `check` finds a flipped byte; costs 0.1 %
         store_schema=False,
     )
+    made.add_key_value_metadata({tables.SETTINGS: settings})
+    return made
 
 
 def to_table(postings: Postings) -> pa.Table:

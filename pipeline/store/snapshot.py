@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Settings
 from pipeline.constellation import Peaks
-from pipeline.errors import ParameterError
+from pipeline.errors import ParameterError, StoreError
 from pipeline.landmarks import Postings
 from pipeline.store import constellations as peaks_files
 from pipeline.store import postings as postings_files
@@ -132,7 +132,10 @@ class Snapshot:
         missing = np.array([song_id for song_id in wanted if song_id not in found], np.int64)
         if len(missing):
             found |= self._read_constellations(missing)
-        return {song_id: found[song_id] for song_id in wanted if song_id in found}
+        if absent := [song_id for song_id in wanted if song_id not in found]:
+            where = self.location.path(CONSTELLATIONS)
+            raise StoreError(f"{where}: the peaks of song {absent[0]} are missing; `songprint check --repair` helps")
+        return {song_id: found[song_id] for song_id in wanted}
 
     def stats(self) -> dict[str, Any]:
         """How large the store is, and how evenly its hashes are spread.

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 
 from pipeline.config import Settings
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
-from pipeline.store import adding, compaction, tables
+from pipeline.store import adding, checking, compaction, face, tables
 from pipeline.store.adding import Map
+from pipeline.store.checking import Problem, Repair
 from pipeline.store.compaction import Compaction
 from pipeline.store.location import Location
 from pipeline.store.snapshot import Snapshot, read_songs, write_songs
@@ -23,8 +24,6 @@ from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
 from pipeline.store.tables import SONGS, Conflict
 
-FORMAT = 1
-FACE = "songprint.json"
 # A query that takes longer than this may find its files compacted away.
 GRACE_HOURS = 24
 # What a user may correct without the audio.
@@ -64,21 +63,7 @@ class Store:
             If there is none, or its format is not the one that this version reads and writes.
         """
         location = Location.of(url)
-        try:
-            face = json.loads(location.read(FACE))
-            version, settings = face["format"], face["settings"]
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"{location.url}: there is no store here; `songprint index` makes one") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{location.path(FACE)}: not readable ({error!r}); `songprint check --repair` restores it"
-            ) from error
-        if version != FORMAT:
-            way_out = "use the songprint that made it, or a newer one" if version > FORMAT else "index the music again"
-            raise StoreError(
-                f"{location.url}: the store has format {version}, this songprint reads {FORMAT}; {way_out}"
-            )
-        return cls(location, Settings.from_dict(settings))
+        return cls(location, face.read(location))
 
     @classmethod
     def create(cls, url: str, settings: Settings | None = None) -> Store:
@@ -90,7 +75,7 @@ class Store:
             If a store is there already, or the folder holds other things.
         """
         location = Location.of(url)
-        if location.exists(FACE):
+        if location.exists(face.NAME):
             raise StoreError(f"{location.url}: there is a store already")
         return cls._create(location, settings or Settings())
 
@@ -106,7 +91,7 @@ class Store:
             If what is there is no store, or of another format.
         """
         location = Location.of(url)
-        store = cls.open(url) if location.exists(FACE) else cls._create(location, settings or Settings())
+        store = cls.open(url) if location.exists(face.NAME) else cls._create(location, settings or Settings())
         if settings is not None:
             store._expect(settings, "this job asks for")
         return store
@@ -124,8 +109,7 @@ class Store:
         if other is not None:
             raise StoreError(f"{location.url}: the folder holds other things ({other}); give an empty or a new one")
         tables.create(location, json.dumps(settings.to_dict()))
-        # Last: without it there is no store, and making one starts again.
-        location.write(FACE, json.dumps({"format": FORMAT, "settings": settings.to_dict()}, indent=2).encode() + b"\n")
+        face.write(location, settings)  # last: without it there is no store, and making one starts again
         return cls(location, settings)
 
     def snapshot(self) -> Snapshot:
@@ -195,6 +179,39 @@ class Store:
         """
         self._expect(other.settings, f"{other.url} has")
         return adding.add(self._location, self.settings, [adding.of_snapshot(other.snapshot())], map)
+
+    def check(self, map: Map = map) -> list[Problem]:  # noqa: A002
+        """Read every file from end to end, and compare what the tables say of each other.
+
+        Parameters
+        ----------
+        map
+            As for `commit`; a task reads one file.
+
+        Returns
+        -------
+        list of Problem
+            Empty if the store is whole. What jobs left that died is no problem, and does not count.
+        """
+        return checking.check(self._location, self.settings, map)
+
+    @classmethod
+    def repair(cls, url: str, map: Map = map) -> Repair:  # noqa: A002
+        """Bring back what can be of a damaged store; nothing else may write to it meanwhile.
+
+        Postings are made again from the peaks, which are readable song by song; only songs whose peaks are damaged,
+        and the rows of a damaged file of the songs table, are given up.
+
+        Raises
+        ------
+        StoreError
+            If there is no store, or a log is damaged so that nothing can be read.
+        """
+        location = Location.of(url)
+        mended = checking.mend_face(location)
+        store = cls.open(url)
+        repair = checking.repair(location, store.settings, map)
+        return Repair((*mended, *repair.done), repair.lost)
 
     def compact(self, map: Map = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
         """Merge small files, drop removed songs, delete leftovers of dead jobs; others may read and write meanwhile.

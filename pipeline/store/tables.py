@@ -29,6 +29,9 @@ NEXT_SONG_ID = "songprint.next_song_id"
 FENCE = "songprint.fence"
 PINS = {POSTINGS: "songprint.postings", CONSTELLATIONS: "songprint.constellations"}
 
+# Where a table and a file say with which settings they were made.
+SETTINGS = "songprint.settings"
+
 INDEXED = "indexed"
 REMOVED = "removed"
 
@@ -120,7 +123,7 @@ def create(location: Location, settings: str) -> None:
     from deltalake import DeltaTable
 
     # Old log entries stay until `compact` has moved past them: the version that a snapshot pins must open.
-    configuration = {"songprint.settings": settings, "delta.enableExpiredLogCleanup": "false"}
+    configuration = {SETTINGS: settings, "delta.enableExpiredLogCleanup": "false"}
     for table, schema in SCHEMAS.items():
         if location.local:
             os.makedirs(location.path(table), exist_ok=True)
@@ -243,6 +246,43 @@ def shorten_log(location: Location, table: str) -> None:
     handle = _open(location, table, None)
     handle.create_checkpoint()
     handle.cleanup_metadata()
+
+
+def mend_log(location: Location, table: str) -> list[str]:
+    """Take away what keeps a log from being read: a checkpoint or a last entry that was cut off.
+
+    Returns
+    -------
+    list of str
+        One sentence for each file.
+
+    Raises
+    ------
+    StoreError
+        If that does not help.
+    """
+    import pyarrow.parquet as pq
+
+    done = []
+    names = sorted(name for name, _, _ in location.files(f"{table}/_delta_log"))
+    for name in names:
+        if name.endswith(".checkpoint.parquet"):
+            try:
+                pq.ParquetFile(pa.BufferReader(location.read(name))).read()
+            except (pa.ArrowException, OSError):
+                location.delete(name)
+                location.delete(f"{table}/_delta_log/_last_checkpoint")
+                done.append(f"{name}: deleted; it was damaged, and the log has its contents")
+    entries = [name for name in names if name.endswith(".json")]
+    if entries and len(entries) > 1:
+        try:
+            for line in location.read(entries[-1]).splitlines() or [b""]:
+                json.loads(line)
+        except ValueError:
+            location.delete(entries[-1])
+            done.append(f"{entries[-1]}: deleted; this commit was cut off before it was on the disk")
+    load(location, table)
+    return done
 
 
 def _open(location: Location, table: str, number: int | None) -> Any:

@@ -1,0 +1,243 @@
+"""What can happen to a store on a disk, what `check` says of it, and what a repair brings back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import Settings
+from pipeline.constellation import Peaks
+from pipeline.errors import StoreError
+from pipeline.landmarks import Postings, pair_peaks
+from pipeline.store import StagedSong, Store, postings, stage, tables
+from pipeline.store.location import Location
+
+N_SONGS = 12
+
+
+def make_song(number: int) -> StagedSong:
+    """A song whose landmarks come from its peaks, as those of real songs do."""
+    at = np.unique(np.random.default_rng(number).integers(0, 400 * 1024, 500))
+    peaks = Peaks((at // 1024).astype(np.int32), (at % 1024).astype(np.int32))
+    return StagedSong(
+        path=f"/music/{number}.flac", title=None, artist=None, album=None, duration_s=60.0, digest=f"{number:032x}",
+        decoder="soundfile", sample_rate=44100, decoded_share=1.0, size_bytes=1000, modified_ns=5,
+        hashes=pair_peaks(peaks, Settings().fan_out), peaks=peaks,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Two commits, then compacted, then one more: a large file and a small one of each kind."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr(postings, "GROUP_ROWS", 512)
+    store = Store.create(str(tmp_path / "library.songprint"))
+    songs = [make_song(number) for number in range(1, N_SONGS + 1)]
+    for name, batch in (("a", songs[:5]), ("b", songs[5:11])):
+        store.commit([stage(store.url, name, batch)])
+    store.compact(grace_hours=0)
+    store.commit([stage(store.url, "c", songs[11:])])
+    return store
+
+
+def everything(store: Store) -> tuple[list[int], list[tuple[int, ...]], dict[int, list[int]]]:
+    """All that a store answers."""
+    snapshot = store.snapshot()
+    ids = snapshot.songs(["song_id"])["song_id"].to_pylist()
+    hashes = np.unique(np.concatenate([make_song(number).hashes.hash for number in range(1, N_SONGS + 1)]))
+    found = snapshot.postings(hashes)
+    rows = list(zip(found.hash.tolist(), found.song_id.tolist(), found.offset.tolist(), strict=True))
+    return ids, rows, {song_id: peaks.bin.tolist() for song_id, peaks in snapshot.constellations(ids).items()}
+
+
+def largest(store: Store, table: str) -> Path:
+    return max((Path(store.url) / name for name in store.snapshot().files(table)), key=lambda path: path.stat().st_size)
+
+
+def flip(path: Path, at: float) -> None:
+    """Flip one bit, at a place between the start (0) and the end (1) of a file."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 4
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def replace_postings(store: Store, change: Callable[[Postings], Postings]) -> None:
+    """Put other postings in place of the large file's, and let the log agree."""
+    location = Location.of(store.url)
+    version = tables.load(location, "postings")
+    old = next(file for file in version.files if file.name == largest(store, "postings").name)
+    found = postings.from_table(pq.read_table(largest(store, "postings")))
+    new = postings.write(
+        location, "postings/other-0000.parquet", iter([change(found)]), json.dumps(store.settings.to_dict())
+    )
+    assert new is not None
+    version = tables.commit(location, version, [new], [old])
+    songs = tables.load(location, "songs")
+    tables.commit(location, songs, numbers={tables.PINS["postings"]: version.number})
+
+
+def stranger(found: Postings) -> Postings:
+    return postings.sort(postings.join([found, Postings(*(np.array([value], np.int32) for value in (7, 999, 3)))]))
+
+
+def one_less(found: Postings) -> Postings:
+    return postings.take(found, slice(1, None))
+
+
+def unsorted(found: Postings) -> Postings:
+    return postings.take(found, slice(None, None, -1))
+
+
+def wrong_settings(store: Store) -> None:
+    face = Path(store.url) / "songprint.json"
+    face.write_text(face.read_text().replace('"hop": 512', '"hop": 256'))
+
+
+DAMAGES: dict[str, tuple[Callable[[Store], None], str]] = {
+    "a missing postings file": (lambda store: largest(store, "postings").unlink(), r"postings/c.*file is missing"),
+    "a missing peaks file": (lambda store: largest(store, "constellations").unlink(), r"constellations/.*is missing"),
+    "a missing songs file": (lambda store: largest(store, "songs").unlink(), r"songs/songs-.*: the file is missing"),
+    "a truncated file": (lambda store: cut(largest(store, "postings")), r"postings/c.* bytes, its table's log says"),
+    "a flipped byte in a page of postings": (lambda store: flip(largest(store, "postings"), 0.3), r"postings/c.*CRC"),
+    "a flipped byte in a page of peaks": (lambda store: flip(largest(store, "constellations"), 0.3), r"const.*/c.*CRC"),
+    "a flipped byte in a page of songs": (lambda store: flip(largest(store, "songs"), 0.1), r"songs/s.*(CRC|Page)"),
+    "a posting of an unknown song": (
+        lambda store: replace_postings(store, stranger),
+        r"postings/other.*: it has rows of song 999, and no song was ever given that id",
+    ),
+    "a wrong count": (
+        lambda store: replace_postings(store, one_less),
+        r"postings: song \d+ \(/music/\d+.flac\) has \d+ rows where \d+ belong",
+    ),
+    "an unsorted file": (lambda store: replace_postings(store, unsorted), r"postings/other.*: its rows are not sorted"),
+    "settings that disagree": (wrong_settings, r"songs: its settings are not those of songprint.json"),
+}  # fmt: skip
+
+
+def test_a_store_that_nobody_touched_is_whole(store: Store) -> None:
+    assert store.check() == []
+    repair = Store.repair(store.url)
+    assert (repair.done, repair.lost) == ((), ())
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_with_its_file_and_repaired(store: Store, name: str) -> None:
+    before = everything(store)
+    damage, sentence = DAMAGES[name]
+    damage(store)
+    problems = Store.open(store.url).check()
+    assert any(re.search(sentence, str(problem)) for problem in problems), problems
+    assert all("`songprint check --repair`" in str(problem) for problem in problems)
+    repair = Store.repair(store.url)
+    mended = Store.open(store.url)
+    assert mended.check() == []
+    after = everything(mended)
+    if "songs" in name:  # nobody knows any more which songs these were
+        assert after[0] == [12]
+        assert "index the library again" in repair.done[0]
+    elif "peaks" in name:
+        assert set(repair.lost) == {f"/music/{song_id}.flac" for song_id in set(before[0]) - set(after[0])}
+        assert 12 in after[0]
+        assert (len(after[0]) > 1) == ("missing" not in name)  # row groups that can be read are kept
+        assert after[1] == [row for row in before[1] if row[1] in after[0]]
+    else:
+        assert (repair.lost, after) == ((), before)
+
+
+def test_no_flipped_bit_passes_as_whole_and_changes_an_answer(store: Store, rng: np.random.Generator) -> None:
+    before = everything(store)
+    snapshot = store.snapshot()
+    for table in ("songs", "postings", "constellations"):
+        for name in snapshot.files(table):
+            path = Path(store.url) / name
+            whole = path.read_bytes()
+            for at in rng.random(12):
+                flip(path, at)
+                if not store.check():  # what names the writer, say, in the footer
+                    assert everything(store) == before
+                path.write_bytes(whole)
+
+
+def test_songs_that_were_lost_can_be_indexed_again(store: Store) -> None:
+    flip(largest(store, "constellations"), 0.3)
+    lost = Store.repair(store.url).lost
+    assert lost
+    songs = [make_song(int(Path(path).stem)) for path in lost]
+    assert len(store.commit([stage(store.url, "again", songs)])) == len(lost)
+    assert store.check() == []
+    assert store.snapshot().n_songs == N_SONGS
+
+
+def test_a_commit_that_a_power_cut_tore_is_taken_back(store: Store) -> None:
+    before = everything(store)
+    log = Path(store.url) / "songs" / "_delta_log"
+    store.remove([3])
+    torn = max(log.glob("*.json"))
+    torn.write_bytes(torn.read_bytes()[:20])
+    with pytest.raises(StoreError, match="cannot read the table's log"):
+        store.snapshot()
+    assert f"songs/_delta_log/{torn.name}: deleted" in Store.repair(store.url).done[0]
+    assert everything(store) == before
+    assert store.check() == []
+
+
+def test_a_log_that_lost_a_pinned_version_is_mended_from_the_peaks(store: Store) -> None:
+    before = everything(store)
+    max((Path(store.url) / "postings" / "_delta_log").glob("*.json")).unlink()
+    assert any("its log ends at version" in problem.what for problem in store.check())
+    assert Store.repair(store.url).lost == ()
+    assert everything(store) == before
+    assert store.check() == []
+
+
+def test_a_damaged_checkpoint_is_not_needed(store: Store) -> None:
+    before = everything(store)
+    checkpoint = max((Path(store.url) / "songs" / "_delta_log").glob("*.checkpoint.parquet"))
+    checkpoint.write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match="cannot read"):
+        store.snapshot()
+    assert "checkpoint" in Store.repair(store.url).done[0]
+    assert everything(store) == before
+
+
+def test_a_lost_face_is_written_again(store: Store) -> None:
+    (Path(store.url) / "songprint.json").write_text("{}")
+    with pytest.raises(StoreError, match="check --repair` restores it"):
+        Store.open(store.url)
+    assert Store.repair(store.url).done == ("songprint.json: written again with the settings of the tables",)
+    assert Store.open(store.url).check() == []
+
+
+@pytest.mark.parametrize(("version", "way_out"), [(0, "index the music again"), (2, "or a newer one")])
+def test_another_format_is_refused_with_the_way_out(store: Store, version: int, way_out: str) -> None:
+    face = Path(store.url) / "songprint.json"
+    face.write_text(json.dumps({"format": version, "settings": {"unheard": "of"}}))
+    with pytest.raises(StoreError, match=f"the store has format {version}, this songprint reads 1; .*{way_out}"):
+        Store.open(store.url)
+    with pytest.raises(StoreError, match=f"format {version}"):
+        Store.repair(store.url)
+
+
+def test_what_dead_jobs_left_is_no_problem(store: Store) -> None:
+    """Postings of an id that was reserved, and never committed: they do not count, and `compact` drops them."""
+    location = Location.of(store.url)
+    songs = tables.load(location, "songs")
+    tables.commit(location, songs, numbers={tables.NEXT_SONG_ID: N_SONGS + 2})
+    orphan = Postings(*(np.array([value], np.int32) for value in (7, N_SONGS + 1, 3)))
+    text = json.dumps(store.settings.to_dict())
+    file = postings.write(location, f"postings/{N_SONGS + 1:010d}-0000.parquet", iter([orphan]), text)
+    assert file is not None
+    tables.commit(location, tables.load(location, "postings"), [file])
+    assert store.check() == []
+    assert store.compact().postings_dropped == 1
+    assert store.check() == []
