@@ -33,12 +33,11 @@ def demo(
     Example: songprint demo
     """
     messages(quiet, verbose=False, log_json=False)
-    from pipeline.store import Store
-
     from pipeline import catalog
     from pipeline import demo as made
     from pipeline.identification import answer
     from pipeline.indexing import add
+    from pipeline.store import Store
 
     began = time.monotonic()
     music, store = folder / "music", folder / "store"

@@ -48,12 +48,11 @@ def identify(
     Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv
     """
     messages(quiet, verbose, log_json)
-    from pipeline.recognise import Query
-    from pipeline.store import Store
-
     from jobs import tables
     from pipeline import catalog
     from pipeline.identification import ANSWERS, answer
+    from pipeline.recognise import Query
+    from pipeline.store import Store
 
     tables.check_output(output)
     query = Query(false_positives=false_positives, speed_range=speed_range)

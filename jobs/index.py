@@ -38,11 +38,11 @@ def index(
     """
     messages(quiet, verbose, log_json)
     import pyarrow as pa
-    from pipeline.store import Store
 
     from jobs import tables
     from pipeline import catalog
     from pipeline.indexing import add, audio_estimate_s
+    from pipeline.store import Store
 
     if failures is not None:
         tables.check_output(str(failures))

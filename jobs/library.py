@@ -18,9 +18,8 @@ def songs(
 
     Example: songprint songs --store ~/music.songprint --output songs.csv
     """
-    from pipeline.store import Store
-
     from jobs import tables
+    from pipeline.store import Store
 
     tables.check_output(output)
     table = Store.open(store).snapshot().songs(list(COLUMNS)).sort_by("song_id")
@@ -32,8 +31,7 @@ def stats(store: options.StoreUrl, format_: options.TableFormat = options.Format
 
     Example: songprint stats --store ~/music.songprint --format json
     """
-    from pipeline.store import Store
-
     from jobs import tables
+    from pipeline.store import Store
 
     tables.show(Store.open(store).snapshot().stats(), format_)
