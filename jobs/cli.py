@@ -14,6 +14,7 @@ from jobs.demo import demo
 from jobs.identify import identify
 from jobs.index import index
 from jobs.library import songs, stats
+from jobs.upkeep import check, compact, remove
 from pipeline.errors import SongprintError
 
 INTERRUPTED = 130
@@ -29,6 +30,9 @@ app = typer.Typer(
 app.command()(index)
 app.command()(identify)
 app.command()(songs)
+app.command()(remove)
+app.command()(compact)
+app.command()(check)
 app.command()(stats)
 app.command()(demo)
 

@@ -60,10 +60,10 @@ def demo(
     print(f"Asked for {len(clips)} clips in {seconds:.1f} s: {folder / 'clips'}\n")
     _print_table(("clip", "seconds", "heard as", "answer", "at", "confidence", ""), lines)
     right = sum(line[-1] == "right" for line in lines)
-    stats = opened.snapshot().stats()
+    size = opened.snapshot().size()
     print(
         f"\n{right} of {len(clips)} answers are right, after {time.monotonic() - began:.0f} s in all.\n"
-        f"The store has {stats['songs']} songs in {stats['bytes'] / 1e6:.1f} MB: {store}\n"
+        f"The store has {size['songs']} songs in {size['bytes'] / 1e6:.1f} MB: {store}\n"
         "Your own music next:\n"
         "  songprint index ~/Music --store ~/music.songprint\n"
         "  songprint identify some-recording.m4a --store ~/music.songprint"

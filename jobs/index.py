@@ -62,13 +62,13 @@ def index(
         tables.write(
             [pa.Table.from_pylist(rows, schema=schema)], schema, str(failures), options.Format.TABLE, schema.names
         )
-    stats = opened.snapshot().stats()
+    size = opened.snapshot().size()
     hours = report.audio_s / 3600
     log.info(
         "%d songs added (%.2f h of audio in %.1f s, %.0fx real time), %d already there, %d cut short, %d failed; "
         "the store has %d songs, %.2f h, %.1f MB.",
         report.added, hours, report.wall_s, report.audio_s / report.wall_s, report.present, report.cut_short,
-        len(report.failures), stats["songs"], stats["hours"], stats["bytes"] / 1e6,
+        len(report.failures), size["songs"], size["hours"], size["bytes"] / 1e6,
         extra={
             "fields": {
                 "job": "index",

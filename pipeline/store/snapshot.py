@@ -20,8 +20,8 @@ from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError, StoreError
 from pipeline.landmarks import Postings
 from pipeline.store import constellations as peaks_files
+from pipeline.store import face, tables
 from pipeline.store import postings as postings_files
-from pipeline.store import tables
 from pipeline.store.location import Location
 from pipeline.store.tables import CONSTELLATIONS, PINS, POSTINGS, SONGS, DataFile, Version
 
@@ -137,35 +137,47 @@ class Snapshot:
             raise StoreError(f"{where}: the peaks of song {absent[0]} are missing; `songprint check --repair` helps")
         return {song_id: found[song_id] for song_id in wanted}
 
-    def stats(self) -> dict[str, Any]:
-        """How large the store is, and how evenly its hashes are spread.
+    def size(self) -> dict[str, Any]:
+        """How large the store is, from what its logs and the songs table say.
 
         Returns
         -------
         dict
-            ``songs``, ``hours`` of audio, ``postings`` and ``postings_per_second`` of audio; ``bytes`` of all live
-            files of this version, also ``bytes_per_posting`` (of the postings table alone) and ``bytes_per_hour``;
-            ``files``; ``version``; ``hashes`` (distinct), ``largest_hash`` (postings of the most frequent one) and
-            ``hash_skew`` (share of the postings that the most frequent 1 % of the hashes hold).
+            ``songs``, ``hours`` of audio, ``postings`` and ``postings_per_second`` of audio; ``bytes`` of all files of
+            this version, also ``bytes_per_posting`` (of the postings table alone) and ``bytes_per_hour``; ``files``;
+            ``version`` (grows with every change) and ``format`` of the store.
         """
         songs = self.songs(["duration_s", "landmarks"])
         seconds = pc.sum(songs["duration_s"]).as_py() or 0.0
         n_postings = pc.sum(songs["landmarks"]).as_py() or 0
-        versions = [self._songs, self._pinned[POSTINGS], self._pinned[CONSTELLATIONS]]
-        size = {version.table: sum(file.size_bytes for file in version.files) for version in versions}
-        stored = sum(file.rows for file in self._pinned[POSTINGS].files)
-        counts = self._lookup.frequencies()
-        frequent = int(np.ceil(len(counts) * FREQUENT))
+        versions = [self._songs, *self._pinned.values()]
+        n_bytes = sum(file.size_bytes for version in versions for file in version.files)
+        stored = self._pinned[POSTINGS].files
         return {
             "songs": self.n_songs,
             "hours": seconds / 3600,
             "postings": n_postings,
             "postings_per_second": n_postings / seconds if seconds else 0.0,
-            "bytes": sum(size.values()),
-            "bytes_per_posting": size[POSTINGS] / stored if stored else 0.0,
-            "bytes_per_hour": sum(size.values()) / (seconds / 3600) if seconds else 0.0,
+            "bytes": n_bytes,
+            "bytes_per_posting": sum(file.size_bytes for file in stored) / max(1, sum(file.rows for file in stored)),
+            "bytes_per_hour": n_bytes / (seconds / 3600) if seconds else 0.0,
             "files": sum(len(version.files) for version in versions),
             "version": self.version,
+            "format": face.FORMAT,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """How large the store is, and how evenly its hashes are spread; reads all hashes.
+
+        Returns
+        -------
+        dict
+            What `size` gives, and ``hashes`` (distinct), ``largest_hash`` (postings of the most frequent one),
+            ``hash_skew`` (share of the postings that the most frequent 1 % of the hashes hold).
+        """
+        counts = self._lookup.frequencies()
+        frequent = int(np.ceil(len(counts) * FREQUENT))
+        return self.size() | {
             "hashes": len(counts),
             "largest_hash": int(counts.max(initial=0)),
             "hash_skew": float(np.sort(counts)[-frequent:].sum() / counts.sum()) if frequent else 0.0,
