@@ -1,0 +1,217 @@
+"""What indexing costs: against `ffmpeg -f null` and `fpcalc` on the same files, stage by stage, and in bytes.
+
+    python -m benchmarks.indexing MUSIC [--pairs 5] [--hours 1]
+
+MUSIC is a folder of real music in any format; the same hours of it are encoded as MP3 (192 kbit/s), FLAC and Ogg
+Vorbis first. Each pair runs one after the other, and only ratios within a pair count: machines drift. CPU time is the
+process's own and its children's, user and system; what a process spends before its work begins (imports, a cluster's
+start) is left out of songprint's and kept in the others', whose start is 1 % of theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import imageio_ffmpeg
+
+from benchmarks.machine import describe, spread, table
+
+CODECS = {"mp3": ["-c:a", "libmp3lame", "-b:a", "192k"], "flac": ["-c:a", "flac"], "ogg": ["-c:a", "libvorbis"]}
+# The system's is what people compare with; builds differ by a factor of 1.5.
+FFMPEG = shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+
+# Runs in a process of its own, so that its memory and CPU time are its own; prints CPU s, wall s, peak MB, bytes.
+INDEX = """
+import resource, sys, time
+from pipeline.executor import Loop
+from pipeline.indexing import index
+from pipeline.store import Store
+import pipeline.fingerprinting, deltalake, mutagen, soundfile, soxr, pyarrow.parquet
+folder, place, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def run(executor):
+    before, began = time.process_time(), time.perf_counter()
+    report = index([folder], Store.create(place), executor)
+    assert not report.failures, report.failures
+    return time.process_time() - before, time.perf_counter() - began
+def main():
+    if workers:
+        from pipeline import cluster
+        with cluster.local(workers) as running:
+            cpu, wall = run(running)
+    else:
+        cpu, wall = run(Loop())
+    stats = Store.open(place).snapshot().stats()
+    peak = resource.getrusage(resource.RUSAGE_SELF if not workers else resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(cpu, wall, peak, stats["bytes"], stats["postings"], stats["hours"])
+if __name__ == "__main__":
+    main()
+"""
+
+
+def encode(music: Path, hours: float, into: Path) -> dict[str, Path]:
+    """The first ``hours`` of the music under a folder, in each codec, in folders of their own."""
+    from pipeline import catalog
+
+    folders = {codec: into / codec for codec in CODECS}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    left_s = hours * 3600
+    jobs = []
+    for entry in catalog.walk([str(music)]):
+        if left_s <= 0:
+            break
+        seconds = duration_s(entry.path)
+        if seconds < 30:
+            continue
+        left_s -= seconds
+        name = Path(entry.path).stem
+        jobs += [(entry.path, folder / f"{name}.{codec}", CODECS[codec]) for codec, folder in folders.items()]
+
+    def run(job: tuple[str, Path, list[str]]) -> None:
+        source, target, options = job
+        subprocess.run([FFMPEG, "-v", "fatal", "-y", "-i", source, "-vn", *options, target], check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(run, jobs))
+    return folders
+
+
+def duration_s(path: str) -> float:
+    """Seconds of a file, by decoding it: slow, and right."""
+    from pipeline import audio
+
+    return audio.decode(path, 11025, lambda blocks: sum(map(len, blocks)))[0] / 11025
+
+
+def cpu_of(commands: Iterator[list[str]]) -> tuple[float, float]:
+    """CPU and wall seconds of commands run one after the other."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    for command in commands:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, time.perf_counter() - began
+
+
+def ffmpeg(folder: Path) -> tuple[float, float]:
+    """Decoding alone."""
+    files = sorted(folder.iterdir())
+    return cpu_of([FFMPEG, "-v", "error", "-threads", "1", "-i", str(file), "-f", "null", "-"] for file in files)
+
+
+def fpcalc(folder: Path) -> tuple[float, float]:
+    """Chromaprint's fingerprinter, in C++."""
+    return cpu_of(["fpcalc", "-length", "0", "-ignore-errors", str(file)] for file in sorted(folder.iterdir()))
+
+
+def songprint(folder: Path, workers: int = 0) -> tuple[float, ...]:
+    """CPU s, wall s, peak MB, bytes, postings, hours of an index run into a new store; in this process when 0."""
+    with tempfile.TemporaryDirectory() as place:
+        script = Path(place) / "index_once.py"  # a file, since worker processes import it again
+        script.write_text(INDEX, encoding="utf-8")
+        command = [sys.executable, str(script), str(folder), f"{place}/store", str(workers)]
+        environment = os.environ | {"PYTHONPATH": os.getcwd()}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return tuple(float(word) for word in done.stdout.split())
+
+
+def stages(folder: Path, repeats: int) -> list[tuple[str, float]]:
+    """CPU seconds per hour of audio that each stage adds, the least of some repeats."""
+    from pipeline import audio, catalog
+    from pipeline.config import Settings
+    from pipeline.constellation import power_batches
+    from pipeline.fingerprinting import constellation
+    from pipeline.landmarks import pair_peaks
+
+    settings = Settings()
+    files = [str(file) for file in sorted(folder.iterdir())]
+
+    def cpu_s(work: Callable[[str], object]) -> float:
+        best = float("inf")
+        for _ in range(repeats):
+            began = time.process_time()
+            for file in files:
+                work(file)
+            best = min(best, time.process_time() - began)
+        return best
+
+    def decoded(path: str, consume: Callable[..., object]) -> object:
+        return audio.decode(path, settings.sample_rate, consume)[0]
+
+    def spectrogram(path: str) -> object:
+        return decoded(path, lambda blocks: sum(len(batch) for batch in power_batches(blocks, settings)))
+
+    def peaks(path: str) -> object:
+        return decoded(path, lambda blocks: constellation(blocks, settings))
+
+    hours = sum(map(duration_s, files)) / 3600
+    steps = [
+        ("digest of the file", cpu_s(catalog.digest)),
+        ("tags", cpu_s(catalog.tags)),
+        ("decode, mix, resample", cpu_s(lambda path: decoded(path, lambda blocks: sum(map(len, blocks))))),
+        ("spectrogram", cpu_s(spectrogram)),
+        ("peaks", cpu_s(peaks)),
+        ("landmarks and hashes", cpu_s(lambda path: pair_peaks(peaks(path), settings.fan_out))),  # type: ignore[arg-type]
+    ]
+    own = dict(steps)
+    own["landmarks and hashes"] -= own["peaks"]
+    own["peaks"] -= own["spectrogram"]
+    own["spectrogram"] -= own["decode, mix, resample"]
+    return [(name, seconds / hours) for name, seconds in own.items()]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="What indexing costs, as Markdown.")
+    parser.add_argument("music", type=Path, help="folder of real music")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--hours", type=float, default=1.0, help="how much of it to take")
+    options = parser.parse_args()
+    print(f"## Indexing\n\n{describe()}\n")
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folders = encode(options.music, options.hours, place)
+        rows = []
+        for codec, folder in folders.items():
+            ours, theirs, fingerprints = [], [], []
+            for _ in range(options.pairs):
+                ours.append(songprint(folder))
+                theirs.append(ffmpeg(folder))
+                if shutil.which("fpcalc"):
+                    fingerprints.append(fpcalc(folder))
+            hours = ours[0][5]
+            rows.append(
+                [
+                    codec,
+                    spread([hours * 3600 / run[0] for run in ours], "{:.0f}"),
+                    spread([a[0] / b[0] for a, b in zip(ours, theirs, strict=True)]),
+                    spread([a[1] / b[1] for a, b in zip(ours, theirs, strict=True)]),
+                    spread([a[0] / b[0] for a, b in zip(ours, fingerprints, strict=False)]) if fingerprints else "-",
+                    spread([run[2] for run in ours], "{:.0f}"),
+                ]
+            )
+        head = ["format", "x real time per core", "CPU over ffmpeg", "wall over ffmpeg", "CPU over fpcalc", "peak MB"]
+        print(table(head, rows))
+        cores = len(os.sched_getaffinity(0))
+        pairs = [(songprint(folders["mp3"], 1), songprint(folders["mp3"], cores)) for _ in range(options.pairs)]
+        speed_up = spread([one[1] / all_[1] for one, all_ in pairs])
+        print(f"\n{cores} workers over 1, wall, the cluster's start apart: {speed_up} times as fast\n")
+        print(table(["stage (mp3)", "CPU s per hour of audio"],
+                    [[name, f"{seconds:.2f}"] for name, seconds in stages(folders["mp3"], 3)]))  # fmt: skip
+        *_, size, postings, hours = ours[0]
+        print(f"\n{size / hours / 1e6:.2f} MB per hour of audio, {postings / hours / 3600:.0f} postings per second\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Which machine a figure is from, and how a figure is shown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+
+
+def describe() -> str:
+    """One line: processor, cores, load, Python and the libraries that do the work."""
+    import deltalake
+    import numpy
+    import pyarrow
+
+    model = platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{model}, {os.cpu_count()} cores{load}; Python {platform.python_version()}, numpy {numpy.__version__}, "
+        f"pyarrow {pyarrow.__version__}, deltalake {deltalake.__version__}"
+    )
+
+
+def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
+    """Median, and the smallest and largest beside it."""
+    low, middle, high = (form.format(value) for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
