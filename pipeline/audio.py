@@ -166,7 +166,7 @@ def decode(
     deadline = None if limit_s is None else time.monotonic() + limit_s
     best: tuple[T, Decoded] | None = None
     fault = "no audio in it"
-    with _opened(path) as (fd, size):
+    with opened(path) as (fd, size):
         kind = _kind(fd, size)
         if kind in _REFUSALS:
             raise _error(path, _REFUSALS[kind])
@@ -248,7 +248,7 @@ def is_audio(path: str) -> bool:
     AudioError
         If the file cannot be opened or is no regular file.
     """
-    with _opened(path) as (fd, size):
+    with opened(path) as (fd, size):
         return _kind(fd, size) in ("wav", "aiff", "flac", "mp3", "ogg", "opus", "other")
 
 
@@ -268,8 +268,14 @@ def _error(path: str, reason: str) -> AudioError:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[tuple[int, int]]:
-    """Descriptor and size of a regular file; devices and pipes, which would hang a decoder, are not opened at all."""
+def opened(path: str) -> Iterator[tuple[int, int]]:
+    """Descriptor and size of a regular file; devices and pipes, which would hang a reader, are not opened at all.
+
+    Raises
+    ------
+    AudioError
+        If the file is not regular or cannot be opened, with the reason.
+    """
     try:
         # Asked twice: opening a device can already do something, and the name may lead elsewhere by now.
         _require_regular(path, os.stat(path))

@@ -97,11 +97,11 @@ def digest(path: str) -> str:
     AudioError
         If the file cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
+    with audio.opened(path) as (fd, _), open(fd, "rb", closefd=False) as file:
+        try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError) as error:
-        raise AudioError(f"{audio.shown(path)}: {getattr(error, 'strerror', None) or error}") from None
+        except OSError as error:
+            raise AudioError(f"{audio.shown(path)}: {error.strerror}") from None
 
 
 def tags(path: str) -> Tags:
@@ -111,7 +111,7 @@ def tags(path: str) -> Tags:
     are kept, since they are what the file says; whoever shows them must quote them.
     """
     try:
-        with open(path, "rb") as file:
+        with audio.opened(path) as (fd, _), open(fd, "rb", closefd=False) as file:
             head = file.read(12)
             if head[:3] == b"ID3" or (head[:4] in (b"RIFF", b"RF64", b"FORM") and head[8:11] in (b"WAV", b"AIF")):
                 found = _id3(file, _id3_offset(file, head))
@@ -159,6 +159,8 @@ def _local(path: str) -> list[Entry]:
     except (OSError, ValueError) as error:
         raise CatalogError(f"{audio.shown(path)}: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISDIR(status.st_mode):
+        if not stat.S_ISREG(status.st_mode):
+            raise CatalogError(f"{audio.shown(path)}: a pipe, socket or device; only regular files are read")
         if not _has_suffix(path) and not _sniffed(path):
             raise CatalogError(f"{audio.shown(path)}: not an audio file; give one, or a folder that holds some")
         return [Entry(path, status.st_size, status.st_mtime_ns)]

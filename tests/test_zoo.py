@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +96,28 @@ def test_every_animal_meets_its_fate_and_none_makes_a_mess(folder: Path, animals
     assert len(os.listdir("/proc/self/fd")) == len(open_before)
     me = os.getpid()
     assert not Path(f"/proc/{me}/task/{me}/children").read_text().split()
+
+
+def test_an_index_run_over_the_zoo_ends_well_with_a_row_for_each(
+    folder: Path, animals: list[Animal], tmp_path: Path
+) -> None:
+    store, failures = str(tmp_path / "store"), tmp_path / "failures.csv"
+    command = ["index", str(folder), "--store", store, "--workers", "2", "--failures", str(failures), "--limit-s", "60"]
+    subprocess.run([sys.executable, "-m", "jobs", *command], check=True, capture_output=True, timeout=120)
+    listed = [sys.executable, "-m", "jobs", "songs", "--store", store, "--format", "json"]
+    told = subprocess.run(listed, check=True, capture_output=True, timeout=60).stdout
+    songs = {song["path"]: song["decoded_share"] for song in json.loads(told)}
+    with open(failures, newline="", encoding="utf-8") as file:
+        failed = {row["path"] for row in csv.DictReader(file)}
+    fates = {}
+    for animal in animals:
+        path = audio.shown(str(folder / animal.name))
+        known = "indexed" if songs.get(path, 0.0) >= 0.98 else "partial"
+        fate = known if path in songs else "failed" if path in failed else "skipped"
+        if animal.fate != ("worn" if animal.fate == "worn" and path in songs else fate):
+            fates[animal.name] = fate
+    assert not fates
+    assert len(songs) + len(failed) == sum(animal.fate != "skipped" for animal in animals)
 
 
 @pytest.mark.parametrize("name", ["pcm-s16.wav", "lossless.flac", "cbr320.mp3", "alac.m4a"])

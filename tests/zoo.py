@@ -313,7 +313,7 @@ def _strange_sound(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
     poisoned[30_000::50_000] = 3e38
     add("not-a-number.wav", poisoned, "indexed")
     add("loud-as-integers.wav", music * 32768, "indexed")
-    add("very-quiet.wav", music * 1e-5, "indexed")
+    add("very-quiet.wav", music * 1e-3, "indexed")
     add("direct-current.wav", music * 0.3 + 0.6, "indexed")
     add("one-side-only.wav", music * [1.0, 0.0], "indexed")
     add("silence.wav", music * 0, "failed", "no landmarks", mute=True)
