@@ -188,7 +188,7 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
     sure = [0.0] * len(clips)
     for effort, speed in _stages(query):
         open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed)]
-        heard = [Clip(_at_speed(clips[place], speed), library.settings) for place in open_]
+        heard = [Clip(at_speed(clips[place], speed), library.settings) for place in open_]
         for place, clip, answers in zip(open_, heard, ask(heard, library, effort), strict=True):
             found = _matches(answers, clip, speed, rate, needed)
             if found and found[0].confidence > sure[place]:
@@ -204,7 +204,7 @@ def _stages(query: Query) -> list[tuple[Effort, float]]:
     return [(SPARSE, 1.0), (DENSE, 1.0), *((DENSE, speed) for speed in speeds)]
 
 
-def _at_speed(samples: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
+def at_speed(samples: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
     """What a clip played at `speed` sounds like at the song's own."""
     if speed == 1.0:
         return samples
