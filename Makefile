@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format notebooks constraints clean
+.PHONY: help demo test check fuzz format notebooks constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -26,6 +26,9 @@ check: .venv/dev.stamp ## the tests' quick half: formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "make: some files are not formatted; run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+
+fuzz: .venv/dev.stamp ## damage files of every format at random and decode them: make fuzz N=20000
+	@$(BIN)/python -m tests.fuzz_audio $(or $(N),2000)
 
 format: .venv/dev.stamp ## rewrite the code as the project formats it
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .

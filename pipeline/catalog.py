@@ -366,7 +366,10 @@ def _text(data: bytes, flags: int, version: int) -> str | None:
     if version == 4 and flags & 0x02:
         data = data.replace(b"\xff\x00", b"\xff")
     if flags & compressed:
-        data = zlib.decompressobj().decompress(data, _TAG_BYTES)
+        try:
+            data = zlib.decompressobj().decompress(data, _TAG_BYTES)
+        except zlib.error:
+            return None
     if not data or data[0] >= len(_ENCODINGS):
         return None
     text = data[1 : 1 + 8 * _TAG_CHARACTERS].decode(_ENCODINGS[data[0]], "replace")
@@ -382,6 +385,9 @@ def _id3v1(file: IO[bytes]) -> Tags:
     return Tags(*(_bounded(tag[at : at + 30].split(b"\0", 1)[0].decode("latin-1")) for at in (3, 33, 63)))
 
 
-def _synchsafe(four: bytes) -> int:
-    a, b, c, d = (byte & 0x7F for byte in four)
-    return a << 21 | b << 14 | c << 7 | d
+def _synchsafe(word: bytes) -> int:
+    """ID3's whole numbers: seven bits of each byte."""
+    number = 0
+    for byte in word:
+        number = number << 7 | byte & 0x7F
+    return number

@@ -101,7 +101,10 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
     """
     with (
         dask.config.set(LOCAL),
-        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as processes,
+        # Not ":0", which listens on every interface: anyone on the network could watch.
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as processes,
         Client(processes) as client,
         _report(report),
     ):

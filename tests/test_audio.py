@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -349,6 +350,22 @@ def test_headers_that_no_music_has_are_refused_with_a_reason(
     (tmp_path / "a.wav").write_bytes(wav(**header))  # type: ignore[arg-type]
     with pytest.raises(AudioError, match=rf"a\.wav: .*({reason})"):
         decode(str(tmp_path / "a.wav"), RATE, count)
+
+
+@given(
+    st.sampled_from(
+        [b"", b"ID3\4\0\0", b"RIFF\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF", b"RF64\0\0\0\0WAVE", b"OggS", b"\xff\xfb"]
+    ),
+    st.binary(max_size=200),
+)
+def test_whatever_the_first_bytes_are_they_are_some_kind_and_never_an_error(start: bytes, rest: bytes) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(start + rest)
+        file.flush()
+        fd, size = file.fileno(), len(start + rest)
+        assert audio._kind(fd, size) in {kind for *_, kind in audio._MAGIC} | {"empty", "text", "unknown"}
+        assert (audio._declared_by_riff(fd, size, 4, start[:1] == b"F") or 0) >= -2
+        audio._has_xing(fd)
 
 
 def test_not_a_number_and_infinity_stay_where_they_are(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tracemalloc
 import zlib
@@ -13,9 +14,12 @@ import mutagen.id3
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 from mutagen.flac import FLAC, Picture
 from mutagen.wave import WAVE
 
+from pipeline import catalog
 from pipeline.catalog import Entry, Tags, digest, local_copy, tags, walk
 from pipeline.errors import AudioError, CatalogError
 from tests import zoo
@@ -242,6 +246,14 @@ def test_id3_of_other_kinds_is_read(tmp_path: Path) -> None:
     assert tag(4, 0, itunes + b"TALB\0\0\0\2\0\0\3C") == Tags(album="C")
     assert tag(4, 0, b"TIT2\0\0\0\2\0\4\0X") == Tags()  # encrypted
     assert tag(3, 0, b"") == Tags()
+
+
+@given(st.sampled_from([2, 3, 4]), st.integers(0, 255), st.binary(max_size=300))
+def test_any_bytes_in_an_id3_tag_give_short_text_or_nothing(version: int, flags: int, body: bytes) -> None:
+    for frame in (b"", b"TIT2\0\0\0\x20\0\x80", b"TIT2\0\0\0\x20\0\x0b\0\0\0\1", b"TT2\0\0\x20"):
+        file = io.BytesIO(b"ID3" + bytes((version, 0, flags, 0, 0, 2, 0x7F)) + frame + body)
+        got = catalog._id3(file, 0)
+        assert all(value is None or 0 < len(value) <= 500 for value in (got.title, got.artist, got.album))
 
 
 def test_the_old_tag_at_the_end_is_read(tmp_path: Path) -> None:
