@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
-from jobs.running import executor, log, messages, progress_bar
+from jobs.running import executor, log, messages, progress_bar, speed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ def identify(
     entries = catalog.walk(paths)
     small = sum(entry.size_bytes for entry in entries) < SMALL_BYTES and workers <= 1
     began = time.monotonic()
-    audio_s = 0.0
+    audio_s = busy_s = 0.0
     counts: dict[str, int] = {"matched": 0, "unknown": 0, "failed": 0}
 
     with (
@@ -69,9 +69,10 @@ def identify(
     ):
 
         def answers() -> Iterator[pa.Table]:
-            nonlocal audio_s
+            nonlocal audio_s, busy_s
             for batch in answer(entries, opened, query, running, limit_s=limit_s, progress=progress):
                 audio_s += batch.audio_s
+                busy_s += batch.busy_s
                 status = dict(zip(batch.table["clip"].to_pylist(), batch.table["status"].to_pylist(), strict=True))
                 for word in status.values():
                     counts[word] += 1
@@ -79,11 +80,19 @@ def identify(
 
         tables.write(answers(), ANSWERS, output, format_, SHOWN)
     wall_s = time.monotonic() - began
+    rates = speed(audio_s, busy_s, wall_s)
     log.info(
-        "%d clips (%.2f h of audio) in %.1f s: %d matched, %d unknown, %d failed.",
-        len(entries), audio_s / 3600, wall_s, counts["matched"], counts["unknown"], counts["failed"],
+        "%d clips (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
+        "%d matched, %d unknown, %d failed.",
+        len(entries), audio_s / 3600, wall_s, *rates.values(), counts["matched"], counts["unknown"], counts["failed"],
         extra={
-            "fields": {"job": "identify", **counts, "audio_h": round(audio_s / 3600, 4), "wall_s": round(wall_s, 2)}
+            "fields": {
+                "job": "identify",
+                **counts,
+                "audio_h": round(audio_s / 3600, 4),
+                "wall_s": round(wall_s, 2),
+                **rates,
+            }
         },
     )  # fmt: skip
     if strict and counts["failed"]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs import options
-from jobs.running import executor, log, messages, progress_bar
+from jobs.running import executor, log, messages, progress_bar, speed
 
 # Starting worker processes costs as much as fingerprinting this much.
 SMALL_AUDIO_S = 900.0
@@ -64,10 +64,11 @@ def index(
         )
     size = opened.snapshot().size()
     hours = report.audio_s / 3600
+    rates = speed(report.audio_s, report.busy_s, report.wall_s)
     log.info(
-        "%d songs added (%.2f h of audio in %.1f s, %.0fx real time), %d already there, %d cut short, %d failed; "
-        "the store has %d songs, %.2f h, %.1f MB.",
-        report.added, hours, report.wall_s, report.audio_s / report.wall_s, report.present, report.cut_short,
+        "%d songs added (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy), "
+        "%d already there, %d cut short, %d failed; the store has %d songs, %.2f h, %.1f MB.",
+        report.added, hours, report.wall_s, *rates.values(), report.present, report.cut_short,
         len(report.failures), size["songs"], size["hours"], size["bytes"] / 1e6,
         extra={
             "fields": {
@@ -78,6 +79,7 @@ def index(
                 "failed": len(report.failures),
                 "audio_h": round(hours, 4),
                 "wall_s": round(report.wall_s, 2),
+                **rates,
             }
         },
     )  # fmt: skip

@@ -80,13 +80,19 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
         return
     from pipeline import cluster  # Dask takes half a second to import
 
-    # Dask says at length what becomes a failure row or one sentence of ours anyway. It sets its own level on import.
-    logging.getLogger("distributed").setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL)
+    # Dask says at length what becomes a failure row or one sentence of ours anyway; its loggers share one handler.
+    for handler in logging.getLogger("distributed").handlers:
+        handler.setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL + 1)
 
     path = str(report) if report else None
     opened = cluster.connect(scheduler, path) if scheduler else cluster.local(workers or cores(), path)
     with opened as running:
-        log.debug("%d workers%s", running.workers, f", dashboard at {running.dashboard}" if running.dashboard else "")
+        # Who brought a cluster wants to watch it; four processes on a laptop are not worth a line.
+        log.log(
+            logging.INFO if scheduler else logging.DEBUG,
+            "%d workers, dashboard at %s", running.workers, running.dashboard,
+            extra={"fields": {"workers": running.workers, "dashboard": running.dashboard}},
+        )  # fmt: skip
         yield running
 
 
@@ -143,6 +149,22 @@ def progress_bar(what: str, quiet: bool, log_json: bool) -> Iterator[Callable[[P
             bar.update(task, completed=progress.share, figures=figures)
 
         yield draw
+
+
+def speed(audio_s: float, busy_s: float, wall_s: float) -> dict[str, float]:
+    """Figures of a run's speed, for its summary.
+
+    Returns
+    -------
+    dict
+        ``x_realtime`` of the whole run, ``x_realtime_per_worker`` of one worker while it is busy, and
+        ``workers_busy``, how many were on average: far fewer than there are means that they wait for something.
+    """
+    return {
+        "x_realtime": round(audio_s / max(wall_s, 1e-9), 1),
+        "x_realtime_per_worker": round(audio_s / max(busy_s, 1e-9), 1),
+        "workers_busy": round(busy_s / max(wall_s, 1e-9), 2),
+    }
 
 
 def _figures(progress: Progress, what: str, wall_s: float) -> dict[str, Any]:

@@ -86,6 +86,12 @@ def walk(paths: Sequence[str]) -> list[Entry]:
     return [found[path] for path in sorted(found)]
 
 
+def folders(entries: Sequence[Entry]) -> list[str]:
+    """Where the first and the last file are, absolute: what a process that can see the music surely sees."""
+    paths = [entry.path for entry in (*entries[:1], *entries[-1:])]
+    return list(dict.fromkeys(os.path.dirname(path if is_url(path) else os.path.abspath(path)) for path in paths))
+
+
 def digest(path: str) -> str:
     """Hash of a local file's bytes, as ``sha256sum`` prints it.
 

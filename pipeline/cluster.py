@@ -1,22 +1,38 @@
 """Tasks on Dask workers: the only room that imports Dask, and it only wires.
 
 `Cluster` has the verbs of `pipeline.executor.Loop`. A worker that dies takes nothing along but the tasks it ran: Dask
-runs them again elsewhere, and gives up on a task that was there at several deaths; that one comes back as `Died`.
+runs them again elsewhere, and gives up on a task that was there at several deaths; that one comes back as `Died`. A
+worker that cannot work for this job (another version, no sight of the files) says so at its first task, which goes to
+another one.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import itertools
+import logging
+import os
+import platform
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dask
 import distributed
 from distributed import Client, LocalCluster
+from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from pipeline.errors import ClusterError
 from pipeline.executor import Died, Done, Outcomes
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,14 +40,17 @@ Result = TypeVar("Result")
 # One task runs, one waits with its inputs there: a worker never idles, and little is lost with a scheduler.
 IN_FLIGHT_PER_WORKER = 2
 CONNECT_S = 20
+# A scheduler that is busy answers in milliseconds; one that says nothing for so long is gone.
+LOST_S = 20
+# How often to look for workers that joined or paused while no task ends, and how often to complain.
+LOOK_EVERY_S = 5
+COMPLAIN_EVERY_S = 60
+# A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
+LOCAL = {"distributed.scheduler.allowed-failures": 1}
+DIED = "the worker process died each time that it ran this; out of memory, or a crash in a decoder?"
 
-LOCAL = {
-    # A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
-    "distributed.scheduler.allowed-failures": 1,
-    # Without the MALLOC_TRIM_THRESHOLD_ that Dask adds: it makes malloc return each array's memory to the kernel at
-    # once, and fetching it again was 40 % of an index run.
-    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-}
+# glibc's names of what mallopt sets.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Cluster:
@@ -39,53 +58,142 @@ class Cluster:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._must_see: tuple[str, ...] = ()
+        self._unfit: set[str] = set()
+        self._complained = 0.0
 
     @property
     def workers(self) -> int:
         """Threads of all workers that are there now."""
-        return max(1, int(sum(self._client.nthreads().values())))
+        return max(1, sum(int(worker["nthreads"]) for worker in self._there().values()))
 
     @property
     def dashboard(self) -> str:
         """Address of Dask's page, empty when it serves none."""
         return str(self._client.dashboard_link or "")
 
+    def must_see(self, paths: Sequence[str]) -> None:
+        """Files and folders, local or URLs, that a worker has to see before it gets a task from now on."""
+        self._must_see = tuple(paths)
+
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """All results, in the order of the items, ahead of whatever `as_completed` has waiting."""
-        with _lost_scheduler_is_an_error():
-            futures = [self._client.submit(task, item, pure=False, priority=1) for item in items]
-            results: list[Result] = self._client.gather(futures)
-            return results
+        results: dict[int, Result] = {}
+        for outcome in self._outcomes(_numbered, [(task, place, item) for place, item in enumerate(items)], priority=1):
+            if isinstance(outcome, Died):
+                raise ClusterError(f"{getattr(task, '__name__', task)}: {outcome.reason}")
+            place, result = outcome.result
+            results[place] = result
+        return [results[place] for place in range(len(results))]
 
     def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
         """Outcomes as they come; items are drawn only as room for them comes free."""
-        queue = iter(items)
+        return self._outcomes(task, items, priority=0)
+
+    def _outcomes(self, task: Callable[[Item], Result], items: Iterable[Item], priority: int) -> Outcomes[Item, Result]:
+        waiting = iter(items)
+        refused: deque[Item] = deque()
         running: dict[Any, Item] = {}
-        completed = distributed.as_completed(loop=self._client.loop)
-
-        def fill() -> None:
-            room = IN_FLIGHT_PER_WORKER * self.workers - len(running)
-            for _, item in zip(range(room), queue, strict=False):
-                future = self._client.submit(task, item, pure=False)
-                running[future] = item
-                completed.add(future)
-
         try:
-            with _lost_scheduler_is_an_error():
-                fill()
-                for future in completed:
+            while True:
+                with _lost_scheduler_is_an_error():
+                    room = IN_FLIGHT_PER_WORKER * self.workers - len(running)
+                    again = [refused.popleft() for _ in range(min(room, len(refused)))]
+                    for item in [*again, *itertools.islice(waiting, max(room - len(again), 0))]:
+                        running[self._submit(task, item, priority)] = item
+                    finished = self._finished(running)
+                if not running:
+                    return
+                for future in finished:
                     item = running.pop(future)
                     try:
-                        outcome: Done[Item, Result] | Died[Item] = Done(item, future.result())
+                        result: Result = _result(future)
                     except KilledWorker:
-                        outcome = Died(item, "the worker process died each time that it ran this")
-                    future.release()
-                    fill()
-                    yield outcome
+                        yield Died(item, DIED)
+                    except Unfit as error:
+                        self._exclude(error)
+                        refused.append(item)
+                    else:
+                        yield Done(item, result)
         finally:
             if running:
                 with contextlib.suppress(Exception):
                     self._client.cancel(list(running), force=True)
+
+    def _submit(self, task: Callable[[Item], Result], item: Item, priority: int) -> Any:
+        where: dict[str, Any] = {}
+        if self._unfit:
+            where = {"workers": sorted(self._there().keys() - self._unfit), "allow_other_workers": True}
+        payload = pickle.dumps((task, item))
+        return self._client.submit(_run, songprint(), self._must_see, payload, pure=False, priority=priority, **where)
+
+    def _finished(self, running: Mapping[Any, Item]) -> Sequence[Any]:
+        """Futures that are done; none when it is time to look whether workers have joined."""
+        if not running:
+            return ()
+        try:
+            with self._client.as_current():
+                finished = distributed.wait(list(running), timeout=LOOK_EVERY_S, return_when="FIRST_COMPLETED")
+                return list(finished.done)
+        except TimeoutError:
+            self._complain()
+            return ()
+
+    def _exclude(self, error: Unfit) -> None:
+        """Give no more tasks to a worker that cannot do them."""
+        if error.address not in self._unfit:
+            self._unfit.add(error.address)
+            if not self._there().keys() - self._unfit:
+                raise ClusterError(f"no worker can do this job: {error}")
+            log.warning("%s; its tasks go to the others", error)
+
+    def _complain(self) -> None:
+        """Say why nothing moves, if that is plain to see."""
+        there = self._there()
+        paused = [worker["name"] for worker in there.values() if worker["status"] == "paused"]
+        if (there and not paused) or time.monotonic() - self._complained < COMPLAIN_EVERY_S:
+            return
+        self._complained = time.monotonic()
+        if not there:
+            log.warning("%s has no workers any more; the job waits for one to join", self._client.scheduler.address)
+        else:
+            log.warning(
+                "%d of %d workers are paused, their memory nearly full: %s; give them more",
+                len(paused), len(there), ", ".join(map(str, paused)),
+            )  # fmt: skip
+
+    def _there(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the scheduler knows of each worker, by address."""
+        workers: Mapping[str, Mapping[str, Any]] = self._client.sync(
+            self._client.scheduler.identity, callback_timeout=LOST_S
+        )["workers"]
+        return workers
+
+
+def _result(future: Any) -> Any:
+    with _lost_scheduler_is_an_error():
+        error = future.exception()
+        if error is None:
+            result = pickle.loads(future.result())
+            future.release()
+            return result
+        if isinstance(error, distributed.CancelledError):
+            raise error
+    if isinstance(error, ImportError):
+        raise ClusterError(f"a worker cannot load songprint ({error}); install {songprint()} on all") from error
+    raise error
+
+
+class Unfit(Exception):
+    """A worker says that it cannot do this job, and why; another may."""
+
+    def __init__(self, address: str, name: str, reason: str) -> None:
+        super().__init__(address, name, reason)
+        self.address = address
+        self._text = f"worker {name} ({address}) {reason}"
+
+    def __str__(self) -> str:
+        return self._text
 
 
 @contextlib.contextmanager
@@ -106,7 +214,7 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
         ) as processes,
         Client(processes) as client,
-        _report(report),
+        _report(report, client),
     ):
         yield Cluster(client)
 
@@ -118,7 +226,7 @@ def connect(address: str, report: str | None = None) -> Iterator[Cluster]:
     Raises
     ------
     ClusterError
-        If nothing answers there, or no worker has joined.
+        If nothing answers there, no worker has joined, or scheduler, workers and this process differ in their versions.
     """
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
@@ -133,14 +241,13 @@ def connect(address: str, report: str | None = None) -> Iterator[Cluster]:
             raise ClusterError(
                 f"{address}: the scheduler has no workers; start some with `dask worker {address}`"
             ) from error
+        _same_versions(client)
         with _report(report, client):
             yield Cluster(client)
 
 
-def _report(path: str | None, client: Client | None = None) -> contextlib.AbstractContextManager[Any]:
-    if path is None:
-        return contextlib.nullcontext()
-    return distributed.performance_report(filename=path) if client is None else _report_of(path, client)
+def _report(path: str | None, client: Client) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if path is None else _report_of(path, client)
 
 
 @contextlib.contextmanager
@@ -154,8 +261,110 @@ def _lost_scheduler_is_an_error() -> Iterator[None]:
     """Say in one sentence that the scheduler went away; what was committed is in the store."""
     try:
         yield
-    except (distributed.CancelledError, distributed.comm.CommClosedError, distributed.core.RPCClosed) as error:
+    except (
+        distributed.CancelledError,
+        distributed.comm.CommClosedError,
+        distributed.core.RPCClosed,
+        TimeoutError,
+    ) as error:
         raise ClusterError(
             "the Dask scheduler went away during the job; what was finished is in the store: "
             "run the same command again with a scheduler that is there"
         ) from error
+
+
+# What must be the same everywhere.
+
+
+@functools.cache
+def songprint() -> str:
+    """The version of songprint that runs here: its number, and a digest of its code."""
+    digest = hashlib.blake2b(digest_size=4)
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    try:
+        number = importlib.metadata.version("songprint")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+        number = "checkout"
+    return f"{number} (code {digest.hexdigest()})"
+
+
+def _versions() -> dict[str, str]:
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"Python": python, "distributed": distributed.__version__, "songprint": songprint()}
+
+
+def _same_versions(client: Client) -> None:
+    """Compare this process with the scheduler and the workers that are there; later ones say it at their first task."""
+    ours = _versions()
+    workers = client.sync(client.scheduler.identity)["workers"]
+    found = client.run(_versions, on_error="return")
+    theirs = {f"worker {workers[address]['name']} ({address})": found[address] for address in found}
+    try:  # Dask's scheduler unpickles tasks as well
+        theirs["the scheduler"] = client.run_on_scheduler(_versions)
+    except Exception as error:
+        theirs["the scheduler"] = error
+    for who, versions in theirs.items():
+        if isinstance(versions, Exception):
+            raise ClusterError(f"{who} cannot load songprint ({versions}); install {ours['songprint']} there")
+        for package, version in ours.items():
+            if versions[package] != version:
+                raise ClusterError(
+                    f"{who} has {package} {versions[package]}, this process {version}; install the same on both sides"
+                )
+
+
+# On a worker.
+
+
+def _run(version: str, must_see: tuple[str, ...], payload: bytes) -> bytes:
+    """A task on a worker, once it is known that this process can do it.
+
+    What the task is comes pickled in itself: another version may not even understand it.
+    """
+    if songprint() != version:
+        raise _unfit(f"has songprint {songprint()}, the job needs {version}")
+    for path in must_see:
+        if not _sees(path):
+            raise _unfit(f"cannot see {path}; mount it there under the same path")
+    _keep_memory()
+    task, item = pickle.loads(payload)
+    result: bytes = pickle.dumps(task(item))
+    return result
+
+
+def _numbered(call: tuple[Callable[[Item], Result], int, Item]) -> tuple[int, Result]:
+    task, place, item = call
+    return place, task(item)
+
+
+def _unfit(reason: str) -> Unfit:
+    worker = distributed.get_worker()
+    return Unfit(worker.address, str(worker.name), reason)
+
+
+def _sees(path: str) -> bool:
+    """Whether a file is there, or a folder that is not empty, as the place of a lost mount is."""
+    try:
+        if "://" in path:
+            import fsspec
+
+            filesystem, name = fsspec.core.url_to_fs(path)
+            return bool(filesystem.exists(name))
+        return os.path.isfile(path) or any(os.scandir(path))
+    except OSError:
+        return False
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Let malloc keep the memory of arrays for the next ones.
+
+    Dask's nanny sets MALLOC_TRIM_THRESHOLD_, which makes malloc return each array to the kernel at once; fetching it
+    again was 40 % of an index run.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc than glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)

@@ -43,6 +43,10 @@ class Executor(Protocol):
         """How many tasks can run side by side now."""
         ...
 
+    def must_see(self, paths: Sequence[str]) -> None:
+        """Files and folders, local or URLs, that every process must see before it gets a task from now on."""
+        ...
+
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """All results, in the order of the items, ahead of whatever `as_completed` has waiting."""
         ...
@@ -59,6 +63,9 @@ class Loop:
     """The plain loop: one task after the other, in this process."""
 
     workers = 1
+
+    def must_see(self, paths: Sequence[str]) -> None:
+        """Nothing to ask: what named the paths is this process."""
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """All results, in the order of the items."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -81,10 +82,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswers:
-    """The rows of a batch, and how much audio was heard for them."""
+    """The rows of a batch, how much audio was heard for them, and for how long a worker was busy with it."""
 
     table: pa.Table
     audio_s: float
+    busy_s: float
     failures: int
 
 
@@ -137,6 +139,7 @@ def answer(
     executor = executor or Loop()
     snapshot = store.snapshot()
     batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s)
+    executor.must_see([snapshot.url, *catalog.folders(entries)])
     total_bytes = sum(entry.size_bytes for entry in entries) + len(entries)
     done = failures = 0
     audio_s = share = 0.0
@@ -189,6 +192,7 @@ class _Heard:
 
 def identify_batch(batch: Batch) -> BatchAnswers:
     """Decode the clips of a batch, ask for their windows, and make their rows: the task that an executor runs."""
+    began = time.monotonic()
     heard: list[_Heard] = []
     waiting: list[tuple[_Heard, float, NDArray[np.float32]]] = []
 
@@ -220,6 +224,7 @@ def identify_batch(batch: Batch) -> BatchAnswers:
     return BatchAnswers(
         pa.Table.from_pylist(rows, schema=ANSWERS),
         sum(clip.duration_s for clip in heard),
+        time.monotonic() - began,
         sum(bool(clip.message) for clip in heard),
     )
 
@@ -291,4 +296,4 @@ def _answers(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> BatchAnswers:
     if isinstance(outcome, Done):
         return outcome.result
     rows = [row for entry in outcome.item.entries for row in _rows(entry, _Heard(message=outcome.reason), {})]
-    return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, len(rows))
+    return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, 0.0, len(rows))

@@ -28,9 +28,12 @@ log = logging.getLogger(__name__)
 
 # Sooner costs more files, later loses more work to a power cut.
 COMMIT_EVERY_S = 120.0
-# A task should take 30 to 120 s at some 500 x real time; small runs are cut finer, so that no worker idles at the end.
+# A task should take 30 to 120 s: at some 500 x real time, or at 50 MB/s from a busy file server, whichever is longer.
 BATCH_AUDIO_S = 8 * 3600.0
+BATCH_BYTES = 3_000_000_000
+# Small runs are cut finer, so that no worker idles at the end, and neither do some that join late.
 BATCHES_PER_WORKER = 6
+EXPECTED_WORKERS = 16
 # Bytes of one second of audio, to plan by duration without opening a file.
 BYTES_PER_S = {".wav": 176_400, ".aiff": 176_400, ".aif": 176_400, ".flac": 100_000}
 BYTES_PER_S_OTHERWISE = 20_000
@@ -74,13 +77,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What came of a batch: songs staged, files that failed, files whose content the store has already."""
+    """What came of a batch: songs staged, files that failed, files whose content the store has already.
+
+    Parameters
+    ----------
+    busy_s
+        Seconds of wall time that the worker took.
+    """
 
     manifest: Manifest | None
     failures: tuple[Failure, ...]
     present: int
     cut_short: int
     audio_s: float
+    busy_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +106,20 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What an index run did."""
+    """What an index run did.
+
+    Parameters
+    ----------
+    busy_s
+        Seconds that all workers together spent on batches.
+    """
 
     added: int
     present: int
     cut_short: int
     failures: tuple[Failure, ...]
     audio_s: float
+    busy_s: float
     wall_s: float
 
 
@@ -148,16 +165,19 @@ def add(
     executor = executor or Loop()
     entries, present = new_entries([_absolute(entry) for entry in entries], store)
     batches = plan(entries, store, executor.workers, limit_s)
+    executor.must_see([store.url, *catalog.folders(entries)])
     estimated_s = sum(map(audio_estimate_s, entries))
     failures: list[Failure] = []
     done = added = cut_short = 0
-    audio_s = share = 0.0
+    audio_s = busy_s = share = 0.0
 
     def seen(outcome: Done[Batch, BatchReport] | Died[Batch]) -> None:
-        nonlocal done, audio_s, share
+        nonlocal done, audio_s, busy_s, share
         done += len(outcome.item.entries)
         share += sum(map(audio_estimate_s, outcome.item.entries)) / max(estimated_s, 1e-9)
-        audio_s += outcome.result.audio_s if isinstance(outcome, Done) else 0.0
+        if isinstance(outcome, Done):
+            audio_s += outcome.result.audio_s
+            busy_s += outcome.result.busy_s
         failures.extend(_failures(outcome))
         progress(Progress(done, len(entries), share, audio_s, len(failures)))
 
@@ -182,7 +202,7 @@ def add(
             commit()
     commit()
     failures.sort(key=lambda failure: failure.path)
-    return IndexReport(added, present, cut_short, tuple(failures), audio_s, time.monotonic() - began)
+    return IndexReport(added, present, cut_short, tuple(failures), audio_s, busy_s, time.monotonic() - began)
 
 
 def new_entries(entries: Sequence[Entry], store: Store) -> tuple[list[Entry], int]:
@@ -219,17 +239,22 @@ def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | 
         known = frozenset().union(*(digests.get(entry.size_bytes, ()) for entry in files))
         return Batch(store.url, store.settings, tuple(files), known, limit_s)
 
-    target_s = min(BATCH_AUDIO_S, sum(map(audio_estimate_s, entries)) / (workers * BATCHES_PER_WORKER))
+    tasks = [_share_of_a_task(entry) for entry in entries]
+    target = min(1.0, sum(tasks) / (max(workers, EXPECTED_WORKERS) * BATCHES_PER_WORKER))
     batches: list[Batch] = []
     files: list[Entry] = []
-    audio_s = 0.0
-    for entry in entries:
+    filled = 0.0
+    for entry, share in zip(entries, tasks, strict=True):
         files.append(entry)
-        audio_s += audio_estimate_s(entry)
-        if audio_s >= target_s:
+        filled += share
+        if filled >= target:
             batches.append(batch(files))
-            files, audio_s = [], 0.0
+            files, filled = [], 0.0
     return [*batches, batch(files)] if files else batches
+
+
+def _share_of_a_task(entry: Entry) -> float:
+    return max(audio_estimate_s(entry) / BATCH_AUDIO_S, entry.size_bytes / BATCH_BYTES)
 
 
 def halve(batch: Batch) -> list[Batch]:
@@ -244,6 +269,7 @@ def index_batch(batch: Batch) -> BatchReport:
 
     A file that cannot be read becomes a failure; the others go on.
     """
+    began = time.monotonic()
     staged: list[StagedSong] = []
     failures: list[Failure] = []
     present = cut_short = 0
@@ -264,7 +290,7 @@ def index_batch(batch: Batch) -> BatchReport:
             audio_s += song.duration_s
             cut_short += song.decoded_share < WHOLE
     manifest = stage(batch.store, batch.name, staged) if staged else None
-    return BatchReport(manifest, tuple(failures), present, cut_short, audio_s)
+    return BatchReport(manifest, tuple(failures), present, cut_short, audio_s, time.monotonic() - began)
 
 
 def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | None:

@@ -1,0 +1,88 @@
+"""A Dask cluster started by hand: scheduler and workers as processes of their own, to be killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DASK = (sys.executable, "-m", "dask")
+
+
+class ByHand:
+    """What the by-hand recipe of docs/CLUSTER.md starts, on free ports of this machine.
+
+    Parameters
+    ----------
+    folder
+        Where logs and the workers' local files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = folder / "scheduler.json"
+        self.scheduler: subprocess.Popen[bytes] | None = None
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler, as ``--scheduler`` takes it."""
+        return str(json.loads(self._file.read_text())["address"])
+
+    def start_scheduler(self, songprint: Path = ROOT) -> None:
+        self._file.unlink(missing_ok=True)
+        options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"]
+        options += ["--scheduler-file", str(self._file)]
+        self.scheduler = self._start("scheduler", *options, songprint=songprint)
+        for _ in range(600):
+            if self._file.exists() and self._file.read_text().endswith("}"):
+                return
+            time.sleep(0.05)
+        raise AssertionError("the scheduler did not start")
+
+    def start_worker(self, name: str, songprint: Path = ROOT) -> None:
+        """A worker of one thread without a nanny, so that a kill means it; it finds songprint where it is said."""
+        options = ["--scheduler-file", str(self._file), "--name", name, "--nthreads", "1", "--no-nanny"]
+        options += ["--no-dashboard", "--local-directory", str(self.folder)]
+        self.workers[name] = self._start("worker", *options, songprint=songprint)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to a worker, or to the scheduler under that name."""
+        process = self.scheduler if name == "scheduler" else self.workers.pop(name)
+        assert process is not None
+        process.kill()
+        process.wait()
+
+    def _start(self, *command: str, songprint: Path = ROOT) -> subprocess.Popen[bytes]:
+        # Two deaths are enough to doubt a task: it is tried again alone before it is blamed.
+        settings = {"PYTHONPATH": str(songprint), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+        with (self.folder / f"{command[0]}.log").open("ab") as log:
+            return subprocess.Popen(
+                [*DASK, *command], cwd=self.folder, env=os.environ | settings, stdout=log, stderr=log
+            )
+
+    def stop(self) -> None:
+        processes = [*self.workers.values(), *([self.scheduler] if self.scheduler else [])]
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def by_hand(folder: Path, workers: int) -> Iterator[ByHand]:
+    """A scheduler and so many workers, called w0, w1, …"""
+    cluster = ByHand(folder)
+    try:
+        cluster.start_scheduler()
+        for number in range(workers):
+            cluster.start_worker(f"w{number}")
+        yield cluster
+    finally:
+        cluster.stop()
