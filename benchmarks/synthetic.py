@@ -1,0 +1,116 @@
+"""Stores of any size whose hashes are spread as those of real music are, made by a seed.
+
+What a lookup costs is decided by how often the hashes of a clip occur. So the hashes are drawn from those of a real
+store, with replacement: a frequent hash stays as frequent. A larger library also brings hashes that a small one never
+saw; their share is what Good and Turing estimate, the share of postings whose hash occurs once. Such a draw is mixed:
+the anchor's bin of one real landmark with the differences of another. Offsets and peaks are drawn evenly; no cost
+depends on them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.constellation import Peaks
+from pipeline.executor import Executor
+from pipeline.landmarks import Hashes, pack, unpack
+from pipeline.store import Manifest, StagedSong, Store, stage
+
+# 400 million postings are then 100,000 songs, half a minute each: as many rows in the other tables as a large library
+# has, and more than their share.
+POSTINGS_PER_SONG = 4_000
+SONG_S = 33.0
+FRAMES = 710
+PEAKS_PER_SONG = 1_320
+SONGS_PER_BATCH = 500
+BATCHES_PER_COMMIT = 8
+
+
+class Spread:
+    """How hashes are spread over real music, to draw from.
+
+    Parameters
+    ----------
+    like
+        A store of real music; some hours will do.
+
+    Attributes
+    ----------
+    unseen
+        Share of the draws that are new mixtures.
+    """
+
+    def __init__(self, like: Store) -> None:
+        files = [os.path.join(like.url, name) for name in like.snapshot().files("postings")]
+        self._hash = np.sort(
+            np.concatenate([pq.read_table(file, columns=["hash"])["hash"].to_numpy() for file in files])
+        )
+        counts = np.diff(np.flatnonzero(np.diff(self._hash, prepend=-1, append=-1)))
+        self.unseen = float((counts == 1).sum() / len(self._hash))
+
+    def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int32]:
+        """Some hashes, ``(count,)`` int32, in no order."""
+        hashes = rng.choice(self._hash, count)
+        new = np.flatnonzero(rng.random(count) < self.unseen)
+        anchor, _, _ = unpack(hashes[new])
+        _, aside, ahead = unpack(rng.choice(self._hash, len(new)))
+        hashes[new] = pack(anchor, aside, ahead)
+        return hashes
+
+    def songs(self, seed: int, count: int) -> list[StagedSong]:
+        """Some songs, all of the same length, none like another."""
+        rng = np.random.default_rng(seed)
+        hashes = self.draw(rng, count * POSTINGS_PER_SONG).reshape(count, -1)
+        offsets = np.sort(rng.integers(0, FRAMES, hashes.shape, np.int32), axis=1)
+        frames = np.sort(rng.integers(0, FRAMES, (count, PEAKS_PER_SONG), np.int32), axis=1)
+        bins = rng.integers(8, 1024, (count, PEAKS_PER_SONG), np.int32)
+        return [
+            StagedSong(
+                path=f"/synthetic/{seed:06d}-{place:04d}.mp3",
+                title=f"Song {place} of batch {seed}",
+                artist=None,
+                album=None,
+                duration_s=SONG_S,
+                digest=f"{seed:016x}{place:016x}",
+                decoder="none",
+                sample_rate=44100,
+                decoded_share=1.0,
+                size_bytes=int(SONG_S * 24000),
+                modified_ns=0,
+                hashes=Hashes(hashes[place], offsets[place]),
+                peaks=Peaks(frames[place], bins[place]),
+            )
+            for place in range(count)
+        ]
+
+
+def stage_batch(task: tuple[Spread, str, int, int]) -> Manifest:
+    """Make a batch of songs and stage it: a task for an executor."""
+    spread, url, seed, count = task
+    return stage(url, f"synthetic-{seed:06d}", spread.songs(seed, count))
+
+
+def build(spread: Spread, store: Store, postings: int, executor: Executor, first_seed: int = 0) -> None:
+    """Bring a store to a number of postings through the real staging, merging and committing.
+
+    What is there already counts, so a benchmark grows one store from size to size.
+    """
+    left = postings - int(store.snapshot().size()["postings"])
+    songs = max(0, round(left / POSTINGS_PER_SONG))
+    seed = first_seed + 1 + store.snapshot().n_songs
+    per_commit = SONGS_PER_BATCH * BATCHES_PER_COMMIT
+    for done in range(0, songs, per_commit):
+        count = min(per_commit, songs - done)
+        starts = range(0, count, SONGS_PER_BATCH)
+        tasks = [(spread, store.url, seed + done + start, min(SONGS_PER_BATCH, count - start)) for start in starts]
+        store.commit(executor.map(stage_batch, tasks), map=executor.map)
+
+
+def store_at(folder: Path, like: Store) -> Store:
+    """A store for synthetic songs, with the settings of the real one."""
+    return Store.open_or_create(str(folder), like.settings)
