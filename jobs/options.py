@@ -21,7 +21,7 @@ STORE_HELP = "Folder or URL of the store."
 StoreUrl = Annotated[str, typer.Option("--store", envvar="SONGPRINT_STORE", metavar="STORE", help=STORE_HELP)]
 Paths = Annotated[
     list[str],
-    typer.Argument(metavar="PATH…", help="Files or folders, searched recursively; local or URLs such as s3://…"),
+    typer.Argument(metavar="PATH", help="Files or folders, searched recursively; local or URLs such as s3://…"),
 ]
 Workers = Annotated[
     int,
