@@ -207,11 +207,11 @@ def _sniffed(path: str) -> bool:
 def _remote(url: str) -> list[Entry]:
     try:
         fs, root = _filesystem(url)
+        if fs.isfile(root):  # given by itself
+            return [_entry(fs, root, fs.info(root))]
         infos: dict[str, dict[str, Any]] = fs.find(root, detail=True)
     except Exception as error:  # every object store's client has its own
         raise CatalogError(f"{url}: {_reason(error)}") from None
-    if list(infos) == [root]:  # a file given by itself
-        return [_entry(fs, root, infos[root])]
     entries = [
         _entry(fs, name, info) for name, info in infos.items() if _has_suffix(name) and info.get("type") == "file"
     ]
@@ -243,8 +243,12 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _has_suffix(name: str) -> bool:
-    return "." in name and "." + name.lower().rpartition(".")[2] in audio.SUFFIXES  # "..mp3" is one too
+def _has_suffix(path: str) -> bool:
+    """Whether a name is an audio file's; ``._x.mp3`` is not: macOS keeps a file's attributes under such names."""
+    name = path.rpartition("/")[2]
+    return (
+        not name.startswith("._") and "." in name and "." + name.lower().rpartition(".")[2] in audio.SUFFIXES
+    )  # "..mp3" is one too
 
 
 # ---------------------------------------------------------------------------------------------------- tags

@@ -383,6 +383,7 @@ def _impostors(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
         "mp3",
         ".nomedia",
         "a.mp3.part",
+        "._song.mp3",
     ):
         (folder / "hostile" / name).write_bytes((folder / "cbr.mp3").read_bytes())
         zoo.append(Animal(f"hostile/{name}", "skipped"))
