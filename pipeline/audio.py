@@ -491,7 +491,9 @@ class _Ffmpeg(_Track, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # audioread
         command = [_ffmpeg(), "-hide_banner", "-nostdin", "-nostats", "-threads", "1"]
         command += ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS, "-fd", str(fd), "-i", "fd:"]
         command += ["-map", "0:a:0", "-c:a", "pcm_f32le", "-map_metadata", "-1", "-bitexact", "-f", "wav", "pipe:1"]
-        environment = {name: value for name, value in os.environ.items() if name != "FFREPORT"}  # it writes a file
+        # FFREPORT would make it write a file, the others colour the words that are read below.
+        left_out = ("FFREPORT", "AV_LOG_FORCE_COLOR", "AV_LOG_FORCE_256COLOR")
+        environment = {name: value for name, value in os.environ.items() if name not in left_out}
         try:
             # Its own process group: Ctrl-C would make it end early but cleanly, which looks like a short song.
             self.proc: subprocess.Popen[bytes] = subprocess.Popen(

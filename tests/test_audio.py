@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pipeline import audio, synthesis
 from pipeline.audio import Decoded, decode, read, shown
 from pipeline.errors import AudioError
+from tests import zoo
 
 RATE = 11025
 SECONDS = 6.0
@@ -324,14 +325,6 @@ def test_pipes_sockets_devices_and_folders_are_refused_at_once(tmp_path: Path) -
         decode(str(tmp_path / "a\0b.mp3"), RATE, count)
 
 
-def wav(rate: int = 44100, channels: int = 2, bits: int = 16, data: bytes = bytes(4000), tag: int = 1) -> bytes:
-    """A WAV file with any header, true or not."""
-    frame = channels * bits // 8
-    fmt = struct.pack("<HHIIHH", tag, channels, rate, (rate * frame) & 0xFFFFFFFF, frame & 0xFFFF, bits)
-    body = b"WAVEfmt " + struct.pack("<I", 16) + fmt + b"data" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
@@ -347,7 +340,7 @@ def wav(rate: int = 44100, channels: int = 2, bits: int = 16, data: bytes = byte
 def test_headers_that_no_music_has_are_refused_with_a_reason(
     header: dict[str, object], reason: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.wav").write_bytes(wav(**header))  # type: ignore[arg-type]
+    (tmp_path / "a.wav").write_bytes(zoo.wav(**header))  # type: ignore[arg-type]
     with pytest.raises(AudioError, match=rf"a\.wav: .*({reason})"):
         decode(str(tmp_path / "a.wav"), RATE, count)
 
