@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import synthesis
+from pipeline.indexing import index
+from pipeline.store import Store
 
 N_SONGS = 24
 SONG_S = 60.0
@@ -93,6 +95,14 @@ def compose(
     missing = [(seed, path) for seed, path in enumerate(paths) if not os.path.exists(path)]
     list(mapper(_compose_one, missing))
     return paths
+
+
+def open_store(folder: str | Path) -> Store:
+    """The store of the library under ``folder``, made now unless it is there, as `songprint demo` leaves it."""
+    compose(folder)
+    store = Store.open_or_create(os.path.join(folder, "store"))
+    index([os.path.join(folder, "music")], store)
+    return store
 
 
 def cut(folder: str | Path) -> list[Clip]:

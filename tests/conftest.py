@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,3 +75,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> FormulaLibrary:
 def stranger() -> NDArray[np.float32]:
     """Ten seconds of a song that the library does not have, at `synthesis.SAMPLE_RATE`."""
     return synthesis.song(STRANGER, 20.0)[-10 * synthesis.SAMPLE_RATE :]
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `songprint demo` leaves, and in ``said.txt`` beside it what it printed."""
+    folder = tmp_path_factory.mktemp("checkout") / "demo"
+    command = [sys.executable, "-m", "jobs", "demo", "--folder", str(folder), "--workers", "2"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True)
+    (folder.parent / "said.txt").write_text(done.stdout)
+    return folder

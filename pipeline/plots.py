@@ -1,0 +1,288 @@
+"""Pictures of what the other rooms make, for the notebooks and for a look of one's own: each takes data, draws it on
+axes, in seconds and hertz, and returns the axes. Only here is matplotlib known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.config import Settings
+from pipeline.constellation import Peaks, power_batches
+from pipeline.landmarks import BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME, pair_peaks, unpack
+
+# Told apart by colour-blind eyes and on grey prints (Okabe and Ito).
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
+FLOOR_DB = -70.0
+
+
+def spectrogram(samples: NDArray[np.float32], settings: Settings, start_s: float = 0.0, ax: Axes | None = None) -> Axes:
+    """Power over time and frequency, in decibels below the loudest.
+
+    Parameters
+    ----------
+    samples
+        ``(n,)`` float32 at ``settings.sample_rate``, at least one window long.
+    start_s
+        Where the samples begin in their song, for the axis.
+    """
+    ax = ax or _axes()
+    power = np.concatenate([batch.copy() for batch in power_batches([samples], settings)])
+    level_db = 10 * np.log10(np.maximum(power.T / power.max(), 10 ** (FLOOR_DB / 10)))
+    first_s, last_s = start_s + _seconds(np.array([0, len(power) - 1]), settings)
+    extent = (first_s, last_s, 0.0, settings.sample_rate / 2)
+    image = ax.imshow(level_db, aspect="auto", origin="lower", extent=extent, cmap="gray_r", vmin=FLOOR_DB, vmax=0)
+    ax.figure.colorbar(image, ax=ax, label="level (dB below the loudest)", pad=0.01)
+    return _time_and_frequency(ax)
+
+
+def constellation(peaks: Peaks, settings: Settings, start_s: float = 0.0, ax: Axes | None = None, **marks: Any) -> Axes:
+    """The peaks as points; on a spectrogram's axes they lie on it.
+
+    Parameters
+    ----------
+    start_s
+        Where frame 0 begins, for the axis.
+    marks
+        What matplotlib's ``scatter`` takes.
+    """
+    ax = ax or _axes()
+    look: dict[str, Any] = {"s": 14, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.0} | marks
+    ax.scatter(start_s + _seconds(peaks.frame, settings), _hertz(peaks.bin, settings), **look)
+    return _time_and_frequency(ax)
+
+
+def landmarks(peaks: Peaks, settings: Settings, anchor: int, start_s: float = 0.0, ax: Axes | None = None) -> Axes:
+    """A zoomed constellation: one anchor, its target zone, and the landmarks from it.
+
+    Parameters
+    ----------
+    anchor
+        Place in ``peaks``.
+    """
+    ax = constellation(peaks, settings, start_s, ax, label="peaks", facecolors=GREY, edgecolors=GREY)
+    frame, bin_ = int(peaks.frame[anchor]), int(peaks.bin[anchor])
+    hashes = pair_peaks(peaks, settings.fan_out)
+    from_anchor = hashes.hash[hashes.offset == frame]
+    at, aside, ahead = unpack(from_anchor)
+    targets = [(frame + f, bin_ + b) for a, b, f in zip(at, aside, ahead, strict=True) if a == bin_]
+    here = _point(frame, bin_, settings, start_s)
+    lines = [(here, _point(*target, settings, start_s)) for target in targets]
+    low, high = _hertz(np.array([max(bin_ - BINS_ASIDE, 0), bin_ + BINS_ASIDE]), settings)
+    left, right = start_s + _seconds(np.array([frame + NEAREST_FRAME, frame + FURTHEST_FRAME]), settings)
+    zone = Rectangle((left, low), right - left, high - low, color=BLUE, alpha=0.1, label="target zone")
+    ax.add_patch(zone)
+    ax.add_collection(LineCollection(lines, colors=BLUE, linewidths=1.5, label=f"{len(lines)} landmarks"))
+    ax.scatter(*here, s=60, color=ORANGE, zorder=3, label="anchor")
+    span = right - left
+    ax.set_xlim(left - 0.4 * span, right + 0.4 * span)
+    ax.set_ylim(max(0.0, low - 0.3 * (high - low)), high + 0.3 * (high - low))
+    ax.legend(loc="upper right")
+    return ax
+
+
+def survivors(song: Peaks, heard: Peaks, settings: Settings, start_s: float = 0.0, ax: Axes | None = None) -> Axes:
+    """What is left of a song's peaks when it is heard: kept (within a frame and a bin), lost, and new ones."""
+    near = (np.abs(song.frame[:, None] - heard.frame) <= 1) & (np.abs(song.bin[:, None] - heard.bin) <= 1)
+    kept, known = near.any(axis=1), near.any(axis=0)
+    share = kept.mean() if len(kept) else 0.0
+    for peaks, some, colour, label in (
+        (song, ~kept, GREY, "lost"),
+        (heard, ~known, ORANGE, "new"),
+        (song, kept, BLUE, f"kept: {share:.0%}"),
+    ):
+        chosen = Peaks(peaks.frame[some], peaks.bin[some])
+        ax = constellation(chosen, settings, start_s, ax, facecolors=colour, edgecolors="none", label=label)
+    assert ax is not None
+    ax.legend(loc="upper right")
+    return ax
+
+
+def agreement(delta_s: ArrayLike, ax: Axes | None = None, step_s: float = 0.05) -> Axes:
+    """How many hits of one song put the clip's start at each place of it: a match is one high bar, chance is grass.
+
+    Parameters
+    ----------
+    delta_s
+        ``(n_hits,)``, the place of the clip's start in the song, seconds, that each hit stands for.
+    step_s
+        Width of a bar.
+    """
+    ax = ax or _axes()
+    delta_s = np.asarray(delta_s)
+    if len(delta_s):
+        ends = np.arange(delta_s.min() - step_s, delta_s.max() + 2 * step_s, step_s)
+        count, _ = np.histogram(delta_s, ends)
+        ax.vlines(ends[:-1][count > 0] + step_s / 2, 0, count[count > 0], color=BLUE, linewidth=1.2)
+    ax.set(xlabel="start of the clip in the song (s)", ylabel="hits that agree")
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+def per_song(values: ArrayLike, names: Sequence[str], label: str, ax: Axes | None = None, most: int = 40) -> Axes:
+    """One horizontal bar for each song, the largest first, at most ``most`` of them."""
+    values = np.asarray(values)
+    order = np.argsort(-values, kind="stable")[:most]
+    ax = ax or _axes(width=8, height=1.2 + 0.22 * len(order))
+    ax.barh(np.arange(len(order)), values[order], color=BLUE)
+    ax.set_yticks(np.arange(len(order)), [_short(names[place]) for place in order], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel(label)
+    return ax
+
+
+def bars(values: Mapping[str, float], label: str, ax: Axes | None = None) -> Axes:
+    """A few named values, each with its figure."""
+    ax = ax or _axes(height=0.6 + 0.45 * len(values))
+    drawn = ax.barh(list(values), list(values.values()), color=BLUE)
+    ax.bar_label(drawn, fmt="{:,.3g}", padding=3)
+    ax.margins(x=0.12)
+    ax.invert_yaxis()
+    ax.set_xlabel(label)
+    return ax
+
+
+def hash_distribution(counts: ArrayLike, ax: Axes | None = None) -> Axes:
+    """How often each hash occurs, the most frequent first, both axes logarithmic.
+
+    Parameters
+    ----------
+    counts
+        ``(n_hashes,)``, postings of each distinct hash.
+    """
+    ax = ax or _axes()
+    ordered = np.sort(np.asarray(counts))[::-1]
+    ax.loglog(np.arange(1, len(ordered) + 1), ordered, color=BLUE)
+    ax.set(xlabel="hashes, the most frequent first", ylabel="postings of the hash")
+    return ax
+
+
+def recall(
+    length_s: ArrayLike, share: Mapping[str, ArrayLike], ax: Axes | None = None, clips: int | None = None
+) -> Axes:
+    """Share of clips named rightly over their length, a line for each condition.
+
+    Parameters
+    ----------
+    length_s
+        ``(n,)`` seconds.
+    share
+        For each condition ``(n,)``, 0 to 1; NaN where it was not asked.
+    clips
+        Clips behind each point, for the title.
+    """
+    ax = ax or _axes()
+    for (condition, right), colour in zip(share.items(), _cycle(len(share)), strict=True):
+        ax.plot(length_s, 100 * np.asarray(right), "o-", label=condition, color=colour)
+    ax.set(xlabel="length of the clip (s)", ylabel="named rightly (%)", ylim=(-3, 103))
+    if clips:
+        ax.set_title(f"{clips} clips behind each point", fontsize=10)
+    ax.legend(loc="lower right")
+    return ax
+
+
+def fitted_line(x: ArrayLike, y: ArrayLike, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
+    """Points and the line fitted to them by least squares, with its equation."""
+    ax = ax or _axes()
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    slope, rest = np.polyfit(x, y, 1)
+    ends = np.array([x.min(), x.max()])
+    ax.plot(x, y, "o", color=BLUE)
+    ax.plot(ends, slope * ends + rest, color=ORANGE, label=f"{slope:.4g} x {'+' if rest >= 0 else '-'} {abs(rest):.4g}")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_ylim(bottom=0)
+    ax.legend()
+    return ax
+
+
+def reliability(confidence: ArrayLike, right: ArrayLike, ax: Axes | None = None, n_bins: int = 10) -> Axes:
+    """How often answers of a stated confidence are right: calibrated ones lie on the diagonal.
+
+    Parameters
+    ----------
+    confidence
+        ``(n,)``, 0 to 1.
+    right
+        ``(n,)`` bool.
+    """
+    ax = ax or _axes(width=5, height=5)
+    confidence, right = np.asarray(confidence, float), np.asarray(right, bool)
+    place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    for one in np.unique(place):
+        inside = place == one
+        ax.plot(confidence[inside].mean(), right[inside].mean(), "o", color=BLUE, markersize=4 + np.sqrt(inside.sum()))
+        where = (confidence[inside].mean(), right[inside].mean())
+        ax.annotate(f"{inside.sum()}", where, xytext=(8, -10), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="stated confidence", ylabel="share that is right", xlim=(-0.05, 1.1), ylim=(-0.05, 1.1))
+    ax.set_aspect("equal")
+    return ax
+
+
+def timeline(rows: Sequence[Mapping[str, Any]], durations_s: Mapping[str, float], ax: Axes | None = None) -> Axes:
+    """What plays in each recording, and when: one line a recording, one bar a match, grey where nothing was named.
+
+    Parameters
+    ----------
+    rows
+        Of `identify`, as ``table.to_pylist()`` gives them.
+    durations_s
+        Seconds of each recording, by its path; the lines are in this order.
+    """
+    ax = ax or _axes(width=10, height=0.8 + 0.5 * len(durations_s))
+    songs = list(dict.fromkeys(row["song_path"] for row in rows if row["status"] == "matched"))
+    colours = dict(zip(songs, _cycle(len(songs)), strict=True))
+    for line, (clip, duration_s) in enumerate(durations_s.items()):
+        ax.barh(line, duration_s, color="#E4E4E4", height=0.7)
+        for row in rows:
+            if row["clip"] == clip and row["status"] == "matched":
+                start_s, end_s = row["clip_start_s"], row["clip_end_s"]
+                ax.barh(line, end_s - start_s, left=start_s, height=0.7, alpha=0.75, color=colours[row["song_path"]])
+                name = row["title"] or row["song_path"].rsplit("/", 1)[-1]
+                ax.text(start_s, line, f" {_short(name, 22)}", va="center", fontsize=8, clip_on=True)
+            elif row["clip"] == clip:
+                ax.text(duration_s, line, f" {row['status']}", va="center", fontsize=8, color="#555555")
+    ax.set_yticks(range(len(durations_s)), [_short(clip.rsplit("/", 1)[-1]) for clip in durations_s], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel("time in the recording (s)")
+    return ax
+
+
+def _axes(width: float = 9.0, height: float = 4.0) -> Axes:
+    _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    return ax
+
+
+def _cycle(n: int) -> list[str]:
+    colours = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+    return [colours[place % len(colours)] for place in range(n)]
+
+
+def _seconds(frame: NDArray[np.integer[Any]], settings: Settings) -> NDArray[np.floating[Any]]:
+    """The middle of each frame."""
+    return (frame * settings.hop + settings.window / 2) / settings.sample_rate
+
+
+def _hertz(bin_: NDArray[np.integer[Any]], settings: Settings) -> NDArray[np.floating[Any]]:
+    return bin_ * (settings.sample_rate / settings.window)
+
+
+def _point(frame: int, bin_: int, settings: Settings, start_s: float) -> tuple[float, float]:
+    seconds = start_s + _seconds(np.array([frame]), settings)[0]
+    return float(seconds), float(_hertz(np.array([bin_]), settings)[0])
+
+
+def _time_and_frequency(ax: Axes) -> Axes:
+    ax.set(xlabel="time (s)", ylabel="frequency (Hz)")
+    return ax
+
+
+def _short(name: str, most: int = 34) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
