@@ -82,7 +82,8 @@ def test_the_walk_finds_what_it_should_and_passes_over_the_rest(folder: Path, an
 
 def test_every_animal_meets_its_fate_and_none_makes_a_mess(folder: Path, animals: list[Animal]) -> None:
     music = soxr.resample(zoo.stereo().mean(axis=1), zoo.RATE, RATE, quality="HQ")
-    open_before = os.listdir("/proc/self/fd")
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    open_before, children_before = os.listdir("/proc/self/fd"), children.read_text()
     faults = {}
     for animal in animals:
         if animal.fate != "skipped":
@@ -94,8 +95,7 @@ def test_every_animal_meets_its_fate_and_none_makes_a_mess(folder: Path, animals
             assert len(catalog.digest(path)) == 64
     assert not faults
     assert len(os.listdir("/proc/self/fd")) == len(open_before)
-    me = os.getpid()
-    assert not Path(f"/proc/{me}/task/{me}/children").read_text().split()
+    assert children.read_text() == children_before
 
 
 def test_an_index_run_over_the_zoo_ends_well_with_a_row_for_each(
