@@ -188,10 +188,10 @@ def decode(
                         if not whole or track.complete:
                             return best
                     fault = track.fault or fault
-            except _Unfit as unfit:
-                raise _error(path, str(unfit)) from None
             except _Refused as refused:
                 fault = str(refused)
+                if isinstance(refused, _Unfit):
+                    break
             if deadline is not None and time.monotonic() > deadline:
                 raise _error(path, f"not decoded within its limit of {limit_s:g} s")
         if best is None:
