@@ -8,6 +8,7 @@ is the caller's to know, never Delta's to guess.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
@@ -23,6 +24,8 @@ from pipeline.store.location import Location, sync_folder
 SONGS = "songs"
 POSTINGS = "postings"
 CONSTELLATIONS = "constellations"
+
+log = logging.getLogger(__name__)
 
 # Names of numbers that travel with the commits of `songs` (Delta calls them application transactions).
 NEXT_SONG_ID = "songprint.next_song_id"
@@ -215,6 +218,10 @@ def commit(
             return latest  # the commit went through, only its answer was lost
         if latest.number > base.number:
             raise Conflict from error
+        if torn := _torn_entry(location, base.table):
+            log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
+            location.delete(torn)
+            raise Conflict from error
         raise StoreError(f"{location.path(base.table)}: cannot commit: {error}") from error
     _sync_log(location, base.table, base.number + 1)
     return load(location, base.table, base.number + 1)  # a handle does not advance by itself
@@ -264,8 +271,7 @@ def mend_log(location: Location, table: str) -> list[str]:
     import pyarrow.parquet as pq
 
     done = []
-    names = sorted(name for name, _, _ in location.files(f"{table}/_delta_log"))
-    for name in names:
+    for name, _, _ in list(location.files(f"{table}/_delta_log")):
         if name.endswith(".checkpoint.parquet"):
             try:
                 pq.ParquetFile(pa.BufferReader(location.read(name))).read()
@@ -273,16 +279,28 @@ def mend_log(location: Location, table: str) -> list[str]:
                 location.delete(name)
                 location.delete(f"{table}/_delta_log/_last_checkpoint")
                 done.append(f"{name}: deleted; it was damaged, and the log has its contents")
-    entries = [name for name in names if name.endswith(".json")]
-    if entries and len(entries) > 1:
-        try:
-            for line in location.read(entries[-1]).splitlines() or [b""]:
-                json.loads(line)
-        except ValueError:
-            location.delete(entries[-1])
-            done.append(f"{entries[-1]}: deleted; this commit was cut off before it was on the disk")
+    if torn := _torn_entry(location, table):
+        location.delete(torn)
+        done.append(f"{torn}: deleted; a power cut tore this commit")
     load(location, table)
     return done
+
+
+def _torn_entry(location: Location, table: str) -> str | None:
+    """The last entry of a log if it is not whole, and not the only one.
+
+    Delta shows an entry under its name only when it is written, but does not wait for the disk: after a power cut it
+    may be cut off. Such a commit never happened, and nothing was built on it.
+    """
+    entries = sorted(name for name, _, _ in location.files(f"{table}/_delta_log") if name.endswith(".json"))
+    if len(entries) < 2:
+        return None
+    try:
+        for line in location.read(entries[-1]).splitlines() or [b""]:
+            json.loads(line)
+    except (ValueError, FileNotFoundError):
+        return entries[-1]
+    return None
 
 
 def _open(location: Location, table: str, number: int | None) -> Any:
@@ -292,6 +310,8 @@ def _open(location: Location, table: str, number: int | None) -> Any:
     try:
         return DeltaTable(location.path(table), version=number, storage_options=location.storage_options())
     except (DeltaError, OSError, ValueError) as error:
+        if number is None and (torn := _torn_entry(location, table)):
+            return _open(location, table, int(torn.rpartition("/")[2].removesuffix(".json")) - 1)
         raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
 
 

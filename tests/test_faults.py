@@ -1,0 +1,308 @@
+"""Jobs that die at any moment, and jobs that run at once: the store opens, checks clean, and loses nothing.
+
+`make test-faults` tries hundreds of moments and minutes of traffic, the normal suite a few of each: FAULTS is how many
+moments, TRAFFIC_S how many seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.config import Settings
+from pipeline.constellation import Peaks
+from pipeline.errors import SongprintError
+from pipeline.landmarks import pair_peaks
+from pipeline.store import StagedSong, Store, stage, tables
+
+FAULTS = int(os.environ.get("FAULTS", "30"))
+TRAFFIC_S = float(os.environ.get("TRAFFIC_S", "4"))
+
+Contents = dict[str, tuple[list[tuple[int, int]], list[int]]]
+
+
+def make_song(number: int) -> StagedSong:
+    """A small song whose landmarks come from its peaks; its digest says which one it is."""
+    at = np.unique(np.random.default_rng(number).integers(0, 200 * 64, 150))
+    peaks = Peaks((at // 64).astype(np.int32), (at % 64).astype(np.int32))
+    return StagedSong(
+        path=f"/music/{number}.flac", title=None, artist=None, album=None, duration_s=9.0, digest=str(number),
+        decoder="soundfile", sample_rate=44100, decoded_share=1.0, size_bytes=1000, modified_ns=5,
+        hashes=pair_peaks(peaks, Settings().fan_out), peaks=peaks,
+    )  # fmt: skip
+
+
+def index(store: Store, *batches: range) -> None:
+    """What an index job does: songs that are there are not done again, a batch always gets the same name."""
+    have = set(store.snapshot().songs(["digest"])["digest"].to_pylist())
+    todo = {batch: [make_song(number) for number in batch if str(number) not in have] for batch in batches}
+    store.commit([stage(store.url, f"{batch.start}-{batch.stop}", new) for batch, new in todo.items() if new])
+
+
+def remove(store: Store, numbers: set[int]) -> None:
+    songs = store.snapshot().songs(["song_id", "digest"]).to_pylist()
+    store.remove([song["song_id"] for song in songs if int(song["digest"]) in numbers])
+
+
+def contents(store: Store) -> Contents:
+    """All that a store answers, by digest: ids may differ from run to run."""
+    snapshot = store.snapshot()
+    songs = {row["song_id"]: row["digest"] for row in snapshot.songs(["song_id", "digest"]).to_pylist()}
+    found = snapshot.postings(np.arange(1 << 19, dtype=np.int32))  # all hashes of 64 bins
+    peaks = snapshot.constellations(songs)
+    answer: Contents = {digest: ([], peaks[song_id].bin.tolist()) for song_id, digest in songs.items()}
+    assert len(answer) == len(songs), "a song is there twice"
+    for hash_, song_id, offset in zip(found.hash.tolist(), found.song_id.tolist(), found.offset.tolist(), strict=True):
+        answer[songs[song_id]][0].append((hash_, offset))
+    return answer
+
+
+def right(numbers: set[int]) -> Contents:
+    """What a store of these songs should answer."""
+    songs = {number: make_song(number) for number in numbers}
+    return {
+        str(number): (
+            sorted(zip(song.hashes.hash.tolist(), song.hashes.offset.tolist(), strict=True)),
+            song.peaks.bin.tolist(),
+        )
+        for number, song in songs.items()
+    }
+
+
+# What a job does, and the songs that are in the store when it is done; before it, songs 1 to 9 but without 4.
+JOBS: dict[str, tuple[Callable[[Store], Any], set[int]]] = {
+    "index": (lambda store: index(store, range(4, 12), range(12, 15)), set(range(1, 15))),
+    "remove": (lambda store: remove(store, {2, 8}), {1, 3, 5, 6, 7, 9}),
+    "compact": (lambda store: store.compact(), {1, 2, 3, 5, 6, 7, 8, 9}),
+    "compact at once": (lambda store: store.compact(grace_hours=0), {1, 2, 3, 5, 6, 7, 8, 9}),
+}
+BEFORE = {1, 2, 3, 5, 6, 7, 8, 9}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a life behind it: commits, a removal, a job that died between its commits."""
+    store = Store.create(str(tmp_path_factory.mktemp("faults") / "template"))
+    index(store, range(1, 5), range(5, 7))
+    index(store, range(7, 10))
+    remove(store, {4})
+
+    def die(task: Callable[[Any], Any], items: Any) -> list[Any]:
+        raise Died
+
+    with pytest.raises(Died):
+        store.commit([stage(store.url, "died", [make_song(99)])], map=die)
+    return Path(store.url)
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing that the process does after it has an effect."""
+
+
+class Fault:
+    """Counts what a job does to the disk, and strikes at one of those moments.
+
+    Parameters
+    ----------
+    at
+        The moment, from 1; later ones than the job has do nothing.
+    error
+        What strikes: the death of the process when ``None``, else this error, once.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, error: OSError | None) -> None:
+        self.moments = 0
+        self._at = at
+        self._error = error
+        self._dead = False
+        for name in ("replace", "unlink", "rmdir", "makedirs"):
+            patch.setattr(os, name, self._before(getattr(os, name)))
+        patch.setattr(os, "fsync", self._torn)
+        patch.setattr(tables, "commit", self._around(tables.commit))
+
+    def _moment(self) -> None:
+        if self._dead:
+            raise Died
+        self.moments += 1
+        if self.moments == self._at:
+            if self._error:
+                raise self._error
+            self._dead = True
+            raise Died
+
+    def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **options: Any) -> Any:
+            self._moment()
+            return call(*args, **options)
+
+        return called
+
+    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **options: Any) -> Any:
+            self._moment()
+            result = call(*args, **options)
+            if not self._error:  # an error after the commit would be a lie
+                self._moment()
+            return result
+
+        return called
+
+    def _torn(self, descriptor: int) -> None:
+        """The file was not yet on the disk: half of it is lost."""
+        try:
+            self._moment()
+        except BaseException:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.truncate(os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size // 2)
+            raise
+
+
+def copy(template: Path, to: Path) -> Store:
+    shutil.copytree(template, to)
+    return Store.open(str(to))
+
+
+def judge(store: Store, job: str) -> None:
+    """What must hold after any fault, and after the job was done again."""
+    run, after = JOBS[job]
+    assert store.check() == []
+    assert contents(store) in (right(BEFORE), right(after)), "half of a job is to be seen"
+    run(store)
+    assert contents(store) == right(after)
+    assert store.check() == []
+    store.compact(grace_hours=0)
+    assert contents(store) == right(after)
+    assert store.check() == []
+    on_disk = {path.relative_to(store.url).as_posix() for path in Path(store.url).rglob("*") if path.is_file()}
+    needed = {name for table in tables.SCHEMAS for name in store.snapshot().files(table)} | {"songprint.json"}
+    assert {name for name in on_disk if "/_delta_log/" not in name} == needed
+
+
+def moments(template: Path, folder: Path, job: str) -> int:
+    """How many moments a job has."""
+    store = copy(template, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        fault = Fault(patch, 0, None)
+        JOBS[job][0](store)
+    return fault.moments
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("kind", ["death", "disk full", "permission denied"])
+def test_a_job_that_fails_at_any_moment_leaves_a_whole_store(
+    template: Path, tmp_path: Path, job: str, kind: str
+) -> None:
+    errors = {"disk full": errno.ENOSPC, "permission denied": errno.EACCES}
+    error = OSError(errors[kind], os.strerror(errors[kind])) if kind in errors else None
+    every = range(1, moments(template, tmp_path / "undisturbed", job) + 1)
+    chosen = np.random.default_rng(len(job)).permutation(every)[: max(1, FAULTS // (len(JOBS) * 3))]
+    for at in chosen.tolist():
+        store = copy(template, tmp_path / str(at))
+        with pytest.MonkeyPatch.context() as patch:
+            Fault(patch, at, error)
+            with contextlib.suppress(Died, SongprintError, OSError):
+                JOBS[job][0](store)
+        judge(store, job)
+        shutil.rmtree(store.url)
+
+
+def _child(url: str, job: str, ready: Any) -> None:
+    store = Store.open(url)
+    ready.set()
+    JOBS[job][0](store)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_that_is_killed_leaves_a_whole_store(template: Path, tmp_path: Path, job: str) -> None:
+    """The real thing: SIGKILL, at moments that nothing in the code knows of."""
+    spawn = multiprocessing.get_context("spawn")
+    chance = np.random.default_rng(len(job))
+    for turn in range(max(1, FAULTS // (len(JOBS) * 3))):
+        store = copy(template, tmp_path / str(turn))
+        ready = spawn.Event()
+        child = spawn.Process(target=_child, args=(store.url, job, ready))
+        child.start()
+        assert ready.wait(60)
+        child.join(chance.exponential(0.08))
+        if child.is_alive():
+            os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+        judge(store, job)
+        shutil.rmtree(store.url)
+
+
+def _writer(url: str, numbers: range, until: float, done: Any) -> None:
+    """Add songs two by two, remove every fifth, compact now and then; say which are there for good."""
+    store = Store.open(url)
+    added = []
+    for turn, first in enumerate(itertools.takewhile(lambda _: time.time() < until, numbers[::2])):
+        pair = range(first, first + 2)
+        index(store, pair)
+        added += list(pair)
+        if turn % 5 == 4:
+            remove(store, {first})
+            added.remove(first)
+        if turn % 7 == 6:
+            store.compact(grace_hours=1)
+    done.put(added)
+
+
+def _reader(url: str, until: float, failures: Any, looks: Any) -> None:
+    """Look at the store again and again: every song that a snapshot has is there, whole and once."""
+    seen = 0
+    store = Store.open(url)
+    try:
+        while time.time() < until:
+            found = contents(store)
+            assert found == right({int(digest) for digest in found})
+            seen += 1
+    except BaseException as error:
+        failures.put(repr(error))
+        raise
+    finally:
+        looks.put(seen)
+
+
+@pytest.fixture
+def spawned() -> Iterator[list[Any]]:
+    processes: list[Any] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def test_two_writers_and_three_readers_lose_double_and_half_see_nothing(tmp_path: Path, spawned: list[Any]) -> None:
+    store = Store.create(str(tmp_path / "busy"))
+    spawn = multiprocessing.get_context("spawn")
+    done, failures, looks = spawn.Queue(), spawn.Queue(), spawn.Queue()
+    until = time.time() + TRAFFIC_S + 3  # processes take their time to start
+    spawned += [
+        spawn.Process(target=_writer, args=(store.url, range(first, first + 90_000), until, done))
+        for first in (1_000, 100_000)
+    ]
+    spawned += [spawn.Process(target=_reader, args=(store.url, until, failures, looks)) for _ in range(3)]
+    for process in spawned:
+        process.start()
+    added = {number for _ in range(2) for number in done.get(timeout=TRAFFIC_S + 100)}
+    seen = [looks.get(timeout=TRAFFIC_S + 100) for _ in range(3)]
+    for process in spawned:
+        process.join(60)
+    assert [process.exitcode for process in spawned] == [0] * 5, failures.get() if not failures.empty() else ""
+    assert min(seen) > 0
+    assert len(added) > 2
+    assert contents(store) == right(added)
+    assert store.check() == []
