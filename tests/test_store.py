@@ -117,6 +117,7 @@ def test_a_lookup_answers_like_a_list_of_all_postings(
     with pytest.MonkeyPatch.context() as patch:  # sizes at which a handful of postings has every kind of border
         patch.setattr(postings, "GROUP_ROWS", group_rows)
         patch.setattr(postings, "PART_ROWS", part_rows)
+        patch.setattr(postings, "LOOKUP_ROWS", part_rows)
         patch.setattr(postings, "FILE_ROWS", file_rows)
         patch.setattr(postings, "RESIDENT_ROWS", 1 << 30 if resident else 0)
         patch.setattr("pipeline.store.staging.SAMPLE_STEP", 8)
