@@ -1,12 +1,13 @@
 """What a query run is: plan batches of clips, ask the store for them wherever the executor runs, answer in order.
 
-A clip is asked as one window; what is longer is cut into windows as it is decoded, so that a recording of a day costs
-no more memory than a clip. The windows of a batch are asked together: each part of the store is read once for all.
+The clips of a batch are asked together: each part of the store is read once for all. What is longer than a clip is a
+recording, heard stretch by stretch as it is decoded, so that a day of it costs no more memory than some minutes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import time
@@ -18,25 +19,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import audio, catalog, timeline
+from pipeline import audio, catalog
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, CatalogError, SongprintError
 from pipeline.executor import Died, Done, Executor, Loop, in_order
 from pipeline.recognise import Match, Query, recognise
+from pipeline.recording import Recording
 from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
 
 # A longer clip is a recording: it may hold several songs.
 LONGEST_CLIP_S = 15.0
-WINDOW_S = 10.0
-WINDOW_STEP_S = 5.0
 # Asked at once: enough to read the store in long strides, few enough to stay in some hundred megabytes.
-WINDOWS_AT_ONCE = 64
-# One task: at some 50 ms a window, about a minute.
-BATCH_WINDOWS = 1024
+CLIPS_AT_ONCE = 64
+# One task: at some 50 ms for these bytes of an MP3 of 10 s, about a minute.
+BATCH_BYTES = 200_000_000
 BATCHES_PER_WORKER = 6
-BYTES_PER_WINDOW = 100_000
+# What a clip costs however short it is.
+BYTES_PER_CLIP = 200_000
 
 ANSWERS = pa.schema(
     [
@@ -162,13 +163,14 @@ def plan(
     entries: Sequence[Entry], snapshot: Snapshot, query: Query, workers: int, limit_s: float | None
 ) -> list[Batch]:
     """Cut the clips, in their order, into batches of about the same work."""
-    windows = [1 + entry.size_bytes // BYTES_PER_WINDOW for entry in entries]
-    target = min(BATCH_WINDOWS, max(WINDOWS_AT_ONCE, sum(windows) / (workers * BATCHES_PER_WORKER)))
+    weights = [BYTES_PER_CLIP + entry.size_bytes for entry in entries]
+    least = BYTES_PER_CLIP * CLIPS_AT_ONCE
+    target = min(BATCH_BYTES, max(least, sum(weights) / (workers * BATCHES_PER_WORKER)))
     batches: list[Batch] = []
     first = asked = 0
-    for place, count in enumerate(windows, start=1):
-        asked += count
-        if asked >= target or place == len(windows):
+    for place, weight in enumerate(weights, start=1):
+        asked += weight
+        if asked >= target or place == len(weights):
             batches.append(Batch(snapshot, query, tuple(entries[first:place]), os.getcwd(), limit_s))
             first, asked = place, 0
     return batches
@@ -191,33 +193,34 @@ class _Heard:
 
 
 def identify_batch(batch: Batch) -> BatchAnswers:
-    """Decode the clips of a batch, ask for their windows, and make their rows: the task that an executor runs."""
+    """Decode the clips of a batch, ask for them, and make their rows: the task that an executor runs."""
     began = time.monotonic()
     heard: list[_Heard] = []
-    waiting: list[tuple[_Heard, float, NDArray[np.float32]]] = []
+    waiting: list[tuple[_Heard, NDArray[np.float32]]] = []
+    longest = round(LONGEST_CLIP_S * batch.snapshot.settings.sample_rate)
 
     def ask() -> None:
-        found = recognise([samples for _, _, samples in waiting], batch.snapshot, batch.query)
-        for (clip, start_s, _), matches in zip(waiting, found, strict=True):
-            clip.matches.extend(
-                dataclasses.replace(
-                    match, clip_start_s=match.clip_start_s + start_s, clip_end_s=match.clip_end_s + start_s
-                )
-                for match in matches
-            )
+        found = recognise([samples for _, samples in waiting], batch.snapshot, batch.query)
+        for (clip, _), matches in zip(waiting, found, strict=True):
+            clip.matches = matches
         waiting.clear()
 
+    def listen(blocks: Iterator[NDArray[np.float32]]) -> _Heard:
+        clip = _Heard()  # a second decoder starts with a clean slate
+        start = _first(blocks, longest + 1)
+        if len(start) <= longest:
+            waiting.append((clip, start))
+        else:
+            recording = Recording(batch.snapshot, batch.query)
+            for samples in itertools.chain([start], blocks):
+                recording.hear(samples)
+            clip.matches = recording.finish()
+        return clip
+
     for entry in batch.entries:
-
-        def listen(blocks: Iterator[NDArray[np.float32]]) -> _Heard:
-            clip = _Heard()  # a second decoder starts with a clean slate
-            for start_s, samples in windows(blocks, batch.snapshot.settings.sample_rate):
-                waiting.append((clip, start_s, samples))
-                if len(waiting) == WINDOWS_AT_ONCE:
-                    ask()
-            return clip
-
         heard.append(_heard(entry, listen, batch))
+        if len(waiting) >= CLIPS_AT_ONCE:
+            ask()
     ask()
     songs = _songs(batch.snapshot, {match.song_id for clip in heard for match in clip.matches})
     rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry, clip, songs)]
@@ -229,25 +232,16 @@ def identify_batch(batch: Batch) -> BatchAnswers:
     )
 
 
-def windows(blocks: Iterator[NDArray[np.float32]], sample_rate: int) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Cut samples that come in blocks into overlapping windows; a clip that is short enough stays whole.
-
-    Yields
-    ------
-    start_s, samples
-        Where the window begins, and its ``(n_samples,)`` float32. The last one reaches the last sample.
-    """
-    longest, size, step = (round(s * sample_rate) for s in (LONGEST_CLIP_S, WINDOW_S, WINDOW_STEP_S))
-    kept = np.zeros(0, np.float32)
-    start = 0
+def _first(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDArray[np.float32]:
+    """At least so many samples, if there are, in whole blocks."""
+    parts = [np.zeros(0, np.float32)]
+    count = 0
     for block in blocks:
-        kept = np.concatenate([kept, block])
-        while len(kept) > longest:
-            yield start / sample_rate, kept[:size]
-            kept = kept[step:]
-            start += step
-    if len(kept):
-        yield start / sample_rate, kept
+        parts.append(block)
+        count += len(block)
+        if count >= n_samples:
+            break
+    return np.concatenate(parts)
 
 
 def _heard(entry: Entry, listen: Callable[[Iterator[NDArray[np.float32]]], _Heard], batch: Batch) -> _Heard:
@@ -288,7 +282,7 @@ def _rows(entry: Entry, clip: _Heard, songs: dict[int, dict[str, str | None]]) -
             "artist": songs[match.song_id]["artist"],
             **dataclasses.asdict(match),
         }
-        for match in timeline.segments(clip.matches)
+        for match in sorted(clip.matches, key=lambda match: match.clip_start_s)
     ]
 
 

@@ -1,56 +1,266 @@
-"""Matches along a recording to segments: neighbouring windows that found the same song at the same place are one.
+"""What was heard of each song along a recording, to segments: who plays from when to when.
 
-A recording is asked window by window; each window knows only itself. Here what they found is put in order.
+A trace is one performance of a song: the song's place runs on with the recording's time, and for each half second the
+trace says how far the recording sounds where the song has its peaks. A performance is where that evidence adds up; a
+voice over the music, a silence or a lost second does not end it, as long as what follows outweighs the gap. Another
+performance of the same song (a jump, a loop, the refrain that returns) competes for the same seconds, and the one with
+more evidence has them; different songs may sound together.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.recognise import Match
 
-# Two windows hear one performance of a song when their starts in it differ by no more.
-SAME_DELTA_S = 0.5
-# A chorus under a talking voice may be lost for a while.
+BIN_S = 0.5
+# Two stretches of a trace are one when their places differ by no more where they meet.
+SAME_PLACE_S = 0.25
+# A peak speaks for the song when the level there stands so far above chance, else against it: low, since the quiet
+# second half of a fade is part of the performance.
+NEUTRAL_LEVEL = 0.15
+# Of evidence that may be lost before a performance is over: 20 s of other sounds, at 35 peaks a second.
+GAP = 20 * 40 * NEUTRAL_LEVEL
+# Of place that a performance may drift before it is said to have another speed: a frame of the spectrogram.
+STEADY_S = 0.05
 LONGEST_GAP_S = 20.0
+# Logit of a performance: by standing above chance, log of votes, 1.
+WEIGHTS = (0.35, 1.2, -10.0)
+UNLIKELY = -4.0
 
 
-def segments(matches: Iterable[Match]) -> list[Match]:
-    """Join matches of one song whose spans follow each other at the same delta.
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """How one song, placed in one way, stands in a recording.
 
     Parameters
     ----------
-    matches
-        Of the windows of one recording, their spans in seconds of the recording.
+    song_id
+        The song.
+    first
+        Bin of the recording, `BIN_S` long, at which the arrays begin.
+    place_s
+        ``(n_bins,)`` float64, the song's second at the start of each bin.
+    peaks
+        ``(n_bins,)`` float64, how many peaks the song has there.
+    level, spread
+        ``(n_bins,)`` float64, over these peaks: the sum of the recording's level above chance, and its variance by
+        chance.
+    votes
+        ``(n_bins,)`` float64, anchors that agree.
+    """
+
+    song_id: int
+    first: int
+    place_s: NDArray[np.float64]
+    peaks: NDArray[np.float64]
+    level: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    votes: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.place_s)
+
+    @property
+    def end(self) -> int:
+        """The bin after the last one."""
+        return self.first + len(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bins of a trace over which its evidence adds up."""
+
+    trace: Trace
+    start: int
+    stop: int
+    score: float
+
+    @property
+    def here(self) -> slice:
+        """These bins in the trace's arrays."""
+        return slice(self.start - self.trace.first, self.stop - self.trace.first)
+
+
+def segments(traces: Iterable[Trace], needed: float) -> list[Match]:
+    """The performances in a recording.
+
+    Parameters
+    ----------
+    traces
+        In any order; those of one song whose places run on where they meet count as one.
+    needed
+        Confidence.
 
     Returns
     -------
     list of Match
-        By start; votes are those of the strongest window, the confidence that of the surest.
+        By start, then song.
     """
-    open_: dict[int, list[Match]] = {}
-    for match in sorted(matches, key=lambda match: (match.clip_start_s, -match.votes)):
-        runs = open_.setdefault(match.song_id, [])
-        for place, run in enumerate(runs):
-            drift = (match.song_start_s - match.clip_start_s * match.speed) - (
-                run.song_start_s - run.clip_start_s * run.speed
+    found = [match(span) for span in spans(traces)]
+    sure = sorted((match for match in found if match.confidence >= needed), key=_by_start)
+    return sorted(_bridged(sure), key=_by_start)
+
+
+def _by_start(match: Match) -> tuple[float, int]:
+    return match.clip_start_s, match.song_id
+
+
+def _bridged(matches: Sequence[Match]) -> list[Match]:
+    """Join matches of one song, by start, that go on from each other."""
+    runs: dict[int, list[Match]] = {}
+    for match in matches:
+        of_song = runs.setdefault(match.song_id, [])
+        before = of_song[-1] if of_song else None
+        if before and match.clip_start_s - before.clip_end_s <= LONGEST_GAP_S and _goes_on(before, match):
+            of_song[-1] = dataclasses.replace(
+                before,
+                clip_end_s=match.clip_end_s,
+                song_end_s=match.song_end_s,
+                votes=before.votes + match.votes,
+                confidence=max(before.confidence, match.confidence),
+                speed=_speed(match.song_end_s - before.song_start_s, match.clip_end_s - before.clip_start_s),
             )
-            if abs(drift) <= SAME_DELTA_S and match.clip_start_s - run.clip_end_s <= LONGEST_GAP_S:
-                runs[place] = _joined(run, match)
-                break
         else:
-            runs.append(match)
-    found = [run for runs in open_.values() for run in runs]
-    return sorted(found, key=lambda match: (match.clip_start_s, -match.votes, match.song_id))
+            of_song.append(match)
+    return [match for of_song in runs.values() for match in of_song]
 
 
-def _joined(first: Match, second: Match) -> Match:
-    last = max(first, second, key=lambda match: match.clip_end_s)
-    return dataclasses.replace(
-        first,
-        clip_end_s=last.clip_end_s,
-        song_end_s=last.song_end_s,
-        votes=max(first.votes, second.votes),
-        confidence=max(first.confidence, second.confidence),
+def _goes_on(before: Match, match: Match) -> bool:
+    expected_s = before.song_end_s + (match.clip_start_s - before.clip_end_s) * before.speed
+    return abs(match.song_start_s - expected_s) <= SAME_PLACE_S
+
+
+def _speed(advanced_s: float, elapsed_s: float) -> float:
+    return 1.0 if abs(advanced_s - elapsed_s) <= STEADY_S else advanced_s / elapsed_s
+
+
+def likely(trace: Trace) -> bool:
+    """Whether a trace may turn out to be a performance, together with what comes before or after."""
+    return any(_logit(span) >= UNLIKELY for span in spans([trace]))
+
+
+def threshold(false_positives: float) -> float:
+    """The confidence that a segment needs.
+
+    Parameters
+    ----------
+    false_positives
+        Above 0, at most 1: of recordings of other music, the share in which something may be named.
+    """
+    return 1 / (1 + false_positives / 0.01)
+
+
+def mean_level(span: Span) -> float:
+    """Of the recording at the song's peaks, above chance."""
+    here = span.here
+    return float(span.trace.level[here].sum() / max(span.trace.peaks[here].sum(), 1.0))
+
+
+def _logit(span: Span) -> float:
+    """Log odds that a span is a performance."""
+    trace, here = span.trace, span.here
+    standing = trace.level[here].sum() / math.sqrt(trace.spread[here].sum() + 1.0)
+    weights = WEIGHTS
+    return float(weights[0] * standing + weights[1] * math.log1p(trace.votes[here].sum()) + weights[2])
+
+
+def spans(traces: Iterable[Trace]) -> list[Span]:
+    """Where each song's evidence adds up, no second of a song given to two of its traces."""
+    songs: dict[int, list[Trace]] = {}
+    for trace in joined(traces):
+        songs.setdefault(trace.song_id, []).append(trace)
+    return [span for of_song in songs.values() for span in _shared_out(of_song)]
+
+
+def joined(traces: Iterable[Trace]) -> list[Trace]:
+    """Join traces of one song that run on from each other; where they overlap, the later one counts."""
+    runs: dict[int, list[Trace]] = {}
+    for trace in sorted(traces, key=lambda trace: (trace.first, trace.song_id)):
+        of_song = runs.setdefault(trace.song_id, [])
+        before = [(_apart_s(run, trace), place) for place, run in enumerate(of_song)]
+        apart_s, place = min(before, default=(math.inf, 0))
+        if apart_s <= SAME_PLACE_S:
+            of_song[place] = _join(of_song[place], trace)
+        else:
+            of_song.append(trace)
+    return [run for of_song in runs.values() for run in of_song]
+
+
+def _apart_s(run: Trace, trace: Trace) -> float:
+    """By how much the places differ where a trace meets an earlier one; infinite if it does not."""
+    if not run.first <= trace.first < run.end:
+        return math.inf
+    shared = min(run.end, trace.end) - trace.first
+    differ = run.place_s[trace.first - run.first :][:shared] - trace.place_s[:shared]
+    return float(np.abs(differ).mean())
+
+
+def _join(run: Trace, trace: Trace) -> Trace:
+    kept = trace.first - run.first
+    fields = ("place_s", "peaks", "level", "spread", "votes")
+    arrays = {name: np.concatenate([getattr(run, name)[:kept], getattr(trace, name)]) for name in fields}
+    return Trace(run.song_id, run.first, **arrays)
+
+
+def _shared_out(traces: Sequence[Trace]) -> list[Span]:
+    """Give the seconds of one song to its traces, the strongest span first."""
+    first = min(trace.first for trace in traces)
+    free = np.ones(max(trace.end for trace in traces) - first, bool)
+    scores = [trace.level - NEUTRAL_LEVEL * trace.peaks for trace in traces]
+    taken: list[Span] = []
+    best = [best_span(trace, score) for trace, score in zip(traces, scores, strict=True)]
+    while True:
+        place = max(range(len(best)), key=lambda place: best[place].score)
+        span = best[place]
+        if span.score <= 0:
+            return taken
+        here = slice(span.start - first, span.stop - first)
+        if free[here].all():
+            taken.append(span)
+            free[here] = False
+        trace = traces[place]
+        mask = free[trace.first - first : trace.end - first]
+        best[place] = best_span(trace, np.where(mask, scores[place], -np.inf))
+
+
+def best_span(trace: Trace, score: NDArray[np.float64]) -> Span:
+    """The bins with the largest sum, bridging no more than `GAP`."""
+    best = Span(trace, trace.first, trace.first, 0.0)
+    total = top = 0.0
+    start = 0
+    for place, value in enumerate(score.tolist()):
+        if total <= 0 or top - total > GAP:
+            total = top = 0.0
+            start = place
+        total += value
+        if total > top:
+            top = total
+            if top > best.score:
+                best = Span(trace, trace.first + start, trace.first + place + 1, top)
+    return best
+
+
+def match(span: Span) -> Match:
+    """A span in seconds, and how sure it is."""
+    trace, here = span.trace, span.here
+    place_s = trace.place_s[here]
+    length_s = len(place_s) * BIN_S
+    advanced_s = float(place_s[-1] - place_s[0]) + BIN_S
+    speed = _speed(advanced_s, length_s)
+    return Match(
+        song_id=trace.song_id,
+        clip_start_s=span.start * BIN_S,
+        clip_end_s=span.stop * BIN_S,
+        song_start_s=float(place_s[0]),
+        song_end_s=float(place_s[0] + length_s * speed),
+        votes=int(trace.votes[here].sum()),
+        confidence=1 / (1 + math.exp(-min(_logit(span), 30.0))),
+        speed=speed,
     )

@@ -86,3 +86,17 @@ def postings(
     for h, _, _ in every:
         counts[h] = counts.get(h, 0) + 1
     return [row for row in every if most is None or counts[row[0]] <= most]
+
+
+def best_span_score(scores, gap):
+    """The largest sum of neighbours whose sums, added up from their first one, never fall by more than a gap."""
+    best = 0
+    for start in range(len(scores)):
+        total = top = 0
+        for score in scores[start:]:
+            total += score
+            top = max(top, total)
+            if total < 0 or top - total > gap:
+                break
+            best = max(best, total)
+    return best

@@ -1,0 +1,408 @@
+"""A recording of any length to the songs in it: heard in stretches, each asked once, in the memory of one.
+
+A stretch is two minutes long. Its hits are counted in short windows. A place in a song that is a candidate in one
+window is chance, one that goes on from window to window is a performance: candidates are chained. A chain follows its
+own slope, so that a clock that runs fast or a turntable gives one chain and not fifty. Only the strongest chains are
+held against their song's constellation, all along the stretch; what they find there second by second is a trace, of
+which `timeline` makes segments. Where nothing explains what sounds, the stretch is asked again at other speeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
+
+from pipeline import timeline
+from pipeline.calibration import rival_votes
+from pipeline.constellation import LOWEST_BIN, SILENCE, Peaks
+from pipeline.match import TICKS, Hits, join, vote
+from pipeline.recognise import SPARSE, Clip, Library, Match, Query, at_speed, unique
+from pipeline.timeline import BIN_S, Trace
+
+STRETCH_S = 120
+# Heard again with the next stretch, so that a song that begins at the seam is found whole.
+CONTEXT_S = 15
+WINDOW_S = 10.0
+WINDOW_STEP_S = 5.0
+CANDIDATES = 20
+# From one window to the next a place may move by so many ticks: 0.5 % of speed, beside a frame's jitter.
+STEP_TICKS = 5
+JITTER_TICKS = 8
+# Of a chain that is a single window, or at its ends: half a window.
+REACH = 860
+# By so many ticks may a hit lie off its chain's line.
+NEAR_TICKS = 6
+# How strongly a line is held level: a jitter of 3 ticks against slopes of 0.2 %.
+STIFFNESS = (3 / 0.002) ** 2
+# A steeper line belongs to a copy at another speed.
+STEEPEST = 0.006
+# Chains of a stretch that are verified, and of one song among them: music that repeats itself gives many.
+CHAINS = 30
+CHAINS_PER_SONG = 4
+SPEED_STEP = 0.01
+# Nearer speeds are not asked for again.
+SAME_SPEED = 0.002
+# A stretch is explained when no more than this in one piece belongs to no song.
+UNEXPLAINED_S = 10.0
+# Over which the level is measured that a peak stands out of, in frames and bins to either side,
+AROUND_FRAMES, AROUND_BINS = 10, 16
+# and the level that a lasting tone has anyway.
+LASTING_S = 6.0
+# By which peaks are moved aside to see what chance gives.
+BINS_ASIDE = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
+# Two songs are versions of one recording when they share so many peaks; chance gives one in fifty.
+RELATED = 0.2
+# Of versions, the one with less evidence is dropped, unless it has nearly as much as the other.
+AS_GOOD = 0.9
+
+
+class Recording:
+    """One recording as it is heard.
+
+    Parameters
+    ----------
+    stretch_s
+        Asked at once; whole seconds. Long ones read the store in long strides, short ones answer sooner.
+    """
+
+    def __init__(self, library: Library, query: Query, stretch_s: int = STRETCH_S) -> None:
+        self.library = library
+        self.query = query
+        self.heard_s = 0.0
+        self._rate = library.settings.sample_rate
+        self._stretch = stretch_s * self._rate
+        self._blocks: list[NDArray[np.float32]] = []
+        self._waiting = 0
+        self._context = np.zeros(0, np.float32)
+        self._first_s = 0
+        self._speeds = speeds(query.speed_range)
+        self._lately = 1.0  # a turntable keeps its speed: the next stretch is asked at this one first
+        self._traces: list[Trace] = []
+        self._closed: list[Match] = []
+
+    def hear(self, samples: NDArray[np.float32]) -> None:
+        """Take in what comes next, ``(n,)`` float32 at the library's sample rate, any number."""
+        self._blocks.append(samples)
+        self._waiting += len(samples)
+        self.heard_s += len(samples) / self._rate
+        if self._waiting < self._stretch:
+            return
+        waiting = np.concatenate(self._blocks)
+        whole = len(waiting) // self._stretch * self._stretch
+        for start in range(0, whole, self._stretch):
+            self._ask(waiting[start : start + self._stretch])
+        self._blocks, self._waiting = [waiting[whole:]], len(waiting) - whole
+
+    def finish(self) -> list[Match]:
+        """Ask for the last seconds; the performances in the whole recording."""
+        if self._waiting:
+            self._ask(np.concatenate(self._blocks))
+            self._blocks, self._waiting = [], 0
+        return self.matches()
+
+    def matches(self) -> list[Match]:
+        """The performances in what was asked so far, by start; the last of them may go on."""
+        return sorted(self._closed + self._segments(self._traces), key=lambda match: match.clip_start_s)
+
+    def _segments(self, traces: list[Trace]) -> list[Match]:
+        return timeline.segments(traces, timeline.threshold(self.query.false_positives))
+
+    def _ask(self, samples: NDArray[np.float32]) -> None:
+        both = np.concatenate([self._context, samples])
+        stretch = Stretch(both, self._first_s, self.library)
+        waiting = [self._lately, *(speed for speed in self._speeds if abs(speed - self._lately) > SAME_SPEED)]
+        while waiting:
+            speed = waiting.pop(0)
+            pace = stretch.ask(speed)
+            if pace:
+                self._lately = 1.0 if abs(pace - 1.0) <= SAME_SPEED else pace
+            if stretch.unexplained_s(self._segments(stretch.traces())) <= UNEXPLAINED_S:
+                break
+        self._traces += stretch.traces()
+        self._close(stretch.first)
+        self._context = both[-CONTEXT_S * self._rate :]
+        self._first_s += (len(both) - len(self._context)) // self._rate
+
+    def _close(self, first: int) -> None:
+        """Of songs that were not heard lately keep the segments and not the evidence: memory stays flat."""
+        lately = {trace.song_id for trace in self._traces if trace.end >= first - timeline.LONGEST_GAP_S / BIN_S}
+        self._closed += self._segments([trace for trace in self._traces if trace.song_id not in lately])
+        self._traces = [trace for trace in self._traces if trace.song_id in lately]
+
+
+def speeds(speed_range: float) -> list[float]:
+    """Those to ask for, the likeliest first: copies `SPEED_STEP` apart find what is played at any speed between."""
+    aside = int(np.ceil(speed_range / 100 / SPEED_STEP - 1e-9))
+    return sorted((1 + SPEED_STEP * step for step in range(-aside, aside + 1)), key=lambda speed: abs(speed - 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A trace, its speed, and where in the stretch the song's peaks lie: sorted cells, frame and bin in one integer."""
+
+    trace: Trace
+    pace: float
+    cells: NDArray[np.int64]
+
+
+class Stretch:
+    """Some minutes of a recording.
+
+    Parameters
+    ----------
+    samples
+        ``(n,)`` float32.
+    first_s
+        Second of the recording at which they begin.
+    """
+
+    def __init__(self, samples: NDArray[np.float32], first_s: int, library: Library) -> None:
+        self.samples = samples
+        self.first = round(first_s / BIN_S)
+        self.library = library
+        self.clip = Clip(samples, library.settings)
+        self.surface = standing_out(self.clip.power(0), LASTING_S / library.settings.frame_s)
+        self._held: list[Held] = []
+
+    def ask(self, speed: float) -> float | None:
+        """Look for songs that are played at about this speed.
+
+        Returns
+        -------
+        float or None
+            The speed of the one that stands out most, if any seems to be there.
+        """
+        held = self._heard_at(speed)
+        for _ in range(2):  # at its very speed a song has more votes
+            if held and abs(held[0].pace - speed) > SAME_SPEED:
+                speed = held[0].pace
+                held = self._heard_at(speed) or held
+        self._held += held
+        return held[0].pace if held else None
+
+    def _heard_at(self, speed: float) -> list[Held]:
+        settings = self.library.settings
+        copy = self.clip if speed == 1.0 else Clip(at_speed(self.samples, speed), settings)
+        question = copy.question(SPARSE)
+        hits = _by_tick(join(question, self.library.postings(unique(question.hash))))
+        found = chains(hits, settings.sample_rate * TICKS / settings.hop)
+        songs = self.library.constellations({chain.song_id for chain in found})
+        by_song = {song_id: _take(hits, hits.song_id == song_id) for song_id in songs}
+        lines = [(chain.song_id, fit(chain, by_song[chain.song_id])) for chain in found]
+        held = [
+            self._hold(song_id, songs[song_id], by_song[song_id], line, speed)
+            for song_id, line in lines
+            if abs(line.slope) <= STEEPEST
+        ]
+        return [one for one in held if timeline.likely(one.trace)]
+
+    def traces(self) -> list[Trace]:
+        """What was found: of versions of one recording only the one with most evidence."""
+        best = [max(timeline.spans([one.trace]), key=lambda span: span.score) for one in self._held]
+        return [
+            one.trace
+            for one, span in zip(self._held, best, strict=True)
+            if not any(self._is_shadow(one, span, other) for other in self._held)
+        ]
+
+    def unexplained_s(self, matches: list[Match]) -> float:
+        """The longest piece in which something sounds that belongs to no song."""
+        size = round(BIN_S * self.library.settings.sample_rate)
+        sounds = np.add.reduceat(np.square(self.samples), np.arange(0, len(self.samples), size)) > SILENCE
+        for match in matches:
+            sounds[
+                max(round(match.clip_start_s / BIN_S) - self.first, 0) : round(match.clip_end_s / BIN_S) - self.first
+            ] = False
+        edges = np.flatnonzero(np.diff(sounds.astype(np.int8), prepend=0, append=0))
+        return float((edges[1::2] - edges[::2]).max(initial=0)) * BIN_S
+
+    def _is_shadow(self, one: Held, span: timeline.Span, other: Held) -> bool:
+        if other.trace.song_id == one.trace.song_id:
+            return False
+        there = dataclasses.replace(span, trace=other.trace)
+        if timeline.mean_level(span) >= AS_GOOD * timeline.mean_level(there):
+            return False
+        frames = np.array([span.start - self.first, span.stop - self.first]) * BIN_S / self.library.settings.frame_s
+        cells = one.cells[slice(*np.searchsorted(one.cells, frames.astype(np.int64) << 10))]
+        around = (np.arange(-1, 2)[:, None] << 10) + np.arange(-1, 2)
+        return bool(np.isin(cells, (other.cells[:, None] + around.ravel()).ravel()).mean() >= RELATED)
+
+    def _hold(self, song_id: int, song: Peaks, hits: Hits, line: Line, speed: float) -> Held:
+        """What the stretch says of a song along a line.
+
+        Parameters
+        ----------
+        hits
+            Of this song alone, in the ticks of the copy at `speed`.
+        """
+        rate, hop = self.library.settings.sample_rate, self.library.settings.hop
+        n_bins = -(-len(self.samples) // round(BIN_S * rate))
+        pace = speed * (1 + line.slope)
+        frame = np.rint((song.frame * TICKS - line.delta) / (pace * TICKS)).astype(np.int64)
+        bin_ = np.rint(song.bin * pace).astype(np.int64)
+        inside = (frame >= 0) & (frame < len(self.samples) // hop) & (bin_ < self.surface.shape[1])
+        frame, bin_ = frame[inside], bin_[inside]
+        chance = self.surface[frame, _moved_aside(bin_, self.surface.shape[1])]
+        level = self.surface[frame, bin_] - chance.mean(axis=0)
+
+        agree = np.abs(hits.delta - (line.delta + line.slope * _tick(hits))) <= NEAR_TICKS
+        _, first = np.unique(hits.offset[agree].astype(np.int64) << 10 | hits.bin[agree], return_index=True)
+        voted = _tick(hits)[agree][first] / (speed * TICKS)
+
+        def per_bin(
+            frames: NDArray[np.floating | np.integer], of: NDArray[np.float32] | None = None
+        ) -> NDArray[np.float64]:
+            place = np.clip((frames * (hop / rate / BIN_S)).astype(np.int64), 0, n_bins - 1)
+            return np.bincount(place, of, n_bins).astype(np.float64)
+
+        start_s = (line.delta * hop / TICKS + self.clip.lead) / rate
+        trace = Trace(
+            song_id=song_id,
+            first=self.first,
+            place_s=start_s + BIN_S * pace * np.arange(n_bins, dtype=np.float64),
+            peaks=per_bin(frame),
+            level=per_bin(frame, level),
+            spread=per_bin(frame, chance.var(axis=0)),
+            votes=per_bin(voted),
+        )
+        return Held(trace, pace, np.sort(frame << 10 | bin_))
+
+
+def standing_out(power: NDArray[np.float32], lasting: float) -> NDArray[np.float32]:
+    """How far each bin, or the best of its 8 neighbours, stands above its surroundings and above its own habit.
+
+    A tone that lasts stands out all the time, and would speak for any song that has peaks in its bin.
+
+    Parameters
+    ----------
+    power
+        ``(n_frames, n_bins)`` float32.
+    lasting
+        Frames to either side over which a bin's habit is measured.
+
+    Returns
+    -------
+    NDArray
+        The same shape, float32, in standard deviations of the log power around.
+    """
+
+    def around(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        in_time = uniform_filter1d(x, 2 * AROUND_FRAMES + 1, axis=0, mode="nearest")
+        mean: NDArray[np.float32] = uniform_filter1d(in_time, 2 * AROUND_BINS + 1, axis=1, mode="nearest")
+        return mean
+
+    level: NDArray[np.float32] = np.log(power + np.float32(SILENCE))
+    level -= around(level)
+    level /= np.sqrt(around(level * level) + np.float32(1e-2))
+    level[:, 1:-1] = np.maximum(np.maximum(level[:, :-2], level[:, 1:-1]), level[:, 2:])
+    level[1:-1] = np.maximum(np.maximum(level[:-2], level[1:-1]), level[2:])
+    level -= uniform_filter1d(level, 2 * round(lasting) + 1, axis=0, mode="nearest")
+    return level
+
+
+def _moved_aside(bin_: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
+    aside = bin_ + np.array(BINS_ASIDE)[:, None]
+    aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
+    inside: NDArray[np.int64] = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
+    return inside
+
+
+@dataclass(slots=True)
+class Chain:
+    """Candidates of one song in successive windows, whose places go on from each other.
+
+    Parameters
+    ----------
+    middles
+        Ticks of the copy, the middle of each window.
+    deltas
+        Of the candidates.
+    over_chance
+        Votes in all, beyond those that chance brings.
+    """
+
+    song_id: int
+    middles: list[float] = field(default_factory=list)
+    deltas: list[int] = field(default_factory=list)
+    over_chance: float = 0.0
+
+    def reaches(self, middle: float, delta: int, step: float) -> float:
+        """By how many ticks a candidate is off; infinite if it does not go on from this chain."""
+        steps = (middle - self.middles[-1]) / step
+        apart = abs(delta - self.deltas[-1])
+        return apart if steps > 0 and apart <= JITTER_TICKS + STEP_TICKS * steps else np.inf
+
+
+def chains(hits: Hits, ticks_per_s: float) -> list[Chain]:
+    """The strongest chains of candidates.
+
+    Parameters
+    ----------
+    hits
+        Of a stretch, by tick.
+    """
+    tick = _tick(hits)
+    size, step = WINDOW_S * ticks_per_s, WINDOW_STEP_S * ticks_per_s
+    last = max(float(tick[-1]) - size, 0.0) if len(tick) else 0.0
+    songs: dict[int, list[Chain]] = {}
+    for start in [*np.arange(0.0, last, step), last]:
+        found = vote(_take(hits, slice(*np.searchsorted(tick, [start, start + size]))), CANDIDATES)
+        chance = rival_votes(found)
+        for candidate in found:
+            of_song = songs.setdefault(candidate.song_id, [])
+            chain = min(of_song, key=lambda chain: chain.reaches(start + size / 2, candidate.delta, step), default=None)
+            if chain is None or chain.reaches(start + size / 2, candidate.delta, step) == np.inf:
+                chain = Chain(candidate.song_id)
+                of_song.append(chain)
+            chain.middles.append(start + size / 2)
+            chain.deltas.append(candidate.delta)
+            chain.over_chance += max(candidate.votes - chance, 0.0)
+    strongest = [chain for of_song in songs.values() for chain in sorted(of_song, key=_weakness)[:CHAINS_PER_SONG]]
+    return sorted(strongest, key=_weakness)[:CHAINS]
+
+
+def _weakness(chain: Chain) -> tuple[float, int, int]:
+    return -chain.over_chance, chain.song_id, chain.deltas[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where a song lies in a copy: at ``tick`` it is at its own ``tick * (1 + slope) + delta``."""
+
+    delta: float
+    slope: float
+
+
+def fit(chain: Chain, hits: Hits) -> Line:
+    """The straight line through the hits of a chain.
+
+    Parameters
+    ----------
+    hits
+        Of the chain's song alone.
+    """
+    tick = _tick(hits)
+    near = np.abs(hits.delta - np.interp(tick, chain.middles, chain.deltas)) <= NEAR_TICKS
+    near &= (tick >= chain.middles[0] - REACH) & (tick <= chain.middles[-1] + REACH)
+    middle, delta = tick[near].mean(), hits.delta[near].mean()
+    aside = tick[near] - middle
+    slope = float((aside * (hits.delta[near] - delta)).sum() / ((aside * aside).sum() + STIFFNESS))
+    return Line(float(delta - slope * middle), slope)
+
+
+def _take(hits: Hits, which: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Hits:
+    return Hits(hits.song_id[which], hits.offset[which], hits.bin[which], hits.delta[which])
+
+
+def _tick(hits: Hits) -> NDArray[np.int32]:
+    """Where in the copy that was asked each hit's anchor starts."""
+    tick: NDArray[np.int32] = hits.offset * np.int32(TICKS) - hits.delta
+    return tick
+
+
+def _by_tick(hits: Hits) -> Hits:
+    return _take(hits, np.argsort(_tick(hits), kind="stable"))

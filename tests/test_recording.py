@@ -1,0 +1,138 @@
+"""Whole recordings of formula music: one row for each performance, at its place and speed, and no stranger named."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import soxr
+from numpy.typing import NDArray
+
+from pipeline import synthesis
+from pipeline.config import Settings
+from pipeline.constellation import Peaks
+from pipeline.fingerprinting import constellation
+from pipeline.landmarks import Postings, pair_peaks
+from pipeline.recognise import Match, Query
+from pipeline.recording import Recording
+
+SETTINGS = Settings()
+RATE = SETTINGS.sample_rate
+WITHIN_S = 2.0
+STRANGER = 1001
+Samples = NDArray[np.float32]
+
+
+@functools.cache
+def song(seed: int) -> Samples:
+    return synthesis.song(seed, 60.0, RATE)
+
+
+class Shelf:
+    """A library in memory: four songs, with ids 1 to 4."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.n_songs = 4
+        self.peaks = {song_id: constellation(iter([song(song_id)]), settings) for song_id in range(1, 5)}
+        hashes = {song_id: pair_peaks(peaks, settings.fan_out) for song_id, peaks in self.peaks.items()}
+        rows = np.concatenate([[h.hash, np.full(len(h), song_id), h.offset] for song_id, h in hashes.items()], axis=1)
+        self.rows = rows[:, np.lexsort(rows[::-1])].astype(np.int32)
+
+    def postings(self, hashes: NDArray[np.int32]) -> Postings:
+        return Postings(*self.rows[:, np.isin(self.rows[0], hashes)])
+
+    def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
+        return {song_id: self.peaks[song_id] for song_id in song_ids}
+
+
+@pytest.fixture(scope="module")
+def shelf() -> Shelf:
+    return Shelf(SETTINGS)
+
+
+def cut(seed: int, start_s: float, stop_s: float) -> Samples:
+    return song(seed)[round(start_s * RATE) : round(stop_s * RATE)]
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(round(seconds * RATE), np.float32)
+
+
+def heard(recording: Samples, shelf: Shelf, query: Query | None = None, block_s: float = 7.7) -> list[Match]:
+    listening = Recording(shelf, query or Query())
+    for start in range(0, len(recording), round(block_s * RATE)):
+        listening.hear(recording[start : start + round(block_s * RATE)])
+    return listening.finish()
+
+
+def rows(matches: Iterable[Match], speed: float = 1.0) -> list[tuple[int, object, object, object]]:
+    """Song, start, end and place (where the recording's start would be) of each, with what they may be off."""
+    return [
+        (
+            match.song_id,
+            pytest.approx(match.clip_start_s, abs=WITHIN_S),
+            pytest.approx(match.clip_end_s, abs=WITHIN_S),
+            pytest.approx(match.song_start_s - match.clip_start_s * speed, abs=0.3),
+        )
+        for match in matches
+    ]
+
+
+def test_songs_in_a_row_with_a_pause_and_a_stranger_between(shelf: Shelf) -> None:
+    medley = np.concatenate([cut(1, 10, 40), silence(5), cut(STRANGER, 0, 25), cut(2, 0, 30), cut(3, 5, 45)])
+    assert rows(heard(medley, shelf)) == [(1, 0, 30, 10), (2, 60, 90, -60), (3, 90, 130, -85)]
+
+
+def test_a_cross_fade_gives_both_songs_their_seconds(shelf: Shelf) -> None:
+    out, into = np.zeros(round(74 * RATE), np.float32), np.linspace(0, 1, 6 * RATE, dtype=np.float32)
+    first, second = cut(1, 0, 40).copy(), cut(4, 20, 60).copy()
+    first[-len(into) :] *= 1 - into
+    second[: len(into)] *= into
+    out[: len(first)] += first
+    out[-len(second) :] += second
+    assert rows(heard(out, shelf)) == [(1, 0, 40, 0), (4, 34, 74, -14)]
+
+
+def test_a_song_under_voices_in_a_room_is_one_segment(shelf: Shelf) -> None:
+    speech = synthesis.recording(cut(2, 0, 55), 5.0, seed=1, sample_rate=RATE)
+    assert rows(heard(speech, shelf)) == [(2, 0, 55, 0)]
+
+
+def test_the_same_song_twice_and_a_jump_inside_it_are_segments_of_their_own(shelf: Shelf) -> None:
+    medley = np.concatenate([cut(3, 0, 30), cut(1, 0, 30), cut(3, 0, 30), cut(3, 40, 60)])
+    expected = [(3, 0, 30, 0), (1, 30, 60, -30), (3, 60, 90, -60), (3, 90, 110, -50)]
+    assert expected == rows(heard(medley, shelf))
+
+
+def test_a_seam_between_stretches_is_not_heard(shelf: Shelf) -> None:
+    medley = np.concatenate([cut(STRANGER, 0, 60), cut(1, 0, 55), cut(2, 0, 60), cut(4, 0, 17)])
+    expected = [(1, 60, 115, -60), (2, 115, 175, -115), (4, 175, 192, -175)]
+    assert expected == rows(heard(medley, shelf))
+
+
+def test_strangers_are_not_named(shelf: Shelf) -> None:
+    strange = np.concatenate([cut(seed, 0, 60) for seed in (STRANGER, STRANGER + 1, STRANGER + 2)])
+    assert heard(strange, shelf) == []
+
+
+def test_a_clock_that_runs_fast_gives_one_segment_with_its_speed(shelf: Shelf) -> None:
+    (segment,) = heard(soxr.resample(cut(1, 0, 60), 1.003, 1.0), shelf)
+    assert segment.speed == pytest.approx(1.003, abs=5e-4)
+    assert rows([segment], 1.003) == [(1, 0, 60 / 1.003, 0)]
+
+
+@pytest.mark.parametrize("speed", [0.955, 1.04])
+def test_a_turntable_is_followed_within_the_range_that_was_asked_for(shelf: Shelf, speed: float) -> None:
+    medley = soxr.resample(np.concatenate([cut(1, 0, 60), cut(2, 0, 40)]), speed, 1.0)
+    first, second = heard(medley, shelf, Query(speed_range=6.0))
+    assert rows([first, second], speed) == [(1, 0, 60 / speed, 0), (2, 60 / speed, 100 / speed, -60)]
+    assert [first.speed, second.speed] == pytest.approx([speed, speed], abs=1e-3)
+    assert heard(medley, shelf) == []
+
+
+def test_how_the_samples_come_does_not_matter(shelf: Shelf) -> None:
+    medley = np.concatenate([cut(1, 10, 55), cut(2, 0, 60), cut(3, 5, 45)])
+    assert heard(medley, shelf, block_s=1.3) == heard(medley, shelf, block_s=200.0)

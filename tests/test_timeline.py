@@ -1,0 +1,111 @@
+"""Traces to segments: who has which second, what a gap may be, and what a segment says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import timeline
+from pipeline.timeline import BIN_S, Trace
+from tests import naive
+
+HALF = 0.5
+"""Confidence that the segments of these tests need."""
+
+
+def trace(song_id: int, start_s: float, levels: list[float], place_s: float = 0.0, pace: float = 1.0) -> Trace:
+    """A song at one place; `levels` is how far its 20 peaks of each half second stand above chance, on the mean."""
+    n_bins = len(levels)
+    return Trace(
+        song_id=song_id,
+        first=round(start_s / BIN_S),
+        place_s=place_s + pace * BIN_S * np.arange(n_bins),
+        peaks=np.full(n_bins, 20.0),
+        level=20.0 * np.array(levels),
+        spread=np.full(n_bins, 20.0),
+        votes=np.where(np.array(levels) > 0.5, 5.0, 0.0),
+    )
+
+
+def playing(seconds: float) -> list[float]:
+    return [1.0] * round(seconds / BIN_S)
+
+
+def silent(seconds: float) -> list[float]:
+    return [0.0] * round(seconds / BIN_S)
+
+
+def spans(*traces: Trace) -> list[tuple[int, float, float]]:
+    return [(m.song_id, m.clip_start_s, m.clip_end_s) for m in timeline.segments(traces, HALF)]
+
+
+@given(st.lists(st.integers(-40, 40), min_size=1, max_size=60))
+def test_the_best_span_is_that_of_its_slow_twin(scores: list[int]) -> None:
+    some = trace(1, 0.0, [0.0] * len(scores))
+    best = timeline.best_span(some, np.array(scores, float))
+    assert best.score == naive.best_span_score(scores, timeline.GAP)
+    assert best.score == sum(scores[best.start : best.stop])
+
+
+def test_a_performance_begins_and_ends_where_its_evidence_does() -> None:
+    assert spans(trace(7, 0, silent(10) + playing(30) + silent(20))) == [(7, 10, 40)]
+
+
+def test_a_voice_over_the_music_does_not_end_a_performance() -> None:
+    assert spans(trace(7, 0, playing(20) + silent(8) + playing(20))) == [(7, 0, 48)]
+
+
+def test_a_long_absence_does() -> None:
+    assert spans(trace(7, 0, playing(30) + silent(60) + playing(30))) == [(7, 0, 30), (7, 90, 120)]
+
+
+def test_stretches_of_one_performance_are_one_segment() -> None:
+    first, second = trace(7, 0, playing(120), place_s=30), trace(7, 105, playing(60), place_s=135.1)
+    (segment,) = timeline.segments([second, first], HALF)
+    assert (segment.clip_start_s, segment.clip_end_s, segment.song_start_s) == (0, 165, 30)
+    assert segment.votes == 165 / BIN_S * 5
+
+
+def test_a_jump_inside_a_song_begins_a_new_segment() -> None:
+    before = trace(7, 0, playing(30) + silent(30), place_s=10)
+    after = trace(7, 0, silent(30) + playing(30), place_s=70)
+    found = timeline.segments([before, after], HALF)
+    assert [(m.clip_start_s, m.clip_end_s, m.song_start_s) for m in found] == [(0, 30, 10), (30, 60, 100)]
+
+
+def test_a_refrain_that_returns_has_no_second_that_the_true_place_has() -> None:
+    true = trace(7, 0, playing(60))
+    refrain = trace(7, 0, silent(20) + [0.9] * 30 + silent(25), place_s=90)
+    assert spans(true, refrain) == [(7, 0, 60)]
+
+
+def test_songs_that_sound_together_are_both_there() -> None:
+    fading, coming = trace(7, 0, playing(60)), trace(3, 52, playing(40))
+    assert spans(fading, coming) == [(7, 0, 60), (3, 52, 92)]
+
+
+def test_what_chance_brings_is_not_named(rng: np.random.Generator) -> None:
+    for song_id in range(50):
+        noise = trace(song_id, 0, (rng.standard_normal(240) / np.sqrt(20)).tolist())
+        noise = dataclasses.replace(noise, votes=rng.poisson(0.1, 240).astype(float))
+        assert timeline.segments([noise], timeline.threshold(0.01)) == []
+
+
+def test_fewer_false_positives_need_more_confidence() -> None:
+    assert timeline.threshold(0.001) > timeline.threshold(0.01) > timeline.threshold(0.1)
+
+
+@pytest.mark.parametrize("pace", [0.96, 1.003, 1.04])
+def test_a_segment_tells_its_speed(pace: float) -> None:
+    (segment,) = timeline.segments([trace(7, 0, playing(60), place_s=30, pace=pace)], HALF)
+    assert segment.speed == pytest.approx(pace, abs=1e-3)
+    assert segment.song_end_s == pytest.approx(30 + 60 * pace, abs=0.1)
+
+
+def test_less_than_a_frame_of_drift_is_no_speed() -> None:
+    (segment,) = timeline.segments([trace(7, 0, playing(60), pace=1.0005)], HALF)
+    assert segment.speed == 1.0
