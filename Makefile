@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fuzz format notebooks constraints clean
+.PHONY: help demo test test-faults check fuzz format notebooks constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -21,6 +21,9 @@ demo: .venv/run.stamp ## make a small library, index it, identify noisy clips, s
 
 test: check ## everything that must hold before a change lands: check, then all tests and doctests
 	@$(BIN)/python -m pytest
+
+test-faults: .venv/dev.stamp ## kill jobs at hundreds of moments, let five work at once for minutes (some 15 minutes)
+	@FAULTS=400 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=1800 tests/test_faults.py
 
 check: .venv/dev.stamp ## the tests' quick half: formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "make: some files are not formatted; run: make format"; exit 1; }

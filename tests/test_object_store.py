@@ -1,0 +1,117 @@
+"""The whole life of a store behind an S3 URL, on a server on loopback that the test starts itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.store import Store, stage
+from tests.test_checking import everything, make_song
+
+s3fs = pytest.importorskip("s3fs")
+moto = pytest.importorskip("moto.server")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of an empty bucket; who looks for a proxy or for credentials of the machine finds none."""
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.upper().startswith("AWS_") or name.upper().endswith("_PROXY"):
+                patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("music")
+        yield "s3://music"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def objects(store: Store) -> list[str]:
+    """What is stored, but for the logs."""
+    root = store.url.removeprefix("s3://") + "/"
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    return sorted(name.removeprefix(root) for name in fs.find(root) if "/_delta_log/" not in name)
+
+
+def test_a_store_lives_behind_a_url_as_in_a_folder(bucket: str, tmp_path: Path) -> None:
+    answers = []
+    for url in (f"{bucket}/library.songprint", str(tmp_path / "library.songprint")):
+        store = Store.open_or_create(url)
+        assert store.commit([stage(store.url, "a", [make_song(n) for n in range(1, 6)])]) == [1, 2, 3, 4, 5]
+        assert store.commit([stage(store.url, "b", [make_song(n) for n in range(5, 12)])]) == [6, 7, 8, 9, 10, 11]
+        before = store.snapshot()
+        assert store.remove([3]) == 1
+        assert store.update([4], {"path": ["/moved/4.flac"]}) == 1
+        answers.append([everything(store), store.snapshot().stats() | {"bytes": 0, "bytes_per_hour": 0}])
+        assert store.compact().postings_dropped > 0
+        assert before.n_songs == 11
+        assert len(before.postings(make_song(3).hashes.hash[:1])) > 0, "a reader of the old version goes on"
+        assert store.compact(grace_hours=0).bytes_waiting == 0
+        assert store.check() == []
+        answers[-1].append(everything(Store.open(url)))
+        assert len(store.snapshot().files("postings")) == 1
+    assert answers[0] == answers[1]
+    stored = Store.open(f"{bucket}/library.songprint")
+    snapshot = stored.snapshot()
+    live = {name for table in ("songs", "postings", "constellations") for name in snapshot.files(table)}
+    assert objects(stored) == sorted(live | {"songprint.json"})
+
+
+def test_damage_behind_a_url_is_found_and_repaired(bucket: str) -> None:
+    store = Store.create(f"{bucket}/damaged")
+    store.commit([stage(store.url, "a", [make_song(n) for n in range(1, 6)])])
+    before = everything(store)
+    name = store.snapshot().files("postings")[0]
+    fs = s3fs.S3FileSystem()
+    data = bytearray(fs.cat_file(f"{store.url}/{name}"))
+    data[len(data) // 2] ^= 1
+    fs.pipe_file(f"{store.url}/{name}", bytes(data))
+    assert [problem.place for problem in store.check()] == [name]
+    fs.rm_file(f"{store.url}/{name}")
+    with pytest.raises(StoreError, match="the file is missing"):
+        everything(store)
+    assert [problem.what for problem in store.check()] == ["the file is missing"]
+    assert Store.repair(store.url).lost == ()
+    assert everything(store) == before
+
+
+def test_writers_of_an_object_store_lose_nothing(bucket: str) -> None:
+    store = Store.create(f"{bucket}/busy")
+
+    def work(writer: int) -> list[int]:
+        numbers = range(1 + writer * 2, 3 + writer * 2)
+        return [
+            song_id
+            for number in numbers
+            for song_id in Store.open(store.url).commit([stage(store.url, f"{number}", [make_song(number)])])
+        ]
+
+    with ThreadPoolExecutor(2) as threads:
+        ids = [song_id for added in threads.map(work, range(2)) for song_id in added]
+    assert sorted(ids) == list(range(1, 5))
+    assert store.check() == []
+    assert store.snapshot().n_songs == 4
+
+
+def test_what_is_not_there_is_said_in_a_sentence(bucket: str) -> None:
+    with pytest.raises(StoreError, match="s3://music/nothing: there is no store here"):
+        Store.open(f"{bucket}/nothing")
+    s3fs.S3FileSystem().pipe_file(f"{bucket}/other/song.mp3", b"x")
+    with pytest.raises(StoreError, match="holds other things"):
+        Store.create(f"{bucket}/other")
+    assert np.array_equal(s3fs.S3FileSystem().cat_file(f"{bucket}/other/song.mp3"), b"x")
