@@ -1,0 +1,196 @@
+"""A cluster started by hand, and what goes wrong on one: nothing of it may cost a song, or a night."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import distributed
+import numpy as np
+import pytest
+
+import pipeline
+from jobs.cli import run
+from pipeline import Settings, Store, catalog, cluster, fingerprinting, indexing, synthesis
+from pipeline.errors import ClusterError
+from pipeline.fingerprinting import Fingerprint
+from tests.byhand import ROOT, ByHand, by_hand
+from tests.conftest import FormulaLibrary
+from tests.test_end_to_end import contents
+
+SONG_S = 20.0
+N_SONGS = 10
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of formula songs; tests must not change it."""
+    folder = tmp_path_factory.mktemp("music")
+    for seed in range(N_SONGS):
+        synthesis.write(folder / f"{seed:02d}.wav", synthesis.song(seed, SONG_S))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(music: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a store of the music holds when nothing went wrong."""
+    store = Store.open_or_create(str(tmp_path_factory.mktemp("undisturbed") / "store"))
+    assert pipeline.index([str(music)], store).added == N_SONGS
+    return contents(store)
+
+
+@pytest.fixture
+def hand(tmp_path: Path) -> Iterator[ByHand]:
+    with by_hand(tmp_path, workers=2) as started:
+        yield started
+
+
+def who(seconds: float) -> str:
+    time.sleep(seconds)
+    return str(distributed.get_worker().name)
+
+
+def deadly(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
+    """A decoder with a bug that takes the process along."""
+    if "deadly" in path:
+        os.abort()
+    return fingerprinting.fingerprint(path, settings, limit_s)
+
+
+def index_with_a_deadly_decoder(batch: indexing.Batch) -> indexing.BatchReport:
+    indexing.fingerprint = deadly  # type: ignore[attr-defined]
+    return indexing.index_batch(batch)
+
+
+def test_killed_workers_lose_and_double_no_song(
+    hand: ByHand, music: Path, undisturbed: dict[str, Any], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    store = Store.open_or_create(str(tmp_path / "store"))
+    kills = 0
+
+    def kill_one(progress: indexing.Progress) -> None:
+        nonlocal kills
+        if progress.done and kills < 3:
+            victim = str(rng.choice(sorted(hand.workers)))
+            hand.kill(victim)
+            kills += 1
+            hand.start_worker(f"{victim}+")
+
+    with cluster.connect(hand.address) as workers:
+        report = indexing.add(catalog.walk([str(music)]), store, workers, progress=kill_one)
+    assert kills == 3
+    assert (report.added, report.failures) == (N_SONGS, ())
+    assert contents(store) == undisturbed
+
+
+def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
+    music: Path, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(music / "03.wav", tmp_path / "deadly.wav")
+    store = Store.open_or_create(str(tmp_path / "store"))
+    monkeypatch.setattr(indexing, "index_batch", index_with_a_deadly_decoder)
+    monkeypatch.setattr(indexing, "EXPECTED_WORKERS", 1)
+    monkeypatch.setattr(indexing, "BATCHES_PER_WORKER", 1)  # so that a batch has songs beside the one that kills
+    with cluster.local(2) as workers:
+        report = pipeline.index([str(tmp_path / "deadly.wav"), str(music)], store, workers)
+    assert [failure.path for failure in report.failures] == [str(tmp_path / "deadly.wav")]
+    assert "died" in report.failures[0].reason
+    assert contents(store) == undisturbed
+
+
+def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
+    hand: ByHand,
+    music: Path,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = str(tmp_path / "store")
+    commit, commits = Store.commit, []
+
+    def commit_and_lose_the_scheduler(self: Store, *arguments: Any, **options: Any) -> list[int]:
+        ids = commit(self, *arguments, **options)
+        commits.append(ids)
+        if len(commits) == 1:
+            hand.kill("scheduler")
+        return ids
+
+    monkeypatch.setattr(indexing, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(Store, "commit", commit_and_lose_the_scheduler)
+    command = ["index", str(music), "--store", url, "--scheduler"]
+    assert run([*command, hand.address]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("ClusterError: the Dask scheduler went away")
+    assert len(said) == 2, said  # the other one is the dashboard's address
+    done = len(commits[0])
+    assert 0 < done < N_SONGS
+
+    hand.start_scheduler()
+    hand.start_worker("new")
+    assert run([*command, hand.address]) == 0
+    assert f"{N_SONGS - done} songs added" in capsys.readouterr().err
+    assert contents(Store.open(url)) == undisturbed
+
+
+def test_workers_that_join_late_are_used(hand: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.2)
+    with cluster.connect(hand.address) as workers:
+        names = set()
+        for outcome in workers.as_completed(who, [0.1] * 1000):
+            names.add(getattr(outcome, "result", ""))
+            if "w2" not in hand.workers:
+                hand.start_worker("w2")
+            if "w2" in names:
+                break
+    assert "w2" in names
+
+
+def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(hand: ByHand, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with cluster.connect(hand.address) as workers:
+        for lost in (tmp_path / "nowhere", tmp_path / "empty"):
+            workers.must_see([str(lost)])
+            with pytest.raises(ClusterError, match=rf"worker w\d .* cannot see {lost}; mount it"):
+                workers.map(who, [0.0])
+
+
+def test_a_worker_with_another_songprint_says_so_and_later_ones_get_no_task(
+    hand: ByHand, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "pipeline", tmp_path / "other" / "pipeline")
+    with (tmp_path / "other" / "pipeline" / "match.py").open("a") as file:
+        file.write("# changed\n")
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.2)
+    caplog.set_level(logging.WARNING, "pipeline")
+    with cluster.connect(hand.address) as workers:
+        hand.start_worker("other", tmp_path / "other")
+        names = set()
+        for outcome in workers.as_completed(who, [0.1] * 1000):
+            names.add(getattr(outcome, "result", ""))
+            if caplog.messages:
+                break
+    assert names <= {"w0", "w1"}
+    assert "worker other" in caplog.messages[0]
+    assert "has songprint" in caplog.messages[0]
+    with (
+        pytest.raises(ClusterError, match=r"worker other .* has songprint .* install the same"),
+        cluster.connect(hand.address),
+    ):
+        pass
+
+
+def test_a_scheduler_that_is_not_there_is_one_sentence(
+    library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    command = ["index", str(library.folder), "--store", str(tmp_path / "store"), "--scheduler", "tcp://127.0.0.1:9"]
+    assert run(command) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1, said
+    assert said[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
