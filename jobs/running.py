@@ -80,9 +80,10 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
         return
     from pipeline import cluster  # Dask takes half a second to import
 
-    # Dask says at length what becomes a failure row or one sentence of ours anyway; its loggers share one handler.
-    for handler in logging.getLogger("distributed").handlers:
-        handler.setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL + 1)
+    # Dask says at length what becomes a failure row or one sentence of ours anyway. Its loggers set their own levels.
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL + 1)
 
     path = str(report) if report else None
     opened = cluster.connect(scheduler, path) if scheduler else cluster.local(workers or cores(), path)
@@ -90,7 +91,7 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
         # Who brought a cluster wants to watch it; four processes on a laptop are not worth a line.
         log.log(
             logging.INFO if scheduler else logging.DEBUG,
-            "%d workers, dashboard at %s", running.workers, running.dashboard,
+            "%d workers, dashboard at %s", running.workers, running.dashboard or "no address",
             extra={"fields": {"workers": running.workers, "dashboard": running.dashboard}},
         )  # fmt: skip
         yield running

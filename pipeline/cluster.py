@@ -164,6 +164,8 @@ class Cluster:
 
     def _there(self) -> Mapping[str, Mapping[str, Any]]:
         """What the scheduler knows of each worker, by address."""
+        if self._client.status != "running":  # it tries to connect again, to a scheduler that has forgotten the job
+            raise distributed.CancelledError
         workers: Mapping[str, Mapping[str, Any]] = self._client.sync(
             self._client.scheduler.identity, callback_timeout=LOST_S
         )["workers"]

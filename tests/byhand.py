@@ -38,7 +38,7 @@ class ByHand:
 
     def start_scheduler(self, songprint: Path = ROOT) -> None:
         self._file.unlink(missing_ok=True)
-        options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0"]
+        options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
         options += ["--scheduler-file", str(self._file)]
         self.scheduler = self._start("scheduler", *options, songprint=songprint)
         for _ in range(600):

@@ -89,18 +89,21 @@ def test_killed_workers_lose_and_double_no_song(
 
 
 def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
-    music: Path, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(music / "03.wav", tmp_path / "deadly.wav")
+    song = str(music / "00.wav")
+    plain = Store.open_or_create(str(tmp_path / "plain"))
+    pipeline.index([song], plain)
+    shutil.copy(song, tmp_path / "deadly.wav")
     store = Store.open_or_create(str(tmp_path / "store"))
     monkeypatch.setattr(indexing, "index_batch", index_with_a_deadly_decoder)
     monkeypatch.setattr(indexing, "EXPECTED_WORKERS", 1)
-    monkeypatch.setattr(indexing, "BATCHES_PER_WORKER", 1)  # so that a batch has songs beside the one that kills
+    monkeypatch.setattr(indexing, "BATCHES_PER_WORKER", 1)  # both files in one batch
     with cluster.local(2) as workers:
-        report = pipeline.index([str(tmp_path / "deadly.wav"), str(music)], store, workers)
+        report = pipeline.index([song, str(tmp_path / "deadly.wav")], store, workers)
     assert [failure.path for failure in report.failures] == [str(tmp_path / "deadly.wav")]
     assert "died" in report.failures[0].reason
-    assert contents(store) == undisturbed
+    assert contents(store) == contents(plain)
 
 
 def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(

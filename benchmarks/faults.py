@@ -1,0 +1,135 @@
+"""Index a library on a cluster whose workers are killed all the time, and compare with an undisturbed run.
+
+    python -m benchmarks.faults [MUSIC] [--copies 5] [--workers 4] [--every 4]
+
+A scheduler and workers of one thread are processes of their own; every few seconds one worker, picked at random, gets
+SIGKILL and another is started in its place. The library is there several times, as distinct recordings: each copy is
+resampled by another 1 to 5 %. Without MUSIC, songs by formula are used. Exits with 1 if the stores differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soxr
+
+from benchmarks.machine import describe
+from pipeline import Store, audio, catalog, cluster, indexing, synthesis
+from pipeline.store import Snapshot
+from tests.byhand import ByHand, by_hand
+
+RATE = 22050
+FORMULA_SONGS = 40
+FORMULA_SONG_S = 60.0
+
+
+def make_copies(music: str | None, copies: int, into: Path) -> None:
+    """Each song of the library several times, faster by 1 % more each time."""
+    if music is None:
+        songs = ((f"{seed:03d}", synthesis.song(seed, FORMULA_SONG_S)) for seed in range(FORMULA_SONGS))
+    else:
+        found = enumerate(catalog.walk([music]))
+        songs = ((f"{place:03d}", audio.read(entry.path, RATE)[0]) for place, entry in found)
+    for name, samples in songs:
+        for percent in range(1, copies + 1):
+            synthesis.write(into / f"{name}-{percent}.flac", soxr.resample(samples, 1 + percent / 100, 1.0))
+
+
+def kill_at_random(hand: ByHand, every_s: float, stop: threading.Event, seed: int = 0) -> list[str]:
+    """Until told to stop, kill a worker and start another; who was killed."""
+    rng = random.Random(seed)
+    killed: list[str] = []
+    while not stop.wait(every_s):
+        victim = rng.choice(sorted(hand.workers))
+        hand.kill(victim)
+        killed.append(victim)
+        hand.start_worker(f"w{len(killed) + 100}")
+    return killed
+
+
+def run(music: Path, url: str, folder: Path, workers: int, every_s: float) -> tuple[indexing.IndexReport, int]:
+    """One index run on a cluster by hand; ``every_s`` 0 leaves the workers alone."""
+    stop = threading.Event()
+    killed: list[str] = []
+    folder.mkdir()
+    with by_hand(folder, workers) as hand:
+        killer = threading.Thread(target=lambda: killed.extend(kill_at_random(hand, every_s, stop)))
+        with cluster.connect(hand.address) as running:
+            while running.workers < workers:
+                time.sleep(0.1)
+            if every_s:
+                killer.start()
+            try:
+                report = indexing.index([str(music)], Store.open_or_create(url), running)
+            finally:
+                stop.set()
+                if every_s:
+                    killer.join()
+    return report, len(killed)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two stores hold the same songs, postings and peaks, whatever files they are in."""
+    first, second = Store.open(one).snapshot(), Store.open(other).snapshot()
+    columns = ["song_id", "path", "digest", "landmarks", "duration_s"]
+    songs: pa.Table = first.songs(columns)
+    if not songs.equals(second.songs(columns)):
+        return False
+    ids = songs["song_id"].to_pylist()
+    peaks, others = first.constellations(ids), second.constellations(ids)
+    if not all(
+        np.array_equal(peaks[song].frame, others[song].frame) and np.array_equal(peaks[song].bin, others[song].bin)
+        for song in ids
+    ):
+        return False
+    return postings(first).equals(postings(second))
+
+
+def postings(snapshot: Snapshot) -> pa.Table:
+    """All postings of a store in one order."""
+    files = [f"{snapshot.url}/{name}" for name in snapshot.files("postings")]
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    return table.sort_by([("hash", "ascending"), ("song_id", "ascending"), ("offset", "ascending")])
+
+
+def main() -> None:
+    """Run both and compare."""
+    parser = argparse.ArgumentParser(description="Index while workers are killed at random, and compare.")
+    parser.add_argument("music", nargs="?", help="folder of music; songs by formula when there is none")
+    parser.add_argument("--copies", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--every", type=float, default=4.0, help="seconds between kills")
+    parser.add_argument("--made", type=Path, help="where the copies are made, and found again")
+    options = parser.parse_args()
+    print(f"## Faults\n\n{describe()}\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        music = options.made or place / "music"
+        music.mkdir(exist_ok=True)
+        if not any(music.iterdir()):
+            make_copies(options.music, options.copies, music)
+        disturbed, killed = run(music, str(place / "disturbed"), place / "a", options.workers, options.every)
+        quiet, _ = run(music, str(place / "quiet"), place / "b", options.workers, 0)
+        equal = same(str(place / "disturbed"), str(place / "quiet"))
+    for name, report in (("disturbed", disturbed), ("undisturbed", quiet)):
+        print(
+            f"{name}: {report.added} songs, {report.audio_s / 3600:.1f} h, {len(report.failures)} failed, "
+            f"{report.wall_s:.0f} s"
+        )
+        for failure in report.failures:
+            print(f"  {failure.path}: {failure.reason}")
+    print(f"{killed} workers killed; the stores are {'equal' if equal else 'NOT equal'}")
+    sys.exit(not equal)
+
+
+if __name__ == "__main__":
+    main()
