@@ -19,7 +19,7 @@ from pipeline.store import constellations, postings, tables
 from pipeline.store.constellations import CopyTask
 from pipeline.store.location import Location
 from pipeline.store.postings import Int32s, MergeTask
-from pipeline.store.snapshot import Snapshot, read_songs, write_songs
+from pipeline.store.snapshot import Snapshot, write_songs
 from pipeline.store.staging import SAMPLE_STEP, Manifest
 from pipeline.store.tables import (
     CONSTELLATIONS,
@@ -118,7 +118,7 @@ def run_task(task: MergeTask | CopyTask) -> DataFile | None:
 
 def _new(location: Location, batches: Sequence[Batch], songs: Version) -> list[list[bool]]:
     """Which songs are new to the store, by digest."""
-    known = _digests(location, songs)
+    known = _known(location, songs, [row["digest"] for batch in batches for row in batch.rows])
     new = []
     for batch in batches:
         flags = []
@@ -129,9 +129,18 @@ def _new(location: Location, batches: Sequence[Batch], songs: Version) -> list[l
     return new
 
 
-def _digests(location: Location, songs: Version) -> set[str]:
-    rows = read_songs(location, songs, ["digest", "status"])
-    return set(rows.filter(pc.equal(rows["status"], tables.INDEXED))["digest"].to_pylist())
+def _known(location: Location, songs: Version, digests: Sequence[str]) -> set[str]:
+    """Which of some digests belong to songs of the store."""
+    wanted = pa.array(digests, pa.string())
+    known: set[str] = set()
+    for file in songs.files:
+        with location.parquet(f"{SONGS}/{file.name}") as parquet:
+            # nearly always this column is all that is read: 4 ms for 50,000 songs, 30 with several threads
+            found = pc.is_in(parquet.read(columns=["digest"], use_threads=False)["digest"], wanted)
+            if pc.any(found).as_py():
+                rows = parquet.read(columns=["digest", "status"]).filter(found)
+                known.update(rows.filter(pc.equal(rows["status"], tables.INDEXED))["digest"].to_pylist())
+    return known
 
 
 def _number(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]]:
@@ -201,7 +210,7 @@ def _commit_songs(
         if songs.numbers.get(FENCE, 0) > first:
             return None
         if songs.number != reserved.number:
-            known = _digests(location, songs)
+            known = _known(location, songs, [row["digest"] for row in rows])
             rows = [row for row in rows if row["digest"] not in known]
         if not rows:
             return []
