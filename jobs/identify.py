@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
+from jobs.options import AnswerFormat, Format
 from jobs.running import executor, log, messages, progress_bar, speed
 
 if TYPE_CHECKING:
@@ -16,14 +17,23 @@ if TYPE_CHECKING:
 
 # Starting worker processes costs as much as asking for this many bytes of clips.
 SMALL_BYTES = 20_000_000
-SHOWN = ("clip", "status", "title", "song_path", "clip_start_s", "clip_end_s", "song_start_s", "confidence", "message")
+
+
+def tell_of_no_sheet(table: pa.Table) -> None:
+    """Say which recordings have nothing to put on a sheet, and why."""
+    for clip, status, message in zip(*(table[name].to_pylist() for name in ("clip", "status", "message")), strict=True):
+        if status != "matched":
+            log.warning("%s: %s%s", clip, status, f": {message}" if message else "")
 
 
 def identify(
     paths: options.Paths,
     store: options.StoreUrl,
     output: options.Output = "-",
-    format_: options.TableFormat = options.Format.TABLE,
+    format_: Annotated[
+        AnswerFormat,
+        typer.Option("--format", help="How the answers are printed; cue and audacity give a sheet for each recording."),
+    ] = AnswerFormat.TABLE,
     false_positives: Annotated[
         float,
         typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named."),
@@ -43,22 +53,28 @@ def identify(
 ) -> None:
     """Name the songs in clips and recordings, and where in them.
 
-    One row per match, however long the recording; a clip in which nothing stands out is `unknown`.
+    One row per match, however long the recording; a clip in which nothing stands out is `unknown`. As --format cue or
+    audacity, each recording becomes a cue sheet or a label track; give --output a folder for several.
 
     Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv
     """
     messages(quiet, verbose, log_json)
-    from jobs import tables
+    from jobs import sheets, tables
     from pipeline import catalog
     from pipeline.identification import ANSWERS, answer
     from pipeline.recognise import Query
     from pipeline.store import Store
 
-    tables.check_output(output)
+    as_sheets = format_ in sheets.SUFFIXES
+    if not as_sheets:
+        tables.check_output(output)
     query = Query(false_positives=false_positives, speed_range=speed_range)
     opened = Store.open(store)
     entries = catalog.walk(paths)
-    small = sum(entry.size_bytes for entry in entries) < SMALL_BYTES and workers <= 1
+    if as_sheets:
+        sheets.check(format_, output, len(entries))
+    # One recording is one task: other processes could not help.
+    small = (sum(entry.size_bytes for entry in entries) < SMALL_BYTES or len(entries) == 1) and workers <= 1
     began = time.monotonic()
     audio_s = busy_s = 0.0
     counts: dict[str, int] = {"matched": 0, "unknown": 0, "failed": 0}
@@ -76,9 +92,16 @@ def identify(
                 status = dict(zip(batch.table["clip"].to_pylist(), batch.table["status"].to_pylist(), strict=True))
                 for word in status.values():
                     counts[word] += 1
+                if as_sheets:
+                    tell_of_no_sheet(batch.table)
                 yield batch.table
 
-        tables.write(answers(), ANSWERS, output, format_, SHOWN)
+        if as_sheets:
+            sheets.write(answers(), format_, output)
+        elif output == "-" and format_ is AnswerFormat.TABLE:
+            tables.write(sheets.compact(answers()), sheets.COMPACT, output, Format.TABLE, sheets.COMPACT.names)
+        else:
+            tables.write(answers(), ANSWERS, output, Format(format_), ANSWERS.names)
     wall_s = time.monotonic() - began
     rates = speed(audio_s, busy_s, wall_s)
     log.info(

@@ -17,6 +17,16 @@ class Format(enum.StrEnum):
     CSV = "csv"
 
 
+class AnswerFormat(enum.StrEnum):
+    """How the answers of `identify` are printed: as a `Format`, or as a sheet for one recording."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    CUE = "cue"
+    AUDACITY = "audacity"
+
+
 STORE_HELP = "Folder or URL of the store."
 StoreUrl = Annotated[str, typer.Option("--store", envvar="SONGPRINT_STORE", metavar="STORE", help=STORE_HELP)]
 Paths = Annotated[

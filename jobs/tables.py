@@ -109,12 +109,17 @@ def _iso(when: datetime.datetime) -> str:
     return when.isoformat()
 
 
+def printable(text: str) -> str:
+    """The text without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:,.2f}"
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
+    text = printable(str(value))
     if len(text) > WIDEST_CELL:
         half = WIDEST_CELL // 2 - 1
         text = f"{text[:half]}…{text[-half:]}"

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -154,8 +155,13 @@ def answer(
         failures += answers.failures
         progress(Progress(done, len(entries), share, audio_s, failures))
 
+    def hearing(seconds: float) -> None:
+        progress(Progress(done, len(entries), share, audio_s + seconds, failures))
+
+    # A day of audio takes minutes: when the work is done in this process, it is seen to go on.
+    task = partial(identify_batch, hearing=hearing) if isinstance(executor, Loop) else identify_batch
     progress(Progress(0, len(entries), 0.0, 0.0, 0))
-    for outcome in in_order(executor, identify_batch, batches, halve, seen):
+    for outcome in in_order(executor, task, batches, halve, seen):
         yield _answers(outcome)
 
 
@@ -192,8 +198,14 @@ class _Heard:
     message: str = ""
 
 
-def identify_batch(batch: Batch) -> BatchAnswers:
-    """Decode the clips of a batch, ask for them, and make their rows: the task that an executor runs."""
+def identify_batch(batch: Batch, hearing: Callable[[float], None] = lambda seconds: None) -> BatchAnswers:
+    """Decode the clips of a batch, ask for them, and make their rows: the task that an executor runs.
+
+    Parameters
+    ----------
+    hearing
+        Called while a recording is heard, with the seconds of audio that the batch has come to.
+    """
     began = time.monotonic()
     heard: list[_Heard] = []
     waiting: list[tuple[_Heard, NDArray[np.float32]]] = []
@@ -214,6 +226,7 @@ def identify_batch(batch: Batch) -> BatchAnswers:
             recording = Recording(batch.snapshot, batch.query)
             for samples in itertools.chain([start], blocks):
                 recording.hear(samples)
+                hearing(sum(before.duration_s for before in heard) + recording.heard_s)
             clip.matches = recording.finish()
         return clip
 
