@@ -32,7 +32,8 @@ def index(
     """Decode, fingerprint and add songs to a store.
 
     Songs that the store has already are skipped, by content, so an interrupted run is simply started again. A file
-    that cannot be read is listed and counted, and stops nothing.
+    that cannot be read is listed and counted, and stops nothing. A file that was moved keeps its song. A PATH may also
+    be another store: its songs are added without their audio.
 
     Example: songprint index ~/Music --store ~/music.songprint --failures failures.csv
     """
@@ -41,19 +42,26 @@ def index(
 
     from jobs import tables
     from pipeline import catalog
-    from pipeline.indexing import add, audio_estimate_s
+    from pipeline.indexing import absorb, add, audio_estimate_s, sort_out
     from pipeline.store import Store
 
     if failures is not None:
         tables.check_output(str(failures))
-    entries = catalog.walk(paths)
+    stores, files = sort_out(paths)
+    entries = catalog.walk(files) if files else []
     small = sum(map(audio_estimate_s, entries)) < SMALL_AUDIO_S and workers <= 1
-    opened = Store.open_or_create(store)
+    settings = Store.open(stores[0]).settings if stores and not Store.exists(store) else None
+    opened = Store.open_or_create(store, settings)
     with (
         executor(workers, scheduler, performance_report, small=small) as running,
         progress_bar("index", quiet, log_json) as progress,
     ):
+        taken, known = absorb(stores, opened, running)
         report = add(entries, opened, running, limit_s=limit_s, progress=progress)
+    if stores:
+        log.info("%s: %d songs added without their audio, %d already there.", ", ".join(stores), taken, known)
+    if report.moved:
+        log.info("%d songs were found under new paths.", report.moved)
     for failure in report.failures:
         log.warning("%s: %s", failure.path, failure.reason)
     if failures is not None:
@@ -75,6 +83,8 @@ def index(
                 "job": "index",
                 "added": report.added,
                 "present": report.present,
+                "moved": report.moved,
+                "taken": taken,
                 "cut_short": report.cut_short,
                 "failed": len(report.failures),
                 "audio_h": round(hours, 4),

@@ -81,13 +81,15 @@ class BatchReport:
 
     Parameters
     ----------
+    present
+        Files whose content the store has, each with its digest.
     busy_s
         Seconds of wall time that the worker took.
     """
 
     manifest: Manifest | None
     failures: tuple[Failure, ...]
-    present: int
+    present: tuple[tuple[str, Entry], ...]
     cut_short: int
     audio_s: float
     busy_s: float
@@ -110,12 +112,15 @@ class IndexReport:
 
     Parameters
     ----------
+    present
+        Files that the store has already; ``moved`` of them it had under a path where there is no file any more.
     busy_s
         Seconds that all workers together spent on batches.
     """
 
     added: int
     present: int
+    moved: int
     cut_short: int
     failures: tuple[Failure, ...]
     audio_s: float
@@ -131,7 +136,7 @@ def index(
     Parameters
     ----------
     paths
-        Files and folders, local or fsspec URLs.
+        Files and folders, local or fsspec URLs; or other stores, whose songs are added without their audio.
     executor
         Where batches run; the plain loop in this process when ``None``.
     limit_s
@@ -146,10 +151,36 @@ def index(
     ------
     CatalogError
         If a path does not exist or holds no audio file.
+    ConfigMismatch
+        If another store was made with other settings.
     StoreError
         If the store cannot be written; what was committed before stays.
     """
-    return add(catalog.walk(paths), store, executor, limit_s=limit_s)
+    stores, files = sort_out(paths)
+    began = time.monotonic()
+    added, present = absorb(stores, store, executor)
+    report = add(catalog.walk(files) if files else [], store, executor, limit_s=limit_s)
+    return dataclasses.replace(
+        report, added=report.added + added, present=report.present + present, wall_s=time.monotonic() - began
+    )
+
+
+def sort_out(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which of some paths are stores, and which are to be searched for audio."""
+    stores = [path for path in paths if Store.exists(path)]
+    return stores, [path for path in paths if path not in stores]
+
+
+def absorb(stores: Sequence[str], store: Store, executor: Executor | None = None) -> tuple[int, int]:
+    """Add the songs of other stores; how many were added, and how many were there already."""
+    executor = executor or Loop()
+    added = seen = 0
+    for path in stores:
+        other = Store.open(path)
+        executor.must_see([store.url, other.url])
+        seen += other.snapshot().n_songs
+        added += len(store.absorb(other, map=executor.map))
+    return added, seen - added
 
 
 def add(
@@ -168,6 +199,7 @@ def add(
     executor.must_see([store.url, *catalog.folders(entries)])
     estimated_s = sum(map(audio_estimate_s, entries))
     failures: list[Failure] = []
+    known: list[tuple[str, Entry]] = []
     done = added = cut_short = 0
     audio_s = busy_s = share = 0.0
 
@@ -194,7 +226,7 @@ def add(
 
     for outcome in in_order(executor, index_batch, batches, halve, seen):
         if isinstance(outcome, Done):
-            present += outcome.result.present
+            known += outcome.result.present
             cut_short += outcome.result.cut_short
             if outcome.result.manifest is not None:
                 staged.append(outcome.result.manifest)
@@ -202,7 +234,48 @@ def add(
             commit()
     commit()
     failures.sort(key=lambda failure: failure.path)
-    return IndexReport(added, present, cut_short, tuple(failures), audio_s, busy_s, time.monotonic() - began)
+    present += len(known)
+    moved = follow(known, store)
+    return IndexReport(added, present, moved, cut_short, tuple(failures), audio_s, busy_s, time.monotonic() - began)
+
+
+def follow(files: Sequence[tuple[str, Entry]], store: Store) -> int:
+    """Take over where songs are now, and how their files look, for those that are not where the store has them.
+
+    Parameters
+    ----------
+    files
+        With the digest of each, which the store has.
+
+    Returns
+    -------
+    int
+        Songs that have a new path. A copy of a song whose file is still there changes nothing.
+    """
+    if not files:
+        return 0
+    songs = store.snapshot().songs(["song_id", "path", "digest"])
+    wanted = {digest for digest, _ in files}
+    by_digest = {row["digest"]: row for row in songs.to_pylist() if row["digest"] in wanted}
+    changes: dict[int, Entry] = {}
+    moved = 0
+    for digest, entry in files:
+        song = by_digest.get(digest)
+        if song is None or song["song_id"] in changes:
+            continue
+        gone = not catalog.is_url(song["path"]) and not os.path.exists(song["path"])
+        if gone or song["path"] == shown(entry.path):
+            changes[song["song_id"]] = entry
+            moved += gone
+    store.update(
+        list(changes),
+        {
+            "path": [shown(entry.path) for entry in changes.values()],
+            "size_bytes": [entry.size_bytes for entry in changes.values()],
+            "modified_ns": [entry.modified_ns for entry in changes.values()],
+        },
+    )
+    return moved
 
 
 def new_entries(entries: Sequence[Entry], store: Store) -> tuple[list[Entry], int]:
@@ -272,7 +345,8 @@ def index_batch(batch: Batch) -> BatchReport:
     began = time.monotonic()
     staged: list[StagedSong] = []
     failures: list[Failure] = []
-    present = cut_short = 0
+    present: list[tuple[str, Entry]] = []
+    cut_short = 0
     audio_s = 0.0
     for entry in batch.entries:
         try:
@@ -283,22 +357,22 @@ def index_batch(batch: Batch) -> BatchReport:
             log.exception("%s: unexpected error", shown(entry.path))
             failures.append(Failure(shown(entry.path), f"unexpected {type(error).__name__}: {error}"))
         else:
-            if song is None:
-                present += 1
+            if isinstance(song, str):
+                present.append((song, entry))
                 continue
             staged.append(song)
             audio_s += song.duration_s
             cut_short += song.decoded_share < WHOLE
     manifest = stage(batch.store, batch.name, staged) if staged else None
-    return BatchReport(manifest, tuple(failures), present, cut_short, audio_s, time.monotonic() - began)
+    return BatchReport(manifest, tuple(failures), tuple(present), cut_short, audio_s, time.monotonic() - began)
 
 
-def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | None:
-    """One file as a song to stage; ``None`` when the store has its content already."""
+def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
+    """One file as a song to stage; its digest alone when the store has its content already."""
     with catalog.local_copy(entry.path) as path:
         digest = catalog.digest(path)
         if digest in batch.known:
-            return None
+            return digest
         try:
             print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
         except SongprintError as error:

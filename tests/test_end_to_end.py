@@ -214,3 +214,33 @@ def test_the_demo_names_every_clip_and_leaves_its_store(demo_folder: Path) -> No
     assert "wrong" not in verdicts, shown
     assert str(demo_folder / "store") in shown
     assert Store.open(str(demo_folder / "store")).snapshot().n_songs == 24
+
+
+def test_a_moved_library_keeps_its_songs(library: FormulaLibrary, store: Store, tmp_path: Path) -> None:
+    shutil.copytree(library.folder, tmp_path / "old")
+    mine = Store.create(str(tmp_path / "store"))
+    first = pipeline.index([str(tmp_path / "old")], mine)
+    files = mine.snapshot().files("postings")
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = pipeline.index([str(tmp_path / "new")], mine)
+    assert (again.added, again.present, again.moved) == (0, first.added, first.added)
+    assert mine.snapshot().files("postings") == files
+    assert {Path(path).parts[len(tmp_path.parts)] for path in mine.snapshot().songs(["path"])["path"].to_pylist()} == {
+        "new"
+    }
+    shutil.copytree(tmp_path / "new", tmp_path / "copy")
+    copied = pipeline.index([str(tmp_path / "copy")], mine)
+    assert (copied.added, copied.present, copied.moved) == (0, first.added, 0)
+
+
+def test_another_store_is_a_path_too(library: FormulaLibrary, store: Store, tmp_path: Path) -> None:
+    half = Store.create(str(tmp_path / "half"))
+    pipeline.index(list(library.paths[:5]), half)
+    report = pipeline.index([store.url], half)
+    assert (report.added, report.present) == (len(library.paths) - 5, 5)
+    whole, merged = store.snapshot(), half.snapshot()
+    assert sorted(merged.songs(["digest"])["digest"].to_pylist()) == sorted(
+        whole.songs(["digest"])["digest"].to_pylist()
+    )
+    assert run(["index", store.url, half.url, "--store", str(tmp_path / "new"), "--quiet"]) == 0
+    assert Store.open(str(tmp_path / "new")).snapshot().songs(SONG_COLUMNS).equals(whole.songs(SONG_COLUMNS))

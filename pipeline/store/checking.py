@@ -374,7 +374,7 @@ def _readable_groups(location: Location, name: str) -> Iterator[pa.Table]:
 @dataclass(frozen=True, slots=True)
 class _RemakeTask:
     location: Location
-    songs: Version
+    names: tuple[str, ...]
     settings: Settings
     song_ids: tuple[int, ...]
     name: str
@@ -382,9 +382,7 @@ class _RemakeTask:
 
 def _remake(task: _RemakeTask) -> tuple[DataFile | None, list[int], NDArray[np.int32]]:
     """Make the postings of some songs again, into a file of their own; also how many each has, and a sample."""
-    found = constellations.Reader(task.location, [f"{CONSTELLATIONS}/{file.name}" for file in task.songs.files]).read(
-        np.array(task.song_ids, np.int64)
-    )
+    found = constellations.Reader(task.location, task.names).read(np.array(task.song_ids, np.int64))
     made = {song_id: pair_peaks(found[song_id], task.settings.fan_out) for song_id in task.song_ids}
     every = postings.sort(
         postings.join([Postings(h.hash, np.full(len(h), song_id, np.int32), h.offset) for song_id, h in made.items()])
@@ -415,7 +413,7 @@ def _mend_postings(
     gone = [file for file in version.files if file.name in damaged]
     if not len(short) and not gone:
         return version.number, {}
-    peaks = tables.load(location, CONSTELLATIONS)
+    peaks = tuple(f"{CONSTELLATIONS}/{file.name}" for file in tables.load(location, CONSTELLATIONS).files)
     folder = f"{STAGING}/repair-{uuid.uuid4().hex}"
     tasks = [
         _RemakeTask(

@@ -54,6 +54,11 @@ class Store:
         return self._location.url
 
     @classmethod
+    def exists(cls, url: str) -> bool:
+        """Whether this is a store, of whatever format."""
+        return Location.of(url).exists(face.NAME)
+
+    @classmethod
     def open(cls, url: str) -> Store:
         """Open a store that is there.
 
