@@ -22,11 +22,14 @@ CLIP = 30.0
 
 
 def rival_votes(candidates: Sequence[Candidate]) -> float:
-    """Votes that chance brings in this clip and library: the median of all candidates but the best five.
+    """Votes that chance brings in this clip and library: the median of what the songs got, the best three left out.
 
-    A few true places (the song repeats itself, the library holds it twice) do not raise it.
+    So neither a song that repeats itself nor one that the library holds twice passes for chance.
     """
-    rest = sorted((candidate.votes for candidate in candidates), reverse=True)[5:]
+    best: dict[int, int] = {}
+    for candidate in candidates:
+        best[candidate.song_id] = max(best.get(candidate.song_id, 0), candidate.votes)
+    rest = sorted(best.values(), reverse=True)[3:]
     return float(np.median(rest)) if rest else 1.0
 
 

@@ -19,8 +19,6 @@ from pipeline.config import Settings
 
 BATCH = 128  # frames: fits the cache, and every FFT call has this many rows, so that each row is computed alike
 BAND = 32  # bins over which the local level is averaged
-REACH_FRAMES = 3  # over which a song's peak is the maximum, to either side; a clip's peaks are let stand closer
-REACH_BINS = 12
 SURROUNDINGS_S = 0.75  # seconds to either side over which the local level and the number of peaks are measured
 LOWEST_BIN = 8  # below 43 Hz there is rumble, and no loudspeaker
 SILENCE = 1e-6  # power: what the dither of 16 bit leaves in one bin is a tenth of it
@@ -43,21 +41,21 @@ class Peaks:
         return len(self.frame)
 
 
-@dataclass(frozen=True, slots=True)
-class Picking:
-    """Which local maxima become peaks.
+@dataclass(frozen=True, slots=True, eq=False)
+class Maxima:
+    """Local maxima of a spectrogram and how far they stand out, sorted by frame, then bin.
 
     Parameters
     ----------
-    reach_frames, reach_bins
-        A peak is the maximum over so many frames and bins to either side.
-    peaks_per_s
-        The most salient are kept, so many for each second of audio.
+    frame, bin
+        ``(n,)`` int32.
+    salience
+        ``(n,)`` float32: log power less the mean log power around.
     """
 
-    reach_frames: int
-    reach_bins: int
-    peaks_per_s: float
+    frame: NDArray[np.int32]
+    bin: NDArray[np.int32]
+    salience: NDArray[np.float32]
 
 
 def n_bins(settings: Settings) -> int:
@@ -107,60 +105,67 @@ def power_batches(blocks: Iterable[NDArray[np.float32]], settings: Settings) -> 
         yield transform(waiting, left)
 
 
-def pick_peaks(batches: Iterable[NDArray[np.float32]], settings: Settings, picking: Picking) -> Peaks:
-    """Choose the peaks of a spectrogram.
-
-    1. A peak is above `SILENCE` and the maximum over the reach around it; past the edges there is nothing.
-    2. Its salience is its log power less the mean log power around it (`BAND` bins, `SURROUNDINGS_S` to either side).
-    3. It stays if fewer than ``peaks_per_s`` times the length of its surroundings stand around it with more salience.
+def find_maxima(
+    batches: Iterable[NDArray[np.float32]], settings: Settings, reach_frames: int, reach_bins: int
+) -> Maxima:
+    """Every point of a spectrogram that is above `SILENCE` and the maximum over its reach; past the edges is nothing.
 
     Parameters
     ----------
     batches
         ``(n, n_bins)`` float32 power each.
+    reach_frames, reach_bins
+        How far a maximum rules, to either side.
 
     Returns
     -------
-    Peaks
-        In the frames of the spectrogram.
+    Maxima
+        Their salience is over the mean log power of `BAND` bins and `SURROUNDINGS_S` to either side.
     """
-    frames, bins, levels, bands = [], [], [], []
-    reach = picking.reach_frames
     width = n_bins(settings)
-    held_power = held_max = np.zeros((reach, width), np.float32)  # the edge: `reach` frames of nothing come first
-    first = -reach  # frame of the first held row
+    edge = np.zeros((reach_frames, width), np.float32)
+    held_power = held_max = edge  # nothing comes before the first frame
+    first = 0  # the first frame that is not yet decided
+    found: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
+    bands = []
 
-    def harvest(power: NDArray[np.float32], row_max: NDArray[np.float32]) -> None:
-        centre = power[reach : len(power) - reach]
-        is_peak = (centre == running_max(row_max, reach, axis=0)) & (centre > SILENCE)
-        is_peak[:, :LOWEST_BIN] = False
-        row, column = np.divmod(np.flatnonzero(is_peak), width)  # a third of the time of np.nonzero
-        frames.append((row + (first + reach)).astype(np.int32))
-        bins.append(column.astype(np.int32))
-        levels.append(np.log(centre[row, column]))
+    def decide() -> None:
+        nonlocal first
+        centre = held_power[reach_frames : len(held_power) - reach_frames]
+        is_maximum = (centre == running_max(held_max, reach_frames, axis=0)) & (centre > SILENCE)
+        is_maximum[:, :LOWEST_BIN] = False
+        place = np.flatnonzero(is_maximum)  # a third of the time of np.nonzero
+        found.append(((place // width + first).astype(np.int32), (place % width).astype(np.int32), centre.flat[place]))
+        first += len(centre)
 
-    edge = np.zeros((width, reach), np.float32)
     for power in batches:
-        log_power = np.log(power + np.float32(SILENCE))
-        bands.append(log_power.reshape(len(power), -1, BAND).mean(axis=2))
-        sideways = np.zeros((len(power), width + 2 * picking.reach_bins), np.float32)
-        sideways[:, picking.reach_bins : picking.reach_bins + width] = power
-        row_max = running_max(sideways, picking.reach_bins, axis=1)
+        bands.append(np.log(power + np.float32(SILENCE)).reshape(len(power), -1, BAND).mean(axis=2))
+        sideways = np.zeros((len(power), width + 2 * reach_bins), np.float32)
+        sideways[:, reach_bins : reach_bins + width] = power
         held_power = np.concatenate([held_power, power])
-        held_max = np.concatenate([held_max, row_max])
-        if len(held_power) > 2 * reach:
-            harvest(held_power, held_max)
-            first += len(held_power) - 2 * reach
-            held_power, held_max = held_power[-2 * reach :], held_max[-2 * reach :]
+        held_max = np.concatenate([held_max, running_max(sideways, reach_bins, axis=1)])
+        if len(held_power) > 2 * reach_frames:
+            decide()
+            held_power, held_max = held_power[-2 * reach_frames :], held_max[-2 * reach_frames :]
     if not bands:
-        return Peaks(np.empty(0, np.int32), np.empty(0, np.int32))
-    harvest(np.concatenate([held_power, edge.T]), np.concatenate([held_max, edge.T]))
-    frame, bin_, level = np.concatenate(frames), np.concatenate(bins), np.concatenate(levels)
+        return Maxima(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+    held_power, held_max = np.concatenate([held_power, edge]), np.concatenate([held_max, edge])
+    decide()
+    frame, bin_, level = (np.concatenate(part) for part in zip(*found, strict=True))
     around = round(SURROUNDINGS_S / settings.frame_s)
-    salience = level - _local_level(np.concatenate(bands), around, frame, bin_)
-    most = picking.peaks_per_s * (2 * around + 1) * settings.frame_s
-    keep = _more_salient_around(frame, salience, around, int(np.ceil(most))) < most
-    return Peaks(frame[keep], bin_[keep])
+    return Maxima(frame, bin_, np.log(level) - _local_level(np.concatenate(bands), around, frame, bin_))
+
+
+def most_salient(maxima: Maxima, settings: Settings, peaks_per_s: float) -> Peaks:
+    """The maxima that become peaks: about so many in each second, whatever the loudness.
+
+    A maximum stays if, within `SURROUNDINGS_S` to either side of it, fewer stand out more than `peaks_per_s` allows for
+    that time. Hence nothing depends on where the recording starts.
+    """
+    around = round(SURROUNDINGS_S / settings.frame_s)
+    most = peaks_per_s * (2 * around + 1) * settings.frame_s
+    keep = _more_salient_around(maxima.frame, maxima.salience, around) < most
+    return Peaks(maxima.frame[keep], maxima.bin[keep])
 
 
 def running_max(x: NDArray[np.float32], reach: int, axis: int) -> NDArray[np.float32]:
@@ -176,12 +181,19 @@ def running_max(x: NDArray[np.float32], reach: int, axis: int) -> NDArray[np.flo
 
 
 def running_sum(x: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
-    """Sum over each row and `reach` rows to either side, fewer at the ends: bit for bit the same wherever it stands."""
-    padded = np.zeros((len(x) + 2 * reach, *x.shape[1:]), np.float32)
-    padded[reach : reach + len(x)] = x
-    total = np.zeros_like(x)
-    for shift in range(2 * reach + 1):
-        total += padded[shift : shift + len(x)]
+    """Sum over each row and `reach` rows to either side; ``2 * reach`` rows fewer. Bit for bit alike wherever it stands."""
+    n_rows = len(x) - 2 * reach
+    total = np.zeros((n_rows, *x.shape[1:]), np.float32)
+    part, span, start = x, 1, 0
+    size = 2 * reach + 1
+    while size:  # the window as a sum of windows of 1, 2, 4, ... rows
+        if size & 1:
+            total += part[start : start + n_rows]
+            start += span
+        size >>= 1
+        if size:
+            part = part[:-span] + part[span:]
+            span *= 2
     return total
 
 
@@ -189,8 +201,9 @@ def _local_level(
     bands: NDArray[np.float32], around: int, frame: NDArray[np.int32], bin_: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Mean log power around each peak: of `around` frames to either side, between the two nearest bands."""
-    count = running_sum(np.ones((len(bands), 1), np.float32), around)
-    mean = running_sum(bands, around) / count
+    edges = ((around, around), (0, 0))
+    count = running_sum(np.pad(np.ones((len(bands), 1), np.float32), edges), around)
+    mean = running_sum(np.pad(bands, edges), around) / count
     place = np.clip((bin_ + 0.5) / BAND - 0.5, 0, bands.shape[1] - 1).astype(np.float32)
     low = np.minimum(place.astype(np.int32), bands.shape[1] - 2)
     share = place - low
@@ -199,9 +212,9 @@ def _local_level(
 
 
 def _more_salient_around(
-    frame: NDArray[np.int32], salience: NDArray[np.float32], around: int, enough: int
+    frame: NDArray[np.int32], salience: NDArray[np.float32], around: int
 ) -> NDArray[np.int32]:
-    """How many peaks within `around` frames are more salient, or at least `enough` of them when there are more."""
+    """How many within `around` frames are more salient; of equals the earlier is."""
     more = np.zeros(len(frame), np.int32)
     for step in range(1, len(frame)):
         near = frame[step:] - frame[:-step] <= around

@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from pipeline.audio import Decoded, decode
 from pipeline.config import Settings
-from pipeline.constellation import REACH_BINS, REACH_FRAMES, Peaks, Picking, pick_peaks, power_batches
+from pipeline.constellation import Peaks, find_maxima, most_salient, power_batches
 from pipeline.landmarks import Hashes, pair_peaks
+
+
+REACH_FRAMES = 3  # over which a song's peak is the maximum, to either side; those of a clip may stand closer
+REACH_BINS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +35,8 @@ def constellation(blocks: Iterator[NDArray[np.float32]], settings: Settings) -> 
     blocks
         ``(n,)`` float32 mono samples at ``settings.sample_rate`` each.
     """
-    picking = Picking(REACH_FRAMES, REACH_BINS, settings.peaks_per_s)
-    return pick_peaks(power_batches(blocks, settings), settings, picking)
+    maxima = find_maxima(power_batches(blocks, settings), settings, REACH_FRAMES, REACH_BINS)
+    return most_salient(maxima, settings, settings.peaks_per_s)
 
 
 def fingerprint(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:

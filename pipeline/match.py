@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import ParameterError
 from pipeline.landmarks import Postings
 
 TICKS = 8  # to a frame: the finest step by which a clip's frames are shifted
-HALF = TICKS // 2  # hits are counted in windows one frame wide, half a frame apart
-SONG_BITS, OFFSET_BITS, BIN_BITS = 21, 10, 10
-DELTA_BITS = 63 - SONG_BITS - OFFSET_BITS - BIN_BITS
+MOST_PLACES = 8  # candidates in one song: music repeats itself, and must leave room for other songs
+# A hit as one integer: song, delta, and enough of the song's anchor to tell it from the others of a clip.
+SONG_BITS, DELTA_BITS, ANCHOR_BITS = 21, 25, 17
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,37 +97,39 @@ def join(question: Question, postings: Postings) -> Hits:
 
 
 def vote(hits: Hits, most: int) -> list[Candidate]:
-    """The best candidates, most votes first, no two of them within a frame of each other in the same song.
+    """The best candidates, most votes first: in one song at most `MOST_PLACES`, more than a frame apart.
 
-    Votes are distinct anchors of the song: a landmark that several shifts of the clip find counts once.
+    Votes are distinct anchors of the song whose deltas lie within a frame: a landmark that several shifts of the clip
+    find counts once.
+
+    Raises
+    ------
+    ParameterError
+        If a song id or a delta is too large to be counted: above two million songs, or a song of a day.
     """
     if not len(hits):
         return []
-    low = int(hits.delta.min())
-    window = (hits.delta - low) // HALF
-    key = hits.song_id.astype(np.int64) << DELTA_BITS | window
-    key = key << OFFSET_BITS | (hits.offset & ((1 << OFFSET_BITS) - 1))
-    key = np.sort(key << BIN_BITS | hits.bin)
-    distinct = key[np.concatenate([[True], key[1:] != key[:-1]])] >> (OFFSET_BITS + BIN_BITS)
-    start = np.flatnonzero(np.concatenate([[True], distinct[1:] != distinct[:-1]]))
-    place = distinct[start]
-    count = np.diff(np.append(start, len(distinct)))
-    both = count.copy()
-    adjacent = np.flatnonzero(place[1:] == place[:-1] + 1)
-    both[adjacent] += count[adjacent + 1]
-    best = np.argpartition(-both, min(4 * most, len(both)) - 1)[: 4 * most]
-    best = best[np.lexsort((place[best], -both[best]))]
+    least = int(hits.delta.min())
+    if int(hits.song_id.max()) >> SONG_BITS or int(hits.delta.max()) - least >> DELTA_BITS:
+        raise ParameterError(f"songs to {hits.song_id.max()}, deltas to {hits.delta.max()}: too large to be counted")
+    key = hits.song_id.astype(np.int64) << DELTA_BITS | (hits.delta - least)
+    key = np.sort(key << ANCHOR_BITS | (hits.offset & 127) << 10 | hits.bin)
+    key = key[np.concatenate([[True], key[1:] != key[:-1]])]
+    place = key >> ANCHOR_BITS
+    end = np.searchsorted(place, place + TICKS)  # the window that starts at each hit
+    count = end - np.arange(len(place))
+    likely = np.argpartition(-count, min(4 * most, len(count)) - 1)[: 4 * most]
     candidates: list[Candidate] = []
-    taken: set[tuple[int, int]] = set()
-    for index in best:
-        song = int(place[index]) >> DELTA_BITS
-        half = int(place[index]) & ((1 << DELTA_BITS) - 1)
-        if any((song, half + aside) in taken for aside in (-2, -1, 0, 1, 2)):
+    taken: dict[int, list[int]] = {}
+    for start in likely[np.lexsort((likely, -count[likely]))].tolist():
+        middle = int(place[(start + end[start]) // 2])
+        song, delta = middle >> DELTA_BITS, (middle & ((1 << DELTA_BITS) - 1)) + least
+        others = taken.setdefault(song, [])
+        if len(others) == MOST_PLACES or any(abs(delta - other) <= TICKS for other in others):
             continue
-        taken.add((song, half))
-        inside = (hits.song_id == song) & (np.abs(hits.delta - low - (half + 1) * HALF) <= HALF)
-        anchors = hits.offset[inside].astype(np.int64) << BIN_BITS | hits.bin[inside]
-        candidates.append(Candidate(song, int(np.median(hits.delta[inside])), len(np.unique(anchors))))
+        others.append(delta)
+        anchors = np.sort(key[start : end[start]] & ((1 << ANCHOR_BITS) - 1))
+        candidates.append(Candidate(song, delta, 1 + int(np.count_nonzero(anchors[1:] != anchors[:-1]))))
         if len(candidates) == most:
             break
     return sorted(candidates, key=lambda candidate: (-candidate.votes, candidate.song_id, candidate.delta))

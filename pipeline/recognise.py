@@ -6,7 +6,7 @@ speeds. All clips of a batch share one look-up per stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.calibration import confidence, logit, rival_votes, threshold
 from pipeline.config import Settings
-from pipeline.constellation import REACH_BINS, REACH_FRAMES, Peaks, Picking, pick_peaks, power_batches
+from pipeline.constellation import SURROUNDINGS_S, Maxima, Peaks, find_maxima, most_salient, power_batches
 from pipeline.errors import ParameterError
-from pipeline.landmarks import Postings, pair_peaks
+from pipeline.landmarks import FURTHEST_FRAME, Postings, pair_peaks
 from pipeline.match import TICKS, Candidate, Question, join, vote
-from pipeline.verify import Evidence, prominence, weigh
+from pipeline.verify import Evidence, listen, tones, weigh
 
 
 class Library(Protocol):
@@ -47,14 +47,16 @@ class Effort:
     ----------
     shifts
         Copies of the clip, a fraction of a hop apart; divides `TICKS`.
-    picking
-        Which peaks the clip has.
-    fan_out
-        Targets to an anchor.
+    reach_frames, reach_bins
+        How far a peak rules.
+    peaks_per_s, fan_out
+        As in `Settings`, but more.
     """
 
     shifts: int
-    picking: Picking
+    reach_frames: int
+    reach_bins: int
+    peaks_per_s: float
     fan_out: int
 
 
@@ -81,24 +83,43 @@ class Clip:
         return self._power[shift]
 
     def surface(self, shift: int) -> NDArray[np.float32]:
-        """What `prominence` makes of it."""
+        """What the matched filter of `tones` answers to it."""
         if shift not in self._surface:
-            self._surface[shift] = prominence(self.power(shift))
+            self._surface[shift] = tones(self.power(shift))
         return self._surface[shift]
 
     def question(self, effort: Effort) -> Question:
-        hashes, ticks = [], []
-        for shift in range(0, TICKS, TICKS // effort.shifts):
-            found = pair_peaks(pick_peaks([self.power(shift)], self.settings, effort.picking), effort.fan_out)
-            hashes.append(found.hash)
-            ticks.append(found.offset * np.int32(TICKS) + np.int32(shift))
-        hash_, tick = np.concatenate(hashes), np.concatenate(ticks)
-        order = np.argsort(hash_, kind="stable")
-        return Question(hash_[order], tick[order])
+        """The clip's landmarks at all shifts: the copies are treated as one recording, one after another."""
+        shifts = range(0, TICKS, TICKS // effort.shifts)
+        copies = [
+            find_maxima([self.power(shift)], self.settings, effort.reach_frames, effort.reach_bins) for shift in shifts
+        ]
+        apart = len(self.power(0)) + FURTHEST_FRAME + round(SURROUNDINGS_S / self.settings.frame_s)
+        maxima = Maxima(
+            np.concatenate([copy.frame + np.int32(place * apart) for place, copy in enumerate(copies)]),
+            np.concatenate([copy.bin for copy in copies]),
+            np.concatenate([copy.salience for copy in copies]),
+        )
+        hashes = pair_peaks(most_salient(maxima, self.settings, effort.peaks_per_s), effort.fan_out)
+        order = np.argsort(hashes.hash, kind="stable")
+        copy, frame = np.divmod(hashes.offset[order], np.int32(apart))
+        return Question(hashes.hash[order], frame * np.int32(TICKS) + copy * np.int32(TICKS // effort.shifts))
+
+    def placed(self, candidate: Candidate) -> tuple[NDArray[np.float32], int]:
+        """The copy whose frames stand where the song's do, and the song's frame at its first."""
+        shift = -candidate.delta % TICKS
+        return self.surface(shift), (candidate.delta + shift) // TICKS
+
+    def shortlist(self, candidates: Sequence[Candidate], songs: Mapping[int, Peaks]) -> list[Candidate]:
+        """Those that sound most like their song, and those with most votes."""
+        levels = [listen(surface, songs[c.song_id], place)[1] for c in candidates for surface, place in [self.placed(c)]]
+        order = sorted(range(len(candidates)), key=lambda index: -levels[index])
+        return [candidates[index] for index in sorted({*order[:SOUNDING], *range(min(VOTED, len(candidates)))})]
 
     def weigh(self, candidate: Candidate, song: Peaks) -> Evidence:
-        shift = -candidate.delta % TICKS
-        return weigh(self.surface(shift), song, (candidate.delta + shift) // TICKS)
+        """The evidence for a candidate."""
+        surface, place = self.placed(candidate)
+        return weigh(surface, song, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +181,10 @@ class Answer:
     logit: float
 
 
-CANDIDATES = 20
-SPARSE = Effort(2, Picking(REACH_FRAMES - 1, REACH_BINS - 4, 60), 5)
-DENSE = Effort(8, Picking(REACH_FRAMES - 1, REACH_BINS - 4, 80), 10)
+CANDIDATES = 100
+SOUNDING, VOTED = 8, 4  # of them, those that are weighed
+SPARSE = Effort(2, 2, 8, 60, 5)
+DENSE = Effort(8, 2, 8, 80, 10)
 RESOLVED = 0.995  # a sparse answer this sure is not asked again
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
@@ -223,7 +245,7 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort) -> list[list[An
     answers = []
     for clip, found in zip(clips, votes, strict=True):
         rivals = rival_votes(found)
-        weighed = [(candidate, clip.weigh(candidate, songs[candidate.song_id])) for candidate in found]
+        weighed = [(candidate, clip.weigh(candidate, songs[candidate.song_id])) for candidate in clip.shortlist(found, songs)]
         verified = [Answer(c, evidence, logit(c.votes, rivals, evidence)) for c, evidence in weighed]
         answers.append(sorted(verified, key=lambda answer: -answer.logit))
     return answers

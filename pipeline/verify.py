@@ -1,21 +1,30 @@
-"""A candidate against its song's own constellation: how far the clip sounds where the song has its peaks.
+"""A candidate against its song's own constellation: does the clip sound where the song has its peaks?
 
-Votes only bring the true place among the best few. Here the clip's spectrogram is read at exactly the frames and bins
-where the song, so placed, has its peaks: how far does the level stand above its surroundings? What it would be by
-chance is measured on the spot: at other places of the same song, and with the same peaks moved aside by a few bins.
+Votes only bring the true place among the best hundred. Here the clip's log spectrogram is passed through a matched
+filter, which answers most where a tone stands out of its neighbourhood, and is read at exactly the frames and bins
+where the song, so placed, has its peaks. What that gives by chance is measured on the spot: at other places of the same
+song, and with the same peaks moved aside by a few bins.
+
+The filter is the linear discriminant between what surrounds true peaks and what surrounds peaks moved aside, fitted
+on real music under rooms, voices and noise; it doubled the separation of a peak's level above its local mean (squared,
+per peak: 0.37 to 0.95 under voices at -10 dB, 1.4 to 3.2 in a room at 0 dB).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.constellation import LOWEST_BIN, SILENCE, Peaks, running_max
+from pipeline.constellation import LOWEST_BIN, SILENCE, Peaks, running_sum
 
-AROUND_FRAMES = 10  # the surroundings that a level is compared with
-AROUND_BINS = 16
+# The filter is separable. Along each axis: weights around the point, and one for everything further around.
+LOBE = (-0.16, 0.41, 1.04, 0.41, -0.16)  # of the window, across bins
+LOBE_AROUND, LOBE_REST = 16, -1.54 / 33  # an even spectrum gives 0
+COURSE = (-0.19, 0.47, 1.06, 0.47, -0.19)  # across frames: a tone that begins or ends here, not one that stands
+COURSE_AROUND, COURSE_REST = 8, -0.06
 OTHER_PLACES = 60
 BINS_ASIDE = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
 
@@ -29,19 +38,24 @@ class Evidence:
     peaks
         How many peaks the song has where the clip lies.
     level
-        Mean over them of the clip's level above its surroundings, in standard deviations of the surroundings.
-    over_places, over_bins
-        The same in standard deviations of what it is at other places of the song, and with the peaks moved aside.
+        Mean of the matched filter over them.
+    places_level, places_spread
+        Median of the same at other places of the song, and how far below it a sixth of them lie: where the song
+        repeats itself, which only raises the higher ones, that is a standard deviation all the same.
+    bins_level, bins_spread
+        The same with the peaks moved aside.
     """
 
     peaks: int
     level: float
-    over_places: float
-    over_bins: float
+    places_level: float
+    places_spread: float
+    bins_level: float
+    bins_spread: float
 
 
-def prominence(power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far each bin of a clip's spectrogram, or the best of its 8 neighbours, stands above its surroundings.
+def tones(power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the matched filter answers.
 
     Parameters
     ----------
@@ -51,72 +65,72 @@ def prominence(power: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns
     -------
     NDArray
-        ``(n_frames, n_bins)`` float32, in standard deviations of the log power around.
+        ``(n_frames, n_bins)`` float32; 0 where nothing stands out, 1 a standard deviation of the frame.
     """
     log_power = np.log(power + np.float32(SILENCE))
-    log_power -= log_power.mean()
-    mean = _box_mean(log_power)
-    spread = np.sqrt(np.maximum(_box_mean(log_power * log_power) - mean * mean, 1e-4))
-    padded = np.pad((log_power - mean) / spread, 1, mode="edge")
-    return running_max(running_max(padded, 1, axis=0), 1, axis=1)
+    across_bins = _weighted(np.ascontiguousarray(log_power.T), LOBE, LOBE_AROUND, LOBE_REST).T
+    answer = _weighted(np.ascontiguousarray(across_bins), COURSE, COURSE_AROUND, COURSE_REST)
+    return answer / (answer.std(axis=1, keepdims=True) + np.float32(0.1))
 
 
-def _box_mean(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    for axis, around in ((0, AROUND_FRAMES), (1, AROUND_BINS)):
-        total = np.cumsum(x, axis=axis, dtype=np.float64)
-        total = np.concatenate([np.zeros_like(total.take([0], axis)), total], axis=axis)
-        places = np.arange(x.shape[axis])
-        high = np.minimum(places + around + 1, x.shape[axis])
-        low = np.maximum(places - around, 0)
-        count = (high - low).reshape((-1, 1) if axis == 0 else (1, -1))
-        x = ((total.take(high, axis) - total.take(low, axis)) / count).astype(np.float32)
-    return x
+def _weighted(x: NDArray[np.float32], weights: Sequence[float], around: int, rest: float) -> NDArray[np.float32]:
+    """Weighted sum of neighbouring rows, and `rest` times all within `around`; the edge rows go on beyond the edges."""
+    n_rows = len(x)
+    padded = np.pad(x, ((around, around), (0, 0)), mode="edge")
+    total = np.float32(rest) * running_sum(padded, around)
+    for place, weight in enumerate(weights, start=around - len(weights) // 2):
+        total += np.float32(weight) * padded[place : place + n_rows]
+    return total
 
 
-def weigh(surface: NDArray[np.float32], song: Peaks, place: int) -> Evidence:
-    """The evidence for a clip lying at a place of a song.
+def listen(surface: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, float]:
+    """How many peaks the song has where the clip lies, and the mean answer of the filter there.
 
     Parameters
     ----------
     surface
-        ``(n_frames, n_bins)`` float32, what `prominence` gave.
+        ``(n_frames, n_bins)`` float32, what `tones` gave.
     song
         The song's constellation.
     place
         The song's frame at which the clip's frame 0 lies.
     """
+    first, last = np.searchsorted(song.frame, [place, place + len(surface)])
+    if first == last:
+        return 0, 0.0
+    return int(last - first), float(surface[song.frame[first:last] - place, song.bin[first:last]].mean())
+
+
+def weigh(surface: NDArray[np.float32], song: Peaks, place: int) -> Evidence:
+    """`listen`, and what it gives by chance."""
     n_frames, n_bins = surface.shape
+    peaks, level = listen(surface, song, place)
+    if not peaks:
+        return Evidence(0, 0.0, 0.0, 1.0, 0.0, 1.0)
     first, last = np.searchsorted(song.frame, [place, place + n_frames])
     frame, bin_ = song.frame[first:last] - place, song.bin[first:last]
-    if not len(frame):
-        return Evidence(0, 0.0, 0.0, 0.0)
-    level = float(surface[frame, bin_].mean())
-    aside = np.abs(bin_[None, :] + np.array(BINS_ASIDE, np.int32)[:, None])
+    aside = bin_[None, :] + np.array(BINS_ASIDE, np.int32)[:, None]
     aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
     aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
     moved = surface[frame[None, :], aside].mean(axis=1)
-    return Evidence(len(frame), level, _standing(level, _elsewhere(surface, song, place)), _standing(level, moved))
+    elsewhere = _elsewhere(surface, song, place)
+    low, middle = np.quantile(elsewhere, [0.16, 0.5])
+    return Evidence(peaks, level, float(middle), float(middle - low), float(moved.mean()), float(moved.std()))
 
 
 def _elsewhere(surface: NDArray[np.float32], song: Peaks, place: int) -> NDArray[np.float32]:
-    """The mean level at other places of the song, at least two frames from this one."""
+    """The mean answer at other places of the song, at least two frames from this one; zeros when it has too few."""
     n_frames = len(surface)
-    span = int(song.frame[-1]) + n_frames // 2
-    places = np.unique(np.linspace(-(n_frames // 2), span - n_frames, OTHER_PLACES).astype(np.int32))
+    last = int(song.frame[-1]) - n_frames // 2
+    places = np.unique(np.linspace(-(n_frames // 2), last, OTHER_PLACES).astype(np.int32))
     places = places[np.abs(places - place) > 2]
     first = np.searchsorted(song.frame, places)
     count = np.searchsorted(song.frame, places + n_frames) - first
     places, first, count = places[count > 0], first[count > 0], count[count > 0]
-    if not len(places):
-        return np.zeros(0, np.float32)
+    if len(places) < 8:
+        return np.zeros(1, np.float32)
     starts = np.cumsum(count) - count
     index = np.arange(count.sum()) - np.repeat(starts - first, count)
-    levels = surface[song.frame[index] - np.repeat(places, count), song.bin[index]]
-    means: NDArray[np.float32] = np.add.reduceat(levels, starts) / count
+    answers = surface[song.frame[index] - np.repeat(places, count), song.bin[index]]
+    means: NDArray[np.float32] = np.add.reduceat(answers, starts) / count
     return means
-
-
-def _standing(level: float, null: NDArray[np.float32]) -> float:
-    if len(null) < 8:
-        return 0.0
-    return float((level - null.mean()) / max(float(null.std()), 0.02))
