@@ -14,11 +14,13 @@ import numpy as np
 from pipeline.match import Candidate
 from pipeline.verify import Evidence
 
-# Weight of each term of `_terms`, in its order.
-WEIGHTS = (2.910, -0.134, 0.606, 3.467, -0.539, 1.298, 0.379, -17.157)
+# Weight of each of `terms`, in their order.
+WEIGHTS = (2.400, -2.279, 0.177, 3.951, -1.666, 0.857, 0.527, -12.524)
 # Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -1.2, 0.03: 0.2, 0.01: 1.3, 0.003: 2.5, 0.001: 3.7}
-CLIP = 30.0
+STRANGERS = {0.1: -1.9, 0.03: -0.8, 0.01: 0.8, 0.003: 2.6, 0.001: 4.1}
+# No spread is believed that is less than so much of what independent peaks of spread 1 would give.
+LEAST_SPREAD = 0.5
+FURTHEST = 25.0
 
 
 def rival_votes(candidates: Sequence[Candidate]) -> float:
@@ -33,20 +35,27 @@ def rival_votes(candidates: Sequence[Candidate]) -> float:
     return float(np.median(rest)) if rest else 1.0
 
 
-def logit(votes: int, rivals: float, evidence: Evidence) -> float:
-    """Log odds that a candidate, the best of its clip, is right."""
-    root = math.sqrt(evidence.peaks)
-    terms = (
+def terms(votes: int, rivals: float, evidence: Evidence) -> tuple[float, ...]:
+    """What the regression sees of a candidate: votes against chance, and the answer against chance in its spreads."""
+    root = math.sqrt(max(evidence.peaks, 1))
+    over_places = evidence.level - evidence.places_level
+    over_bins = evidence.level - evidence.bins_level
+    least = LEAST_SPREAD / root
+    return (
         math.log(votes + 1.0),
         math.log(rivals + 1.0),
         root,
-        evidence.level,
-        evidence.level * root,
-        min(max(evidence.over_places, -5.0), CLIP),
-        min(max(evidence.over_bins, -5.0), CLIP),
+        over_places,
+        over_bins,
+        min(max(over_places / max(evidence.places_spread, least), -5.0), FURTHEST),
+        min(max(over_bins / max(evidence.bins_spread, least), -5.0), FURTHEST),
         1.0,
     )
-    return math.fsum(weight * term for weight, term in zip(WEIGHTS, terms, strict=True))
+
+
+def logit(votes: int, rivals: float, evidence: Evidence) -> float:
+    """Log odds that a candidate, the best of its clip, is right."""
+    return math.fsum(weight * term for weight, term in zip(WEIGHTS, terms(votes, rivals, evidence), strict=True))
 
 
 def confidence(logit: float) -> float:

@@ -181,7 +181,7 @@ def running_max(x: NDArray[np.float32], reach: int, axis: int) -> NDArray[np.flo
 
 
 def running_sum(x: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
-    """Sum over each row and `reach` rows to either side; ``2 * reach`` rows fewer. Bit for bit alike wherever it stands."""
+    """Sum over `reach` rows to either side, ``2 * reach`` rows fewer: bit for bit alike wherever the rows stand."""
     n_rows = len(x) - 2 * reach
     total = np.zeros((n_rows, *x.shape[1:]), np.float32)
     part, span, start = x, 1, 0
@@ -211,9 +211,7 @@ def _local_level(
     return level
 
 
-def _more_salient_around(
-    frame: NDArray[np.int32], salience: NDArray[np.float32], around: int
-) -> NDArray[np.int32]:
+def _more_salient_around(frame: NDArray[np.int32], salience: NDArray[np.float32], around: int) -> NDArray[np.int32]:
     """How many within `around` frames are more salient; of equals the earlier is."""
     more = np.zeros(len(frame), np.int32)
     for step in range(1, len(frame)):

@@ -102,7 +102,7 @@ class Clip:
         )
         hashes = pair_peaks(most_salient(maxima, self.settings, effort.peaks_per_s), effort.fan_out)
         order = np.argsort(hashes.hash, kind="stable")
-        copy, frame = np.divmod(hashes.offset[order], np.int32(apart))
+        copy, frame = hashes.offset[order] // apart, hashes.offset[order] % apart
         return Question(hashes.hash[order], frame * np.int32(TICKS) + copy * np.int32(TICKS // effort.shifts))
 
     def placed(self, candidate: Candidate) -> tuple[NDArray[np.float32], int]:
@@ -112,7 +112,9 @@ class Clip:
 
     def shortlist(self, candidates: Sequence[Candidate], songs: Mapping[int, Peaks]) -> list[Candidate]:
         """Those that sound most like their song, and those with most votes."""
-        levels = [listen(surface, songs[c.song_id], place)[1] for c in candidates for surface, place in [self.placed(c)]]
+        levels = [
+            listen(surface, songs[c.song_id], place)[1] for c in candidates for surface, place in [self.placed(c)]
+        ]
         order = sorted(range(len(candidates)), key=lambda index: -levels[index])
         return [candidates[index] for index in sorted({*order[:SOUNDING], *range(min(VOTED, len(candidates)))})]
 
@@ -174,11 +176,22 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A candidate, verified."""
+    """A candidate and what speaks for it.
+
+    Parameters
+    ----------
+    rivals
+        Votes that chance brings.
+    """
 
     candidate: Candidate
+    rivals: float
     evidence: Evidence
-    logit: float
+
+    @property
+    def logit(self) -> float:
+        """Log odds that it is right."""
+        return logit(self.candidate.votes, self.rivals, self.evidence)
 
 
 CANDIDATES = 100
@@ -240,15 +253,16 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort) -> list[list[An
         return []
     questions = [clip.question(effort) for clip in clips]
     postings = library.postings(unique(np.concatenate([question.hash for question in questions])))
-    votes = [vote(join(question, postings), CANDIDATES) for question in questions]
-    songs = library.constellations(sorted({candidate.song_id for found in votes for candidate in found}))
-    answers = []
-    for clip, found in zip(clips, votes, strict=True):
-        rivals = rival_votes(found)
-        weighed = [(candidate, clip.weigh(candidate, songs[candidate.song_id])) for candidate in clip.shortlist(found, songs)]
-        verified = [Answer(c, evidence, logit(c.votes, rivals, evidence)) for c, evidence in weighed]
-        answers.append(sorted(verified, key=lambda answer: -answer.logit))
-    return answers
+    found = [vote(join(question, postings), CANDIDATES) for question in questions]
+    songs = library.constellations(sorted({candidate.song_id for candidates in found for candidate in candidates}))
+    return [
+        sorted(
+            (Answer(candidate, rivals, clip.weigh(candidate, songs[candidate.song_id])) for candidate in shortlist),
+            key=lambda answer: -answer.logit,
+        )
+        for clip, candidates in zip(clips, found, strict=True)
+        for rivals, shortlist in [(rival_votes(candidates), clip.shortlist(candidates, songs))]
+    ]
 
 
 def unique(sorted_or_not: NDArray[np.int32]) -> NDArray[np.int32]:

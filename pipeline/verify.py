@@ -1,13 +1,14 @@
-"""A candidate against its song's own constellation: does the clip sound where the song has its peaks?
+"""A candidate against its song's own constellation: the clip must sound where the song has its peaks.
 
 Votes only bring the true place among the best hundred. Here the clip's log spectrogram is passed through a matched
-filter, which answers most where a tone stands out of its neighbourhood, and is read at exactly the frames and bins
-where the song, so placed, has its peaks. What that gives by chance is measured on the spot: at other places of the same
-song, and with the same peaks moved aside by a few bins.
+filter, which answers most where a tone begins or ends and stands out of its neighbourhood, and is read at exactly
+the frames and bins where the song, so placed, has its peaks. What that gives by chance is measured on the spot: at
+other places of the same song, and with the same peaks moved aside by a few bins.
 
-The filter is the linear discriminant between what surrounds true peaks and what surrounds peaks moved aside, fitted
-on real music under rooms, voices and noise; it doubled the separation of a peak's level above its local mean (squared,
-per peak: 0.37 to 0.95 under voices at -10 dB, 1.4 to 3.2 in a room at 0 dB).
+The filter is the linear discriminant between what surrounds the peaks of true candidates and of the best false ones, on
+real music in rooms, under voices and noise, made separable and symmetric. False candidates are no random places: they
+are music in the same key, whose tones stand at the same bins but begin and end at other times.
+docs/RECOGNITION.md has the figures, and what else was tried.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ class Evidence:
     level
         Mean of the matched filter over them.
     places_level, places_spread
-        Median of the same at other places of the song, and how far below it a sixth of them lie: where the song
-        repeats itself, which only raises the higher ones, that is a standard deviation all the same.
+        Mean and standard deviation of the same at other places of the song.
     bins_level, bins_spread
         The same with the peaks moved aside.
     """
@@ -69,8 +69,9 @@ def tones(power: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     log_power = np.log(power + np.float32(SILENCE))
     across_bins = _weighted(np.ascontiguousarray(log_power.T), LOBE, LOBE_AROUND, LOBE_REST).T
-    answer = _weighted(np.ascontiguousarray(across_bins), COURSE, COURSE_AROUND, COURSE_REST)
-    return answer / (answer.std(axis=1, keepdims=True) + np.float32(0.1))
+    answer: NDArray[np.float32] = _weighted(np.ascontiguousarray(across_bins), COURSE, COURSE_AROUND, COURSE_REST)
+    answer /= answer.std(axis=1, keepdims=True) + np.float32(0.1)
+    return answer
 
 
 def _weighted(x: NDArray[np.float32], weights: Sequence[float], around: int, rest: float) -> NDArray[np.float32]:
@@ -114,8 +115,9 @@ def weigh(surface: NDArray[np.float32], song: Peaks, place: int) -> Evidence:
     aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
     moved = surface[frame[None, :], aside].mean(axis=1)
     elsewhere = _elsewhere(surface, song, place)
-    low, middle = np.quantile(elsewhere, [0.16, 0.5])
-    return Evidence(peaks, level, float(middle), float(middle - low), float(moved.mean()), float(moved.std()))
+    return Evidence(
+        peaks, level, float(elsewhere.mean()), float(elsewhere.std()), float(moved.mean()), float(moved.std())
+    )
 
 
 def _elsewhere(surface: NDArray[np.float32], song: Peaks, place: int) -> NDArray[np.float32]:

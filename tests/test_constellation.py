@@ -11,20 +11,20 @@ from pipeline.config import Settings
 from pipeline.constellation import (
     LOWEST_BIN,
     SILENCE,
-    Picking,
     _more_salient_around,
-    pick_peaks,
+    find_maxima,
+    most_salient,
     power_batches,
     running_max,
+    running_sum,
 )
 from tests import naive
 
 SETTINGS = Settings()
-PICKING = Picking(3, 12, 40)
 
 
-def constellation(blocks, settings=SETTINGS, picking=PICKING):
-    return pick_peaks(power_batches(blocks, settings), settings, picking)
+def constellation(blocks):
+    return most_salient(find_maxima(power_batches(blocks, SETTINGS), SETTINGS, 3, 12), SETTINGS, 40)
 
 
 def same(one, other):
@@ -52,13 +52,13 @@ def test_blocks_of_any_size_give_the_peaks_of_the_whole(music, cuts):
     assert same(constellation(blocks), constellation([music]))
 
 
-def test_a_peak_is_a_maximum_and_every_maximum_is_found_without_a_cap(rng):
+def test_every_local_maximum_is_found_and_nothing_else(rng):
     small = Settings(window=128, hop=64)
     power = rng.exponential(1.0, (40, 64)).astype(np.float32)
     power[20:30] = 0
-    peaks = pick_peaks([power[:17], power[17:18], power[18:]], small, Picking(2, 3, 1e9))
+    maxima = find_maxima([power[:17], power[17:18], power[18:]], small, 2, 3)
     expected = naive.local_maxima(power.tolist(), 2, 3, SILENCE, LOWEST_BIN)
-    assert list(zip(peaks.frame.tolist(), peaks.bin.tolist(), strict=True)) == expected
+    assert list(zip(maxima.frame.tolist(), maxima.bin.tolist(), strict=True)) == expected
 
 
 def test_peaks_are_int32_sorted_and_as_many_as_asked(music):
@@ -100,9 +100,16 @@ def test_running_max_is_the_maximum_around(rows):
         assert np.array_equal(running_max(np.ascontiguousarray(padded.T), reach, axis=1).T, expected)
 
 
+@given(hnp.arrays(np.float32, st.tuples(st.integers(9, 12), st.just(2)), elements=st.floats(-9, 9, width=32)))
+def test_running_sum_is_the_sum_around(rows):
+    for reach in range(5):
+        expected = [rows[i : i + 2 * reach + 1].sum(axis=0) for i in range(len(rows) - 2 * reach)]
+        np.testing.assert_allclose(running_sum(rows, reach), expected, atol=1e-4)
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5)), min_size=1, max_size=40))
 def test_salience_is_ranked_among_the_neighbours_in_time(peaks):
     frames = np.array(sorted(frame for frame, _ in peaks), np.int32)
     saliences = np.array([salience for _, salience in peaks], np.float32)
     expected = naive.more_salient_around(frames.tolist(), saliences.tolist(), 7)
-    assert _more_salient_around(frames, saliences, 7, 1000).tolist() == expected
+    assert _more_salient_around(frames, saliences, 7).tolist() == expected
