@@ -15,9 +15,9 @@ from pipeline.match import Candidate
 from pipeline.verify import Evidence
 
 # Weight of each of `terms`, in their order.
-WEIGHTS = (2.400, -2.279, 0.177, 3.951, -1.666, 0.857, 0.527, -12.524)
+WEIGHTS = (1.922, -3.356, 0.192, 2.989, -0.81, 0.158, -0.067, 3.817, 2.131, -17.361)
 # Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -1.9, 0.03: -0.8, 0.01: 0.8, 0.003: 2.6, 0.001: 4.1}
+STRANGERS = {0.1: -2.32, 0.03: -0.84, 0.01: 0.97, 0.003: 3.25, 0.001: 4.12}
 # No spread is believed that is less than so much of what independent peaks of spread 1 would give.
 LEAST_SPREAD = 0.5
 FURTHEST = 25.0
@@ -47,8 +47,10 @@ def terms(votes: int, rivals: float, evidence: Evidence) -> tuple[float, ...]:
         root,
         over_places,
         over_bins,
-        min(max(over_places / max(evidence.places_spread, least), -5.0), FURTHEST),
-        min(max(over_bins / max(evidence.bins_spread, least), -5.0), FURTHEST),
+        over_places * root,
+        over_bins * root,
+        math.sqrt(min(max(over_places / max(evidence.places_spread, least), 0.0), FURTHEST)),
+        math.sqrt(min(max(over_bins / max(evidence.bins_spread, least), 0.0), FURTHEST)),
         1.0,
     )
 
