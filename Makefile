@@ -37,7 +37,7 @@ format: .venv/dev.stamp ## rewrite the code as the project formats it
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
 notebooks: .venv/dev.stamp ## run every notebook from top to bottom and keep its pictures
-	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	@$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
 constraints: ## take the newest versions of everything into constraints.txt (then: make test)
 	@rm -rf build/newest && $(PYTHON) -m venv build/newest

@@ -36,10 +36,13 @@ def spectrogram(samples: NDArray[np.float32], settings: Settings, start_s: float
     ax = ax or _axes()
     power = np.concatenate([batch.copy() for batch in power_batches([samples], settings)])
     level_db = 10 * np.log10(np.maximum(power.T / power.max(), 10 ** (FLOOR_DB / 10)))
+    # A pixel's middle, not its edge, is where its frame and its bin are.
+    half_s, half_hz = settings.frame_s / 2, settings.sample_rate / settings.window / 2
     first_s, last_s = start_s + _seconds(np.array([0, len(power) - 1]), settings)
-    extent = (first_s, last_s, 0.0, settings.sample_rate / 2)
+    extent = (first_s - half_s, last_s + half_s, -half_hz, settings.sample_rate / 2 - half_hz)
     image = ax.imshow(level_db, aspect="auto", origin="lower", extent=extent, cmap="gray_r", vmin=FLOOR_DB, vmax=0)
     ax.figure.colorbar(image, ax=ax, label="level (dB below the loudest)", pad=0.01)
+    ax.set_ylim(bottom=0)
     return _time_and_frequency(ax)
 
 
@@ -212,7 +215,7 @@ def reliability(confidence: ArrayLike, right: ArrayLike, ax: Axes | None = None,
     right
         ``(n,)`` bool.
     """
-    ax = ax or _axes(width=5, height=5)
+    ax = ax or _axes(width=4.5, height=4.5)
     confidence, right = np.asarray(confidence, float), np.asarray(right, bool)
     place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
