@@ -261,15 +261,19 @@ class Lookup:
             yield self._counting(find(parts, some, most))
             start = stop
 
-    def frequencies(self) -> NDArray[np.int64]:
-        """How many postings each hash has that has any, by hash."""
+    def sweep(self) -> Iterator[Postings]:
+        """All postings, in parts that rise by hash: no hash is in two parts."""
         reader = self._reader
         steps = max(1, reader.rows // PART_ROWS)
         cuts = np.unique([0, *np.quantile(reader._low, np.arange(1, steps) / steps).astype(np.int64), 1 << 31])
-        counts = [np.zeros(0, np.int64)]
         for low, high in itertools.pairwise(cuts):
-            hashes = np.sort(self._counting(join(reader.range(int(low), int(high)))).hash)
-            edges = np.flatnonzero(np.diff(hashes, prepend=-1, append=-1))
+            yield self._counting(merge(reader.range(int(low), int(high))))
+
+    def frequencies(self) -> NDArray[np.int64]:
+        """How many postings each hash has that has any, by hash."""
+        counts = [np.zeros(0, np.int64)]
+        for part in self.sweep():
+            edges = np.flatnonzero(np.diff(part.hash, prepend=-1, append=-1))
             counts.append(np.diff(edges))
         return np.concatenate(counts)
 

@@ -115,6 +115,11 @@ class Snapshot:
         """What `postings` gives, in parts that rise by hash and bound the memory: no hash is in two parts."""
         yield from self._lookup.scan(hashes, most)
 
+    def sweep(self) -> Iterator[Postings]:
+        """All postings, in parts that rise by hash and bound the memory: no hash is in two parts."""
+        if self.n_songs:
+            yield from self._lookup.sweep()
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The peaks of some songs; those that the snapshot does not have are left out.
 
