@@ -11,6 +11,7 @@ import sys
 import typer
 
 from jobs.demo import demo
+from jobs.duplicates import duplicates
 from jobs.identify import identify
 from jobs.index import index
 from jobs.library import songs, stats
@@ -34,6 +35,7 @@ app.command()(remove)
 app.command()(compact)
 app.command()(check)
 app.command()(stats)
+app.command()(duplicates)
 app.command()(demo)
 
 

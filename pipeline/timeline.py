@@ -215,7 +215,7 @@ def _shared_out(traces: Sequence[Trace]) -> list[Span]:
     free = np.ones(max(trace.end for trace in traces) - first, bool)
     scores = [trace.level - NEUTRAL_LEVEL * trace.peaks for trace in traces]
     taken: list[Span] = []
-    best = [best_span(trace, score) for trace, score in zip(traces, scores, strict=True)]
+    best = [_span(trace, score) for trace, score in zip(traces, scores, strict=True)]
     while True:
         place = max(range(len(best)), key=lambda place: best[place].score)
         span = best[place]
@@ -227,24 +227,29 @@ def _shared_out(traces: Sequence[Trace]) -> list[Span]:
             free[here] = False
         trace = traces[place]
         mask = free[trace.first - first : trace.end - first]
-        best[place] = best_span(trace, np.where(mask, scores[place], -np.inf))
+        best[place] = _span(trace, np.where(mask, scores[place], -np.inf))
 
 
-def best_span(trace: Trace, score: NDArray[np.float64]) -> Span:
-    """The bins with the largest sum, bridging no more than `GAP`."""
-    best = Span(trace, trace.first, trace.first, 0.0)
+def best_span(scores: NDArray[np.float64], gap: float) -> tuple[int, int, float]:
+    """Start, stop and sum of the neighbours with the largest sum, which nowhere falls by more than ``gap``."""
+    best = (0, 0, 0.0)
     total = top = 0.0
     start = 0
-    for place, value in enumerate(score.tolist()):
-        if total <= 0 or top - total > GAP:
+    for place, score in enumerate(scores.tolist()):
+        if total <= 0 or top - total > gap:
             total = top = 0.0
             start = place
-        total += value
+        total += score
         if total > top:
             top = total
-            if top > best.score:
-                best = Span(trace, trace.first + start, trace.first + place + 1, top)
+            if top > best[2]:
+                best = (start, place + 1, top)
     return best
+
+
+def _span(trace: Trace, scores: NDArray[np.float64]) -> Span:
+    start, stop, score = best_span(scores, GAP)
+    return Span(trace, trace.first + start, trace.first + stop, score)
 
 
 def match(span: Span) -> Match:

@@ -18,6 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "demo": {"indexing", "store", "synthesis"},
     "indexing": {"audio", "catalog", "config", "errors", "executor", "fingerprinting", "store"},
     "identification": {"audio", "catalog", "errors", "executor", "recognise", "recording", "store"},
+    "duplicates": {"constellation", "landmarks", "store", "timeline"},
     "recording": {"calibration", "constellation", "match", "recognise", "timeline"},
     "timeline": {"recognise"},
     "cluster": {"errors", "executor"},
