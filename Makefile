@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults check fuzz format notebooks constraints clean
+.PHONY: help demo test test-faults check fuzz format notebooks reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -38,6 +38,9 @@ format: .venv/dev.stamp ## rewrite the code as the project formats it
 
 notebooks: .venv/dev.stamp ## run every notebook from top to bottom and keep its pictures
 	@$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
+
+reference: .venv/run.stamp ## write docs/REFERENCE.md from the docstrings
+	@$(BIN)/python -m docs.reference
 
 constraints: ## take the newest versions of everything into constraints.txt (then: make test)
 	@rm -rf build/newest && $(PYTHON) -m venv build/newest

@@ -10,6 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import pipeline
+from docs import reference
 from jobs.cli import app, run
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -40,6 +42,11 @@ def test_the_readme_names_no_option_that_is_not_there() -> None:
     known = {opt for _, option in OPTIONS for opt in (*option.opts, *option.secondary_opts)} | {"--help"}
     named = set(re.findall(r"`(--[a-z][a-z-]*)", README))
     assert named <= known
+
+
+def test_the_reference_is_what_the_docstrings_say_and_the_readme_knows_every_public_name() -> None:
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run: make reference"
+    assert [name for name in pipeline.__all__ if f"pipeline.{name}" not in README] == []
 
 
 def test_every_argument_is_explained() -> None:

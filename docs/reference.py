@@ -1,0 +1,84 @@
+"""Writes docs/REFERENCE.md from the docstrings: what `import pipeline` offers, and what those names give back.
+
+`make reference` runs it; a test fails while the page and the code disagree.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.fingerprinting import Fingerprint
+from pipeline.identification import ANSWERS
+from pipeline.indexing import Failure, IndexReport
+from pipeline.store import Snapshot
+
+PAGE = Path(__file__).with_name("REFERENCE.md")
+GIVEN_BACK = (Snapshot, IndexReport, Failure, Fingerprint)
+HEAD = """\
+# Reference
+
+What `import pipeline` offers, from the docstrings (`make reference` writes this page). The commands of the same names
+call these functions; [the README](../README.md) has an example.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    parts += [_entry(f"pipeline.{name}", getattr(pipeline, name)) for name in pipeline.__all__]
+    parts.append("# What they give back\n")
+    parts += [_entry(thing.__name__, thing) for thing in GIVEN_BACK]
+    columns = "\n".join(f"| `{field.name}` | {field.type} |" for field in ANSWERS)
+    parts.append(f"## Columns of `identify`\n\n| column | type |\n|---|---|\n{columns}\n")
+    parts.append(_errors())
+    return "\n".join(parts)
+
+
+def _entry(name: str, thing: Any) -> str:
+    text = [f"## `{name}`\n", _block(_signature(thing), thing)]
+    if inspect.isclass(thing) and not issubclass(thing, Exception):
+        for member, value in vars(thing).items():
+            public = not member.startswith("_")
+            if public and isinstance(value, property) and value.__doc__:
+                text.append(f"### `.{member}`\n\n{inspect.getdoc(value)}\n")
+            elif public and (inspect.isfunction(value) or isinstance(value, classmethod | staticmethod)):
+                bound = getattr(thing, member)
+                text.append(f"### `.{member}`\n\n" + _block(f"{member}{_arguments(bound)}", bound))
+    return "\n".join(text)
+
+
+def _block(signature: str, thing: Any) -> str:
+    return f"```text\n{signature}\n\n{inspect.getdoc(thing) or ''}\n```\n"
+
+
+def _signature(thing: Any) -> str:
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return f"{thing.__name__}(message)"
+    return f"{thing.__name__}{_arguments(thing)}"
+
+
+def _arguments(thing: Any) -> str:
+    signature = inspect.signature(thing)
+    given: list[str] = []
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in given:
+            given.append("*")
+        if name != "self":
+            given.append(str(parameter).replace("'", "").replace("<class map>", "map"))
+    result = signature.return_annotation
+    tail = "" if inspect.isclass(thing) or result in (inspect.Signature.empty, "None") else f" -> {result}"
+    plain = f"({', '.join(given)}){tail}"
+    return plain if len(plain) < 90 else "(\n    " + ",\n    ".join(given) + f",\n){tail}"
+
+
+def _errors() -> str:
+    errors = {error.__name__: inspect.getdoc(error) or "" for error in pipeline.SongprintError.__subclasses__()}
+    rows = "\n".join(f"| `{name}` | {text.splitlines()[0]} |" for name, text in sorted(errors.items()))
+    return f"## Errors\n\nEverything that songprint raises on purpose:\n\n| error | |\n|---|---|\n{rows}\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
