@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 import pipeline
-from docs import reference
+from docs import architecture, reference
 from jobs.cli import app, run
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -47,6 +47,10 @@ def test_the_readme_names_no_option_that_is_not_there() -> None:
 def test_the_reference_is_what_the_docstrings_say_and_the_readme_knows_every_public_name() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run: make reference"
     assert [name for name in pipeline.__all__ if f"pipeline.{name}" not in README] == []
+
+
+def test_the_picture_of_the_architecture_is_the_map_that_is_tested() -> None:
+    assert architecture.PAGE.read_text(encoding="utf-8") == architecture.page(), "run: make reference"
 
 
 def test_every_argument_is_explained() -> None:
