@@ -1,0 +1,280 @@
+"""What a store of millions of songs costs: a model whose constants are measured here, held against a larger run.
+
+    python -m benchmarks.scale [--like STORE] [--clips FOLDER] [--sizes 10,20,40] [--check 100]
+
+Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) go through the real staging, committing,
+compacting and asking, in stores of growing size. Straight lines through the small ones are the model; what it says of
+the largest is printed beside what was measured there. Then come the tables of docs/SCALE.md. All times are CPU
+seconds of one worker, so that a busy machine tells the same. Without STORE and FOLDER, songs by formula are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import describe, table
+from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, Spread, store_at
+from pipeline import Store, audio, catalog, indexing, synthesis
+from pipeline.catalog import Entry
+from pipeline.recognise import Query, recognise
+from pipeline.recording import WINDOW_STEP_S
+from pipeline.store import stage
+
+# Batches in one commit, in turn: what a commit costs by itself and what its postings cost come apart.
+BATCHES = (1, 4, 2)
+WINDOWS = 64
+FORMULA_SONGS = 12
+FORMULA_SONG_S = 120.0
+
+# A real library: songs of four minutes.
+SONG_S = 240.0
+LIBRARIES = (10_000, 1_000_000, 10_000_000)
+WORKERS = (1, 16, 128)
+
+
+def cpu_s(work: Callable[[], Any]) -> float:
+    """CPU seconds of this process for some work."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+# Measuring.
+
+
+def formula_store(folder: Path) -> tuple[Store, float]:
+    """A store of songs by formula, and the CPU seconds that an hour of music cost."""
+    music = folder / "music"
+    music.mkdir()
+    for seed in range(FORMULA_SONGS):
+        synthesis.write(music / f"{seed}.mp3", synthesis.song(seed, FORMULA_SONG_S))
+    store = Store.create(str(folder / "like"))
+    took = cpu_s(lambda: indexing.index([str(music)], store))
+    return store, took / (FORMULA_SONGS * FORMULA_SONG_S / 3600)
+
+
+def formula_clips(folder: Path) -> Path:
+    """Noisy clips of songs that a store has or has not."""
+    clips = folder / "clips"
+    clips.mkdir()
+    for seed in range(WINDOWS):
+        samples = synthesis.song(seed % (2 * FORMULA_SONGS), 30.0)[-10 * synthesis.SAMPLE_RATE :]
+        synthesis.write(clips / f"{seed:03d}.wav", synthesis.recording(samples, 5.0, seed))
+    return clips
+
+
+def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
+    """Bring a store to so many postings; what staging and each commit cost."""
+    rows = []
+    while (have := store.snapshot().size())["postings"] < postings:
+        batches = BATCHES[int(have["version"]) % len(BATCHES)]
+        manifests, staged_s = [], 0.0
+        for place in range(batches):
+            seed = int(have["songs"]) + place * SONGS_PER_BATCH + 1
+            songs = spread.songs(seed, SONGS_PER_BATCH)
+            began = time.process_time()
+            manifests.append(stage(store.url, f"synthetic-{seed:09d}", songs))
+            staged_s += time.process_time() - began
+        commit_s = cpu_s(lambda manifests=manifests: store.commit(manifests))
+        added = batches * SONGS_PER_BATCH * POSTINGS_PER_SONG
+        rows.append({"songs": have["songs"], "postings": added, "stage_s": staged_s, "commit_s": commit_s})
+    return rows
+
+
+def probe_asking(store: Store, clips: str) -> dict[str, float]:
+    """What a fresh process pays for its first answer, and then for each window of a batch."""
+    entries = catalog.walk([clips])[:WINDOWS]
+    windows = [audio.read(entry.path, store.settings.sample_rate, 0.0, 10.0)[0] for entry in entries]
+    before_mb = peak_mb()
+    snapshot = store.snapshot()
+    open_s = cpu_s(lambda: recognise(windows[:1], snapshot, Query()))
+    ask_s = cpu_s(lambda: recognise(windows, snapshot, Query()))
+    return {"open_s": open_s, "window_s": ask_s / len(windows), "ask_mb": peak_mb() - before_mb}
+
+
+def probe_planning(store: Store, clips: str) -> dict[str, float]:
+    """What the driver of an index run pays before its first task, with as many new files as there are songs."""
+    n_songs = store.snapshot().n_songs
+    files = [Entry(f"/new/{place:08d}.mp3", 5_000_000 + place, 0) for place in range(n_songs)]
+    before_mb = peak_mb()
+    plan_s = cpu_s(lambda: indexing.plan(indexing.new_entries(files, store)[0], store, 1, None))
+    return {"plan_s": plan_s, "driver_mb": peak_mb() - before_mb}
+
+
+PROBES = {"asking": probe_asking, "planning": probe_planning}
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def probed(store: Store, clips: str, *probes: str) -> dict[str, float]:
+    """Figures of some probes, each in a process of its own, whose memory is its own."""
+    figures: dict[str, float] = {}
+    for name in probes:
+        command = [sys.executable, "-m", "benchmarks.scale", "--probe", name, "--like", store.url, "--clips", clips]
+        figures |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return figures
+
+
+def at_size(store: Store, spread: Spread, clips: str, postings: int) -> dict[str, Any]:
+    """Grow a store, and measure all that is to know of it before and after compacting."""
+    rows = grow(store, spread, postings)
+    scattered = probed(store, clips, "asking")
+    before = store.snapshot().size()
+    compact_s = cpu_s(lambda: store.compact(grace_hours=0))
+    after = store.snapshot().size()
+    return {
+        "postings": after["postings"], "songs": after["songs"], "bytes": after["bytes"], "files": before["files"],
+        "compact_s": compact_s, "commits": rows, "scattered": scattered, **probed(store, clips, *PROBES),
+    }  # fmt: skip
+
+
+# The model.
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Intercept and slope, neither below 0."""
+    slope = max(0.0, float(np.polyfit(x, y, 1)[0])) if len(x) > 1 else 0.0
+    return max(0.0, float(np.mean(y) - slope * np.mean(x))), slope
+
+
+def fit(sizes: Sequence[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
+    """Constants per million postings (p) or million songs (s)."""
+    commits = [row for size in sizes for row in size["commits"]]
+    features: NDArray[np.float64] = np.array([[1, row["songs"] / 1e6, row["postings"] / 1e6] for row in commits])
+    commit = np.linalg.lstsq(features, np.array([row["commit_s"] for row in commits]), rcond=None)[0]
+    millions = [size["postings"] / 1e6 for size in sizes]
+    songs = [size["songs"] / 1e6 for size in sizes]
+    constants: dict[str, tuple[float, ...]] = {
+        "stage_s": (sum(row["stage_s"] for row in commits) / sum(row["postings"] for row in commits) * 1e6,),
+        "commit_s": tuple(max(0.0, float(value)) for value in commit),
+    }
+    for name in ("bytes", "compact_s", "open_s", "window_s", "ask_mb"):
+        constants[name] = line(millions, [size[name] for size in sizes])
+    for name in ("plan_s", "driver_mb"):
+        constants[name] = line(songs, [size[name] for size in sizes])
+    return constants
+
+
+def predict(constants: dict[str, tuple[float, ...]], postings: float, songs: float) -> dict[str, float]:
+    """What the model says of a store of so many postings and songs."""
+    p, s = postings / 1e6, songs / 1e6
+    said = {name: constants[name][0] + constants[name][1] * p
+            for name in ("bytes", "compact_s", "open_s", "window_s", "ask_mb")}  # fmt: skip
+    said |= {name: constants[name][0] + constants[name][1] * s for name in ("plan_s", "driver_mb")}
+    return said
+
+
+def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str, float]]) -> float:
+    """What the model says that staging and committing these batches costs."""
+    fixed, per_song, per_posting = constants["commit_s"]
+    return sum(
+        (constants["stage_s"][0] + per_posting) * row["postings"] / 1e6 + fixed + per_song * row["songs"] / 1e6
+        for row in commits
+    )
+
+
+def check(constants: dict[str, tuple[float, ...]], largest: dict[str, Any]) -> str:
+    """The model beside a measured run, as a table."""
+    said = predict(constants, largest["postings"], largest["songs"])
+    measured = {name: largest[name] for name in said}
+    said["build_s"] = build_s(constants, largest["commits"])
+    measured["build_s"] = sum(row["stage_s"] + row["commit_s"] for row in largest["commits"])
+    rows = [
+        [name, f"{said[name]:.3g}", f"{measured[name]:.3g}", f"{100 * (said[name] / measured[name] - 1):+.0f} %"]
+        for name in sorted(said)
+        if measured[name]
+    ]
+    return table(["figure", "model", "measured", "model over measured"], rows)
+
+
+def tables(constants: dict[str, tuple[float, ...]], index_s_per_h: float, postings_per_s: float) -> str:
+    """Time, memory, files, commits and bytes for libraries and clusters of some sizes."""
+    fixed, per_song, per_posting = constants["commit_s"]
+    rows = []
+    for songs in LIBRARIES:
+        postings = songs * SONG_S * postings_per_s
+        said = predict(constants, postings, songs)
+        work_s = songs * SONG_S / 3600 * index_s_per_h + constants["stage_s"][0] * postings / 1e6
+        merge_s = per_posting * postings / 1e6
+        for workers in WORKERS:
+            spread_s = (work_s + merge_s) / workers
+            commits = max(1, round(spread_s / indexing.COMMIT_EVERY_S))
+            serial_s = commits * (fixed + per_song * songs / 2 / 1e6) + said["plan_s"]
+            files = commits * (2 + max(1, round(postings / commits / 16e6))) + songs / 1024
+            hours = [spread_s + serial_s, serial_s, said["compact_s"] / workers]
+            memory_gb = [0.5 + said["driver_mb"] / 1000, 0.3 + said["ask_mb"] / 1000]
+            asked = workers * WINDOW_STEP_S / said["window_s"]
+            figures = [*(took / 3600 for took in hours), commits, files, said["bytes"] / 1e9, *memory_gb,
+                       said["open_s"], said["window_s"], asked]  # fmt: skip
+            rows.append(
+                [
+                    f"{songs:,}",
+                    str(workers),
+                    *(f"{figure:,.3g}" if figure < 100 else f"{figure:,.0f}" for figure in figures),
+                ]
+            )
+    head = ["songs", "workers", "index, h", "of it the driver alone, h", "compact, h", "commits",
+            "files before compacting", "GB", "driver, GB", "query worker, GB", "its first answer, CPU s",
+            "a window, CPU s", "recordings asked, x real time"]  # fmt: skip
+    return table(head, rows)
+
+
+def main() -> None:
+    """Measure, fit, check, and print the tables."""
+    parser = argparse.ArgumentParser(description="The model of docs/SCALE.md, measured.")
+    parser.add_argument("--like", help="store of real music; songs by formula when there is none")
+    parser.add_argument("--clips", help="folder of recordings; by formula when there is none")
+    parser.add_argument("--sizes", default="10,20,40", help="millions of postings that the constants come from")
+    parser.add_argument("--check", type=float, default=100, help="millions of postings that the model is held against")
+    parser.add_argument("--index-s", type=float, help="CPU seconds to fingerprint an hour of music; measured otherwise")
+    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.probe:
+        print(json.dumps(PROBES[options.probe](Store.open(options.like), options.clips)))
+        return
+    print(f"## Scale\n\n{describe()}\n", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        formula, index_s = formula_store(folder)
+        like = Store.open(options.like) if options.like else formula
+        clips = options.clips or str(formula_clips(folder))
+        spread = Spread(like)
+        store = store_at(folder / "store", like)
+        sizes = []
+        for millions in [*map(float, options.sizes.split(",")), options.check]:
+            sizes.append(at_size(store, spread, clips, int(millions * 1e6)))
+            print(json.dumps(sizes[-1] | {"commits": len(sizes[-1]["commits"])}), flush=True)
+        postings_per_s = like.snapshot().stats()["postings_per_second"]
+    constants = fit(sizes[:-1])
+    print("\nPer million postings (bytes, compact_s, open_s, window_s, ask_mb, stage_s) or songs (plan_s, driver_mb):")
+    print("a start and a slope; commit_s: a start, per million songs in the store, per million postings added.\n")
+    print(
+        table(
+            ["constant", "values"],
+            [[name, ", ".join(f"{v:.4g}" for v in values)] for name, values in constants.items()],
+        )
+    )
+    print(
+        f"\n{options.index_s or index_s:.1f} CPU s for an hour of music, {postings_per_s:.0f} postings a second of it\n"
+    )
+    print(check(constants, sizes[-1]), "\n")
+    print(tables(constants, options.index_s or index_s, postings_per_s))
+
+
+if __name__ == "__main__":
+    main()
