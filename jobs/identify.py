@@ -56,23 +56,34 @@ def identify(
     One row per match, however long the recording; a clip in which nothing stands out is `unknown`. As --format cue or
     audacity, each recording becomes a cue sheet or a label track; give --output a folder for several.
 
+    For a run of days, end --output in a slash, as answers.parquet/: the answers then come as files of a folder, and
+    the same command goes on after an interruption.
+
     Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv
     """
     messages(quiet, verbose, log_json)
-    from jobs import sheets, tables
-    from pipeline import catalog
+    from jobs import parts, sheets, tables
+    from pipeline import audio, catalog
     from pipeline.identification import ANSWERS, answer
     from pipeline.recognise import Query
     from pipeline.store import Store
 
     as_sheets = format_ in sheets.SUFFIXES
-    if not as_sheets:
+    in_parts = parts.wanted(output) and not as_sheets
+    if not as_sheets and not in_parts:
         tables.check_output(output)
     query = Query(false_positives=false_positives, speed_range=speed_range)
     opened = Store.open(store)
     entries = catalog.walk(paths)
     if as_sheets:
         sheets.check(format_, output, len(entries))
+    if in_parts:
+        run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range}
+        answered = parts.answered(output, run)
+        everything = len(entries)
+        entries = [entry for entry in entries if audio.shown(entry.path) not in answered]
+        if len(entries) < everything:
+            log.info("%d of %d clips have an answer in %s already.", everything - len(entries), everything, output)
     # One recording is one task: other processes could not help.
     small = (sum(entry.size_bytes for entry in entries) < SMALL_BYTES or len(entries) == 1) and workers <= 1
     began = time.monotonic()
@@ -98,6 +109,8 @@ def identify(
 
         if as_sheets:
             sheets.write(answers(), format_, output)
+        elif in_parts:
+            parts.write(answers(), ANSWERS, output)
         elif output == "-" and format_ is AnswerFormat.TABLE:
             tables.write(sheets.compact(answers()), sheets.COMPACT, output, Format.TABLE, sheets.COMPACT.names)
         else:

@@ -43,7 +43,7 @@ KEEPERS: dict[str, set[str]] = {
     "dask": {"pipeline.cluster"},
     "distributed": {"pipeline.cluster"},
     "deltalake": {"pipeline.store"},
-    "pyarrow.parquet": {"pipeline.store", "jobs.tables"},
+    "pyarrow.parquet": {"pipeline.store", "jobs.tables", "jobs.parts"},
     "audioread": {"pipeline.audio"},
     "soxr": {"pipeline.audio", "pipeline.recognise"},
     "soundfile": {"pipeline.audio", "pipeline.synthesis"},

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import pipeline
+from jobs import parts, tables
 from jobs.cli import run
-from pipeline import Settings, Store, catalog, cluster, fingerprinting, indexing, synthesis
+from pipeline import Settings, Store, catalog, cluster, fingerprinting, identification, indexing, synthesis
 from pipeline.errors import ClusterError
 from pipeline.fingerprinting import Fingerprint
 from tests.byhand import ROOT, ByHand, by_hand
@@ -197,3 +198,34 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1, said
     assert said[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_answers_in_parts_are_gone_on_with(
+    music: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, output = str(tmp_path / "store"), f"{tmp_path / 'answers'}{suffix}/"
+    clips = [str(music / f"{seed:02d}.wav") for seed in range(4)]
+    assert run(["index", clips[0], clips[2], "--store", url]) == 0
+    monkeypatch.setattr(identification, "CLIPS_AT_ONCE", 0)  # each clip is a batch
+    write, written = tables.write, []
+
+    def write_two_and_stop(answers: Any, schema: Any, part: str, *how: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(part)
+        write(answers, schema, part, *how)
+
+    command = ["identify", *clips, "--store", url, "--output", output]
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(tables, "write", write_two_and_stop)
+        assert run(command) == 130
+    assert run(command) == 0
+    assert "2 of 4 clips have an answer" in capsys.readouterr().err
+    assert sorted(path.name for path in Path(output).iterdir()) == [
+        "_run.json",
+        *(f"part-{number:06d}{suffix}" for number in range(1, 5)),
+    ]
+    assert parts.answered(output, {}) == set(clips)
+    assert run([*command, "--speed-range", "2"]) == 1
+    assert "another run (speed_range 0.0, not 2.0)" in capsys.readouterr().err

@@ -1,0 +1,39 @@
+"""The SLURM recipe as a newcomer tries it: what would it submit?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.byhand import ROOT
+
+
+def slurm(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.slurm", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_dry_run_explains_what_it_would_submit() -> None:
+    options = ["--jobs", "8", "--cores", "4", "--memory-gb", "12", "--walltime", "02:00:00", "--partition", "long"]
+    said = slurm(*options, "--setup", "module load python", "--dry-run")
+    assert said.returncode == 0, said.stderr
+    for word in (
+        "8 SLURM jobs, 32 workers",
+        "4 workers of one thread and 3.0 GB",
+        "25,600 hours of music",
+        sys.executable,
+    ):
+        assert word in said.stdout
+    script = said.stdout[said.stdout.index("#!/usr/bin/env bash") :].splitlines()
+    for line in ("#SBATCH -p long", "#SBATCH --cpus-per-task=4", "#SBATCH -t 02:00:00", "module load python"):
+        assert line in script
+    assert "--nthreads 1" in script[-1] or "--nthreads 1" in script[-2]
+
+
+@pytest.mark.parametrize("options", [["--walltime", "soon"], ["--memory-gb", "1"]], ids=lambda options: options[0])
+def test_what_cannot_be_submitted_is_wrong_usage(options: list[str]) -> None:
+    said = slurm(*options, "--dry-run")
+    assert said.returncode == 2
+    assert options[0] in said.stderr
