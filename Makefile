@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults check fuzz format notebooks reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench-scale check fuzz format notebooks reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -24,6 +24,12 @@ test: check ## everything that must hold before a change lands: check, then all 
 
 test-faults: .venv/dev.stamp ## kill jobs at hundreds of moments, let five work at once for minutes (some 15 minutes)
 	@FAULTS=400 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=1800 tests/test_faults.py
+
+test-cluster: .venv/dev.stamp ## index while workers are killed at random, and compare: make test-cluster MUSIC=folder
+	@$(BIN)/python -m benchmarks.faults $(MUSIC)
+
+bench-scale: .venv/dev.stamp ## measure the model of docs/SCALE.md: make bench-scale LIKE=store CLIPS=folder
+	@$(BIN)/python -m benchmarks.scale $(if $(LIKE),--like $(LIKE)) $(if $(CLIPS),--clips $(CLIPS))
 
 check: .venv/dev.stamp ## the tests' quick half: formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "make: some files are not formatted; run: make format"; exit 1; }
