@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.shelf import Shelf
+from pipeline import synthesis
+from pipeline.calibration import STRANGERS, confidence, threshold
+from pipeline.config import Settings
+from pipeline.constellation import Peaks
+from pipeline.errors import ParameterError
+from pipeline.fingerprinting import constellation
+from pipeline.landmarks import Postings, pack, pair_peaks
+from pipeline.match import TICKS, Hits, Question, join, vote
+from pipeline.recognise import DENSE, Clip, Query, at_speed, recognise
+from pipeline.verify import listen, tones, weigh
+from tests import naive
+
+SETTINGS = Settings()
+RATE = SETTINGS.sample_rate
+SONGS = 6
+
+
+def song(seed):
+    return synthesis.song(seed, 30.0, RATE)
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    """Songs 1 to 6; 7 holds the same recording as 1."""
+    made = {}
+    for song_id in range(1, SONGS + 1):
+        peaks = constellation(iter([song(song_id)]), SETTINGS)
+        made[song_id] = pair_peaks(peaks, SETTINGS.fan_out), peaks
+    made[SONGS + 1] = made[1]
+    return Shelf(SETTINGS, made)
+
+
+def excerpt(song_id, start_s, length_s):
+    return song(song_id)[round(start_s * RATE) : round((start_s + length_s) * RATE)]
+
+
+def ints(*values):
+    return np.array(values, np.int32)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 99)), max_size=20),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(0, 99)), max_size=20),
+)
+def test_every_hash_meets_every_posting_of_it(question, postings):
+    question, postings = sorted(question), sorted(postings)
+    asked = Question(ints(*(hash_ for hash_, _ in question)), ints(*(tick for _, tick in question)))
+    known = Postings(*(ints(*(row[column] for row in postings)) for column in range(3)))
+    hits = join(asked, known)
+    got = zip(hits.song_id.tolist(), hits.offset.tolist(), hits.delta.tolist(), strict=True)
+    assert sorted(got) == sorted(naive.hits(question, postings))
+
+
+def test_a_hit_knows_its_anchors_bin():
+    hash_ = pack(ints(700), ints(-5), ints(9))
+    assert join(Question(hash_, ints(8)), Postings(hash_, ints(1), ints(20))).bin.tolist() == [700]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.integers(0, 120), st.integers(0, 3), st.integers(-40, 40)),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_the_best_candidate_has_the_votes_of_the_plain_count(rows):
+    hits = Hits(*(ints(*(row[column] for row in rows)) for column in range(4)))
+    candidates = vote(hits, 5)
+    plain = [(s, o, b, d) for s, o, b, d in rows]
+    most = max(naive.votes(plain, s, d + TICKS / 2 - 0.5, TICKS / 2) for s, _, _, d in rows)
+    assert candidates[0].votes <= most
+    assert candidates[0].votes >= most / 2  # a landmark found at two shifts can make a poorer window look fuller
+    for candidate in candidates:
+        near = [abs(candidate.delta - d) for s, _, _, d in rows if s == candidate.song_id]
+        assert min(near) == 0
+
+
+def test_votes_are_distinct_anchors_of_the_song():
+    twice = Hits(ints(1, 1, 1, 1), ints(5, 5, 9, 9), ints(3, 3, 4, 4), ints(80, 81, 80, 81))
+    (candidate,) = vote(twice, 5)
+    assert (candidate.song_id, candidate.votes) == (1, 2)
+    assert vote(Hits(*[ints()] * 4), 5) == []
+
+
+def test_what_is_too_large_to_count_is_refused():
+    with pytest.raises(ParameterError, match="too large to be counted"):
+        vote(Hits(ints(1 << 21), ints(0), ints(0), ints(0)), 5)
+
+
+@pytest.mark.parametrize("length_s", [1, 2, 5])
+def test_a_clip_is_found_where_it_was_cut(shelf, length_s):
+    for song_id in (2, 3, 4):
+        (matches,) = recognise([excerpt(song_id, 11.37, length_s)], shelf, Query())
+        assert [match.song_id for match in matches] == [song_id]
+        assert matches[0].song_start_s - matches[0].clip_start_s == pytest.approx(11.37, abs=0.1)
+        assert matches[0].song_end_s - matches[0].song_start_s == pytest.approx(length_s, abs=0.1)
+        assert matches[0].confidence > 0.9
+
+
+def test_a_noisy_room_does_not_hide_a_song(shelf):
+    clips = [synthesis.recording(excerpt(song_id, 9.0, 5), 5.0, song_id, RATE) for song_id in (2, 3, 4, 5, 6)]
+    found = recognise(clips, shelf, Query())
+    assert [matches[0].song_id for matches in found] == [2, 3, 4, 5, 6]
+
+
+def test_a_recording_that_the_library_has_twice_is_reported_twice(shelf):
+    (matches,) = recognise([excerpt(1, 8.0, 5)], shelf, Query())
+    assert sorted(match.song_id for match in matches) == [1, SONGS + 1]
+    assert matches[0].confidence == matches[1].confidence > 0.99
+
+
+def test_a_clip_that_begins_before_its_song_says_so(shelf):
+    clip = np.concatenate([np.zeros(2 * RATE, np.float32), excerpt(2, 0.0, 6)])
+    (matches,) = recognise([clip], shelf, Query())
+    assert matches[0].clip_start_s == pytest.approx(2.0, abs=0.1)
+    assert matches[0].song_start_s == 0.0
+
+
+def test_what_is_no_music_of_the_library_is_unknown(shelf, rng):
+    second = np.arange(4 * RATE) / RATE
+    clips = [
+        np.zeros(0),
+        np.zeros(10),
+        np.zeros(4 * RATE),
+        np.sin(2 * np.pi * 440 * second),
+        sum(np.sin(2 * np.pi * 50 * k * second) / k for k in range(1, 9)),
+        rng.standard_normal(4 * RATE),
+        rng.standard_normal(4 * RATE) * (rng.random(4 * RATE) < 0.01),
+        synthesis.babble(4 * RATE, rng, RATE),
+        synthesis.song(1001, 12.0, RATE)[-4 * RATE :],
+    ]
+    assert recognise([clip.astype(np.float32) for clip in clips], shelf, Query()) == [[]] * len(clips)
+
+
+@pytest.mark.parametrize("speed", [0.97, 1.02])
+def test_another_speed_is_found_when_asked_for(shelf, speed):
+    played = at_speed(excerpt(4, 10.0, 5), 1 / speed)
+    assert recognise([played], shelf, Query()) == [[]]
+    (matches,) = recognise([played], shelf, Query(speed_range=3.0))
+    assert matches[0].song_id == 4
+    assert matches[0].speed == pytest.approx(speed, abs=0.006)
+    assert matches[0].song_start_s == pytest.approx(10.0, abs=0.1)
+
+
+def test_clips_do_not_see_each_other(shelf):
+    clips = [excerpt(2, 5.0, 2), synthesis.recording(excerpt(3, 7.0, 3), 0.0, 1, RATE), excerpt(5, 12.0, 1)]
+    together = recognise(clips, shelf, Query())
+    assert together == [recognise([clip], shelf, Query())[0] for clip in clips]
+
+
+def test_more_songs_hardly_change_the_confidence(shelf):
+    few = Shelf(SETTINGS, {3: (pair_peaks(shelf.peaks[3], SETTINGS.fan_out), shelf.peaks[3])})
+    clip = synthesis.recording(excerpt(3, 9.0, 3), 5.0, 3, RATE)
+    one, many = recognise([clip], few, Query())[0][0], recognise([clip], shelf, Query())[0][0]
+    assert dataclasses.replace(one, confidence=0.0) == dataclasses.replace(many, confidence=0.0)
+    assert one.confidence == pytest.approx(many.confidence, abs=0.1)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 400))
+def test_listening_reads_the_filter_at_the_songs_peaks(seed, place):
+    rng = np.random.default_rng(seed)
+    surface = rng.standard_normal((20, 64)).astype(np.float32)
+    song_peaks = Peaks(np.sort(rng.integers(0, 400, 300)).astype(np.int32), rng.integers(8, 64, 300).astype(np.int32))
+    inside = [
+        float(surface[frame - place, bin_])
+        for frame, bin_ in zip(song_peaks.frame, song_peaks.bin, strict=True)
+        if 0 <= frame - place < 20
+    ]
+    peaks, level = listen(surface, song_peaks, place)
+    assert peaks == len(inside)
+    assert level == pytest.approx(np.mean(inside) if inside else 0.0, abs=1e-5)
+    assert weigh(surface, song_peaks, place).level == level
+
+
+def test_the_filter_answers_to_a_note_more_than_to_a_steady_tone_and_not_to_loudness(rng):
+    floor = rng.exponential(1.0, (60, 256)).astype(np.float32)
+    steady, note = floor.copy(), floor.copy()
+    steady[:, 100] = 1e3
+    note[30:32, 100] = 1e3
+    assert tones(note)[30, 100] > 1.3 * tones(steady)[30, 100]
+    assert abs(tones(note)[:, 120:].mean()) < 0.2
+    np.testing.assert_allclose(tones(note * 7), tones(note), rtol=1e-2, atol=1e-2)
+
+
+def test_the_threshold_falls_as_more_strangers_may_be_named():
+    shares = [1e-5, 0.0005, *sorted(STRANGERS), 0.5, 1.0]
+    needed = [threshold(share) for share in shares]
+    assert needed == sorted(needed, reverse=True)
+    assert threshold(0.01) == pytest.approx(confidence(STRANGERS[0.01]))
+    assert threshold(1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("false_positives", 0.0), ("false_positives", 1.5), ("speed_range", -1.0), ("speed_range", 21)]
+)
+def test_a_query_refuses_what_cannot_be(name, value):
+    with pytest.raises(ParameterError, match=name.replace("_", " ")):
+        Query(**{name: value})
+
+
+def test_shifted_copies_make_one_question():
+    clip = Clip(excerpt(2, 5.0, 2), SETTINGS)
+    question = clip.question(DENSE)
+    assert np.all(np.diff(question.hash) >= 0)
+    assert set(np.unique(question.tick % TICKS)) == set(range(TICKS))
+    assert question.tick.min() >= 0
+    assert question.tick.max() < TICKS * len(clip.power(0))
