@@ -49,6 +49,7 @@ _BLOCK_FRAMES = 1 << 18  # 4096 frames a read halve libsndfile's speed; more tha
 _COMPLETE = 0.98  # of a file's bytes: a reader that ended before has lost something (tags at the end are smaller)
 _OPUS_IN_PROCESS = 512 * 1024  # bytes; above, ffmpeg's faster Opus (230 against 155 x real time) outweighs its start
 _FFMPEG_MEMORY = 2 << 30  # bytes of address space; it takes 0.6 GiB on ordinary files
+_INTRODUCTION_S = 5.0  # for ffmpeg's words on a file to arrive once its samples have; it takes milliseconds
 _FFMPEG_CPU_S = 3600  # when the caller sets no limit: an orphan that spins ends by itself
 
 # Names of ffmpeg's demuxers. What reads a list of other files (hls, concat, dash, image2, rtsp ...) is not among them.
@@ -516,6 +517,7 @@ class _Ffmpeg(_Track, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # audioread
         try:
             self._read_header()
             self.check_shape()
+            self.stderr_reader.introduced.wait(_INTRODUCTION_S)  # the samples may come before the words are read
             if any(_PROTECTED.search(line) for line in self.stderr_reader.first):
                 raise _Unfit("protected against copying (DRM)")
         except _Refused:
@@ -582,6 +584,7 @@ class _LastWords(threading.Thread):
     def __init__(self, pipe: IO[bytes]) -> None:
         super().__init__(daemon=True)
         self._pipe = pipe
+        self.introduced = threading.Event()  # ffmpeg has said what it found in the file
         self.first: list[str] = []
         self.last: deque[str] = deque(maxlen=20)
 
@@ -595,7 +598,10 @@ class _LastWords(threading.Thread):
                 if len(self.first) < 200:
                     self.first.append(text)
                 self.last.append(text)
+                if text.startswith("Stream mapping:"):
+                    self.introduced.set()
         self.last.append(rest.decode("utf-8", "replace"))
+        self.introduced.set()
 
     def reason(self) -> str:
         """The line that says most about why ffmpeg gave up."""

@@ -342,7 +342,7 @@ def _id3(file: IO[bytes], start: int) -> Tags:
         file.seek(at)
         frame = file.read(header)
         name, word = frame[:letters], frame[letters : 2 * letters]
-        if not _FRAME_NAME.fullmatch(name):
+        if len(frame) < header or not _FRAME_NAME.fullmatch(name):
             break  # padding
         length = int.from_bytes(word, "big")
         if version == 4 and _follows(file, at + header + _synchsafe(word), end):

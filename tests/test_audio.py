@@ -411,6 +411,18 @@ def test_a_decoder_that_fails_at_the_end_keeps_what_it_gave(
     assert n == pytest.approx(SECONDS * RATE, rel=0.02)
 
 
+def test_what_ffmpeg_says_of_a_file_is_awaited(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = audio._LastWords.run
+
+    def late(self: audio._LastWords) -> None:
+        time.sleep(0.2)
+        run(self)
+
+    monkeypatch.setattr(audio._LastWords, "run", late)
+    _, decoded = decode(str(encode("a.m4a")), RATE, count)
+    assert decoded.declared_s == pytest.approx(SECONDS, abs=0.06)
+
+
 def test_no_ffmpeg_is_said_in_words(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     audio._ffmpeg.cache_clear()
