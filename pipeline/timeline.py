@@ -24,14 +24,19 @@ BIN_S = 0.5
 SAME_PLACE_S = 0.25
 # A peak speaks for the song when the level there stands so far above chance, else against it: low, since the quiet
 # second half of a fade is part of the performance.
-NEUTRAL_LEVEL = 0.15
+NEUTRAL_LEVEL = 0.12
+# A vote says as much as so much level.
+VOTE = 4.0
 # Of evidence that may be lost before a performance is over: 20 s of other sounds, at 35 peaks a second.
 GAP = 20 * 40 * NEUTRAL_LEVEL
 # Of place that a performance may drift before it is said to have another speed: a frame of the spectrogram.
 STEADY_S = 0.05
 LONGEST_GAP_S = 20.0
-# Logit of a performance: by standing above chance, log of votes, 1.
-WEIGHTS = (0.35, 1.2, -10.0)
+# Log odds of a performance: weights of its standing above chance, of the root of its votes, and of 1. Fitted on spans
+# of 3 to 12 s of real songs, half of them in a room under noise at 10 dB, against what chance brought in 90 minutes.
+WEIGHTS = (0.56, 1.27, -14.0)
+# Log odds that something in one in a hundred recordings of other music reaches.
+NEEDED = 1.0
 UNLIKELY = -4.0
 
 
@@ -154,7 +159,7 @@ def threshold(false_positives: float) -> float:
     false_positives
         Above 0, at most 1: of recordings of other music, the share in which something may be named.
     """
-    return 1 / (1 + false_positives / 0.01)
+    return 1 / (1 + math.exp(-NEEDED) * false_positives / 0.01)
 
 
 def mean_level(span: Span) -> float:
@@ -167,8 +172,8 @@ def _logit(span: Span) -> float:
     """Log odds that a span is a performance."""
     trace, here = span.trace, span.here
     standing = trace.level[here].sum() / math.sqrt(trace.spread[here].sum() + 1.0)
-    weights = WEIGHTS
-    return float(weights[0] * standing + weights[1] * math.log1p(trace.votes[here].sum()) + weights[2])
+    terms = (standing, math.sqrt(trace.votes[here].sum()), 1.0)
+    return math.fsum(weight * float(term) for weight, term in zip(WEIGHTS, terms, strict=True))
 
 
 def spans(traces: Iterable[Trace]) -> list[Span]:
@@ -213,7 +218,7 @@ def _shared_out(traces: Sequence[Trace]) -> list[Span]:
     """Give the seconds of one song to its traces, the strongest span first."""
     first = min(trace.first for trace in traces)
     free = np.ones(max(trace.end for trace in traces) - first, bool)
-    scores = [trace.level - NEUTRAL_LEVEL * trace.peaks for trace in traces]
+    scores = [_scores(trace) for trace in traces]
     taken: list[Span] = []
     best = [_span(trace, score) for trace, score in zip(traces, scores, strict=True)]
     while True:
@@ -228,6 +233,11 @@ def _shared_out(traces: Sequence[Trace]) -> list[Span]:
         trace = traces[place]
         mask = free[trace.first - first : trace.end - first]
         best[place] = _span(trace, np.where(mask, scores[place], -np.inf))
+
+
+def _scores(trace: Trace) -> NDArray[np.float64]:
+    """What each bin says for the performance, or against it, in units of level."""
+    return trace.level - NEUTRAL_LEVEL * trace.peaks + VOTE * trace.votes
 
 
 def best_span(scores: NDArray[np.float64], gap: float) -> tuple[int, int, float]:
