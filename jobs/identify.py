@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,6 +43,10 @@ def identify(
         float,
         typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
     ] = 0.0,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Also write a page to look at: timelines and a table."),
+    ] = None,
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
     limit_s: options.LimitS = None,
@@ -59,10 +64,11 @@ def identify(
     For a run of days, end --output in a slash, as answers.parquet/: the answers then come as files of a folder, and
     the same command goes on after an interruption.
 
-    Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv
+    Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv --report matches.html
     """
     messages(quiet, verbose, log_json)
     from jobs import parts, sheets, tables
+    from jobs.report import check_report, page
     from pipeline import audio, catalog
     from pipeline.identification import ANSWERS, answer
     from pipeline.recognise import Query
@@ -72,6 +78,7 @@ def identify(
     in_parts = parts.wanted(output) and not as_sheets
     if not as_sheets and not in_parts:
         tables.check_output(output)
+    check_report(report)
     query = Query(false_positives=false_positives, speed_range=speed_range)
     opened = Store.open(store)
     entries = catalog.walk(paths)
@@ -93,6 +100,7 @@ def identify(
     with (
         executor(workers, scheduler, performance_report, small=small) as running,
         progress_bar("identify", quiet, log_json) as progress,
+        page(report, opened, query) as show,
     ):
 
         def answers() -> Iterator[pa.Table]:
@@ -103,6 +111,7 @@ def identify(
                 status = dict(zip(batch.table["clip"].to_pylist(), batch.table["status"].to_pylist(), strict=True))
                 for word in status.values():
                     counts[word] += 1
+                show(batch)
                 if as_sheets:
                     tell_of_no_sheet(batch.table)
                 yield batch.table

@@ -29,6 +29,11 @@ def check_output(output: str) -> None:
         return
     if not output.endswith(SUFFIXES):
         raise ParameterError(f"{output}: --output takes a name that ends in {', '.join(SUFFIXES)}, or - to print")
+    check_folder(output)
+
+
+def check_folder(output: str) -> None:
+    """Refuse a file for which there is no folder."""
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise ParameterError(f"{output}: the folder {folder} does not exist; make it first")

@@ -84,12 +84,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswers:
-    """The rows of a batch, how much audio was heard for them, and for how long a worker was busy with it."""
+    """The rows of a batch, how much audio was heard for them, and for how long a worker was busy with it.
+
+    ``duration_s`` has the length of each clip that could be read, by its path as the table has it.
+    """
 
     table: pa.Table
     audio_s: float
     busy_s: float
     failures: int
+    duration_s: dict[str, float]
 
 
 def identify(
@@ -242,6 +246,11 @@ def identify_batch(batch: Batch, hearing: Callable[[float], None] = lambda secon
         sum(clip.duration_s for clip in heard),
         time.monotonic() - began,
         sum(bool(clip.message) for clip in heard),
+        {
+            audio.shown(entry.path): clip.duration_s
+            for entry, clip in zip(batch.entries, heard, strict=True)
+            if not clip.message
+        },
     )
 
 
@@ -303,4 +312,4 @@ def _answers(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> BatchAnswers:
     if isinstance(outcome, Done):
         return outcome.result
     rows = [row for entry in outcome.item.entries for row in _rows(entry, _Heard(message=outcome.reason), {})]
-    return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, 0.0, len(rows))
+    return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, 0.0, len(rows), {})
