@@ -37,6 +37,8 @@ LOOKUP_ROWS = 4_000_000
 FILE_ROWS = 16_000_000
 # A store up to this size is kept decoded in memory (12 bytes a posting) and answers in a millisecond.
 RESIDENT_ROWS = 8_000_000
+# What counting a posting that was asked for costs, in postings that are decoded and were not.
+HIT_ROWS = 8
 
 LARGEST = np.iinfo(np.int32).max
 
@@ -164,15 +166,44 @@ class Reader:
 
     def groups(self, hashes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """Which row groups can hold one of the sorted hashes."""
-        return np.searchsorted(hashes, self._low, side="left") < np.searchsorted(hashes, self._high, side="right")
+        return self._wanted(self._spans(hashes)) > 0
 
-    def touched(self, hashes: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """Postings that have to be decoded for all hashes up to each one, ``(n,)``; never falls."""
-        first = np.searchsorted(hashes, self._low, side="left")
-        reached = first < np.searchsorted(hashes, self._high, side="right")
-        return np.cumsum(np.bincount(first[reached], weights=self._rows[reached], minlength=len(hashes))).astype(
-            np.int64
-        )
+    def loads(self, hashes: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What looking up each of the sorted hashes takes, as far as the footers tell.
+
+        Returns
+        -------
+        rows, found
+            ``(n,)`` each: the postings to decode for it, those of a row group shared by all hashes that want it; and
+            about how many of them are its own.
+        """
+        spans = self._spans(hashes)
+        shared = np.append(0.0, np.cumsum(self._rows / np.maximum(1, self._wanted(spans))))
+        dense = np.append(0.0, np.cumsum(self._rows / np.maximum(1, self._high - self._low)))
+        rows, found = np.zeros(len(hashes)), np.zeros(len(hashes))
+        for some, first, stop in spans:
+            rows[some] += shared[stop] - shared[first]
+            found[some] += dense[stop] - dense[first]
+        return rows, found
+
+    def _spans(
+        self, hashes: NDArray[np.integer[Any]]
+    ) -> list[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each file: the slice of the sorted hashes in its range, and from and up to which row group each may be."""
+        spans = []
+        for start, stop in itertools.pairwise([*np.flatnonzero(self._group == 0).tolist(), len(self._group)]):
+            some = slice(int(np.searchsorted(hashes, self._low[start])), len(hashes))
+            first = start + np.searchsorted(self._high[start:stop], hashes[some], side="left")
+            last = start + np.searchsorted(self._low[start:stop], hashes[some], side="right")
+            spans.append((some, first, last))
+        return spans
+
+    def _wanted(self, spans: Sequence[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.int64]:
+        """How many hashes may be in each row group."""
+        first = np.concatenate([np.zeros(0, np.int64), *(first for _, first, _ in spans)])
+        stop = np.concatenate([np.zeros(0, np.int64), *(stop for _, _, stop in spans)])
+        n = len(self._group) + 1
+        return np.cumsum(np.bincount(first, minlength=n) - np.bincount(stop, minlength=n))[:-1]
 
     def read(
         self, which: NDArray[np.bool_], low: int = 0, high: int = 1 << 31, threads: bool = False
@@ -251,15 +282,19 @@ class Lookup:
         if self._reader.rows <= RESIDENT_ROWS:
             yield self._counting(find([self._all()], hashes, most))
             return
-        touched = self._reader.touched(hashes)
-        start = 0
-        while start < len(hashes):
-            before = touched[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(touched, before + LOOKUP_ROWS, side="right")))
-            some = hashes[start:stop]
+        rows, _ = self._reader.loads(hashes)
+        for some in np.split(hashes, np.flatnonzero(np.diff(np.cumsum(rows) // LOOKUP_ROWS)) + 1):
             parts = self._reader.read(self._reader.groups(some), threads=True)
             yield self._counting(find(parts, some, most))
-            start = stop
+
+    def costs(self, hashes: Int32s) -> NDArray[np.float64]:
+        """What `Snapshot.costs` gives."""
+        if self._reader.rows <= RESIDENT_ROWS:
+            resident = self._all().hash
+            found = np.searchsorted(resident, hashes, "right") - np.searchsorted(resident, hashes, "left")
+            return found * float(HIT_ROWS)
+        rows, found = self._reader.loads(hashes)
+        return rows + found * HIT_ROWS
 
     def sweep(self) -> Iterator[Postings]:
         """All postings, in parts that rise by hash: no hash is in two parts."""

@@ -120,6 +120,21 @@ class Snapshot:
         if self.n_songs:
             yield from self._lookup.sweep()
 
+    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """About what looking up each hash costs, in postings that are decoded; reads nothing.
+
+        Parameters
+        ----------
+        hashes
+            ``(n_hashes,)`` int32, sorted and unique: asked together, so that neighbours share what is read for them.
+
+        Returns
+        -------
+        NDArray
+            ``(n_hashes,)`` float64. Frequent hashes cost most.
+        """
+        return self._lookup.costs(hashes)
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The peaks of some songs; those that the snapshot does not have are left out.
 
