@@ -47,6 +47,10 @@ class Shelf:
         index = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
         return Postings(self._all.hash[index], self._all.song_id[index], self._all.offset[index])
 
+    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Nothing: all is in memory."""
+        return np.zeros(len(hashes))
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As a snapshot of a store gives them."""
         return {song_id: self.peaks[song_id] for song_id in song_ids}

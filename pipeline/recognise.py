@@ -35,6 +35,9 @@ class Library(Protocol):
     def postings(self, hashes: NDArray[np.int32]) -> Postings:
         """What the library knows of some hashes, sorted and unique."""
 
+    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """About what looking up each of some hashes costs, in postings read; zeros where it does not matter."""
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The constellations of some songs."""
 
@@ -51,6 +54,8 @@ class Effort:
         How far a peak rules.
     peaks_per_s, fan_out
         As in `Settings`, but more.
+    reads
+        What the question may cost in a large store, in postings read; `affordable` has the rule.
     """
 
     shifts: int
@@ -58,6 +63,7 @@ class Effort:
     reach_bins: int
     peaks_per_s: float
     fan_out: int
+    reads: float
 
 
 class Clip:
@@ -134,16 +140,22 @@ class Query:
         Share of clips that are not in the library which may be named all the same, above 0, at most 1.
     speed_range
         Percent by which a clip may be played fast or slow, 0 to 20.
+    reads
+        How much of a large store may be read for a clip, over what is usual, above 0. Less skips more of the frequent
+        hashes and is faster; ``math.inf`` skips none.
     """
 
     false_positives: float = 0.01
     speed_range: float = 0.0
+    reads: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.false_positives <= 1:
             raise ParameterError(f"false positives is {self.false_positives}; it must be above 0 and at most 1")
         if not 0 <= self.speed_range <= 20:
             raise ParameterError(f"speed range is {self.speed_range} %; it must be 0 to 20")
+        if not self.reads > 0:
+            raise ParameterError(f"reads is {self.reads}; it must be above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +208,8 @@ class Answer:
 
 CANDIDATES = 100
 SOUNDING, VOTED = 8, 4  # of them, those that are weighed
-SPARSE = Effort(2, 2, 8, 60, 5)
-DENSE = Effort(8, 2, 8, 80, 10)
+SPARSE = Effort(2, 2, 8, 60, 5, 1e6)
+DENSE = Effort(8, 2, 8, 80, 10, 1e7)
 RESOLVED = 0.995  # a sparse answer this sure is not asked again
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
@@ -224,7 +236,7 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
     for effort, speed in _stages(query):
         open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed)]
         heard = [Clip(at_speed(clips[place], speed), library.settings) for place in open_]
-        for place, clip, answers in zip(open_, heard, ask(heard, library, effort), strict=True):
+        for place, clip, answers in zip(open_, heard, ask(heard, library, effort, query.reads), strict=True):
             found = _matches(answers, clip, speed, rate, needed)
             if found and found[0].confidence > sure[place]:
                 matches[place], sure[place] = found, found[0].confidence
@@ -247,11 +259,11 @@ def at_speed(samples: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
     return slower
 
 
-def ask(clips: Sequence[Clip], library: Library, effort: Effort) -> list[list[Answer]]:
+def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 1.0) -> list[list[Answer]]:
     """The candidates of each clip, verified, best first: one look-up in the library for all."""
     if not clips:
         return []
-    questions = [clip.question(effort) for clip in clips]
+    questions = [affordable(clip.question(effort), library, effort.reads * reads) for clip in clips]
     postings = library.postings(unique(np.concatenate([question.hash for question in questions])))
     found = [vote(join(question, postings), CANDIDATES) for question in questions]
     songs = library.constellations(sorted({candidate.song_id for candidates in found for candidate in candidates}))
@@ -263,6 +275,22 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort) -> list[list[An
         for clip, candidates in zip(clips, found, strict=True)
         for rivals, shortlist in [(rival_votes(candidates), clip.shortlist(candidates, songs))]
     ]
+
+
+def affordable(question: Question, library: Library, reads: float) -> Question:
+    """The part of a question that costs at most so much to look up, cheapest hashes first.
+
+    Cheap are rare hashes and those whose neighbours are asked too; stop-hashes, which most songs have, go first. Of
+    5 s in 400 million postings a fifth of the hashes costs a tenth of all, and a clip that it leaves open is asked
+    densely.
+    """
+    hashes = unique(question.hash)
+    costs = library.costs(hashes)
+    order = np.argsort(costs, kind="stable")
+    kept = np.zeros(len(hashes), bool)
+    kept[order[np.cumsum(costs[order]) <= reads]] = True
+    some = kept[np.searchsorted(hashes, question.hash)]
+    return question if some.all() else Question(question.hash[some], question.tick[some])
 
 
 def unique(sorted_or_not: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -100,3 +100,29 @@ def best_span_score(scores, gap):
                 break
             best = max(best, total)
     return best
+
+
+def loads(files: list[list[int]], group_rows: int, asked: set[int]) -> dict[int, float]:
+    """Rows to read for each hash: of every row group that may have it, an equal share with all asked that it may have.
+
+    Files are lists of sorted hashes; a group reaches from its first hash to the next group's first.
+    """
+    rows = dict.fromkeys(asked, 0.0)
+    for file in files:
+        for start in range(0, len(file), group_rows):
+            group = file[start : start + group_rows]
+            end = file[start + group_rows] if start + group_rows < len(file) else file[-1]
+            wanted = [h for h in asked if group[0] <= h <= end]
+            for h in wanted:
+                rows[h] += len(group) / len(wanted)
+    return rows
+
+
+def affordable(costs: list[float], budget: float) -> set[int]:
+    """The places of the cheapest costs, the first of equals first, until the next one is too much."""
+    kept: set[int] = set()
+    for place in sorted(range(len(costs)), key=lambda place: costs[place]):
+        if sum(costs[other] for other in kept) + costs[place] > budget:
+            break
+        kept.add(place)
+    return kept

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pipeline.errors import ParameterError
 from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pack, pair_peaks
 from pipeline.match import TICKS, Hits, Question, join, vote
-from pipeline.recognise import DENSE, Clip, Query, at_speed, recognise
+from pipeline.recognise import DENSE, Clip, Query, affordable, at_speed, recognise
 from pipeline.verify import listen, tones, weigh
 from tests import naive
 
@@ -216,3 +217,33 @@ def test_shifted_copies_make_one_question():
     assert set(np.unique(question.tick % TICKS)) == set(range(TICKS))
     assert question.tick.min() >= 0
     assert question.tick.max() < TICKS * len(clip.power(0))
+
+
+class Priced(Shelf):
+    """A library that knows what its hashes cost, and nothing else."""
+
+    def __init__(self, prices):
+        self.prices = prices
+
+    def costs(self, hashes):
+        return np.array([self.prices[h] for h in hashes.tolist()], np.float64)
+
+
+@given(
+    prices=st.dictionaries(st.integers(0, 99), st.integers(0, 9), min_size=1),
+    budget=st.integers(0, 60) | st.just(math.inf),
+    data=st.data(),
+)
+def test_a_question_keeps_its_cheapest_hashes(prices, budget, data):
+    asked = sorted(data.draw(st.lists(st.sampled_from(sorted(prices)))))
+    question = Question(ints(*asked), ints(*range(len(asked))))
+    hashes = sorted(set(asked))
+    kept = {hashes[place] for place in naive.affordable([prices[h] for h in hashes], budget)}
+    part = affordable(question, Priced(prices), budget)
+    assert part.hash.tolist() == [h for h in asked if h in kept]
+    assert part.tick.tolist() == [tick for tick, h in enumerate(asked) if h in kept]
+
+
+def test_a_query_that_may_read_nothing_is_refused():
+    with pytest.raises(ParameterError, match="reads is 0"):
+        Query(reads=0)

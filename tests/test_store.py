@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,6 +135,53 @@ def test_a_lookup_answers_like_a_list_of_all_postings(
             assert set(rows(store.snapshot(), asked, most)) >= {
                 row for row in expected(everything, asked, most) if row[1] in left
             }
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=3).filter(any),
+    group_rows=st.integers(1, 20),
+    bits=st.integers(0, 6),
+    asked=st.sets(st.integers(0, 64)),
+)
+def test_what_a_lookup_costs_is_told_without_reading_a_posting(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], group_rows: int, bits: int, asked: set[int]
+) -> None:
+    store = Store.create(str(tmp_path_factory.mktemp("stores") / "s"))
+    songs = [make_song(f"{i}", hashes=size, hash_bits=bits) for i, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postings, "GROUP_ROWS", group_rows)
+        patch.setattr(postings, "RESIDENT_ROWS", 0)
+        patch.setattr(postings, "HIT_ROWS", 0)
+        for song in songs:
+            fill(store, [song])
+        snapshot = store.snapshot()
+        for name in snapshot.files("postings"):  # the footers are all that is left
+            path = Path(store.url) / name
+            with pq.ParquetFile(path) as file:
+                end = file.metadata.row_group(file.num_row_groups - 1).column(2)
+                end_of_data = end.data_page_offset + end.total_compressed_size
+            path.write_bytes(b"PAR1" + bytes(end_of_data - 4) + path.read_bytes()[end_of_data:])
+        costs = snapshot.costs(np.array(sorted(asked), np.int32))
+        files = [sorted(song.hashes.hash.tolist()) for song in songs]
+        told = naive.loads([file for file in files if file], group_rows, asked)
+        np.testing.assert_allclose(costs, [told[h] for h in sorted(asked)], rtol=1e-6)
+
+
+def test_frequent_hashes_cost_most(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "GROUP_ROWS", 16)
+    monkeypatch.setattr(postings, "RESIDENT_ROWS", 0)
+    hashes = np.sort(np.concatenate([np.arange(500), np.full(200, 99), np.full(100, 300)])).astype(np.int32)
+    song = dataclasses.replace(make_song("a"), hashes=Hashes(hashes, np.arange(800, dtype=np.int32)))
+    fill(store, [song])
+    costs = store.snapshot().costs(np.arange(500, dtype=np.int32))
+    assert np.argsort(costs)[-2:].tolist() == [300, 99]
+    assert costs[99] > 200 * postings.HIT_ROWS * 0.9
+
+
+def test_a_store_in_memory_costs_nothing(store: Store) -> None:
+    fill(store, [make_song("a")])
+    assert store.snapshot().costs(np.arange(9, dtype=np.int32)).tolist() == [0.0] * 9
 
 
 def test_a_song_that_is_there_is_not_added_twice(store: Store) -> None:

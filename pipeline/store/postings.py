@@ -144,7 +144,7 @@ class Reader:
             found = [footer.row_group(i) for i in range(count)]
             low = [group.column(0).statistics.min for group in found]
             lows += low
-            highs += [*low[1:], LARGEST]
+            highs += [*low[1:], found[-1].column(0).statistics.max]
             rows += [group.num_rows for group in found]
             files += [place] * count
             groups += range(count)
@@ -186,13 +186,11 @@ class Reader:
             found[some] += dense[stop] - dense[first]
         return rows, found
 
-    def _spans(
-        self, hashes: NDArray[np.integer[Any]]
-    ) -> list[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each file: the slice of the sorted hashes in its range, and from and up to which row group each may be."""
+    def _spans(self, hashes: NDArray[np.integer[Any]]) -> list[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each file: a slice of the sorted hashes, and from and up to which row group each of them may be."""
         spans = []
         for start, stop in itertools.pairwise([*np.flatnonzero(self._group == 0).tolist(), len(self._group)]):
-            some = slice(int(np.searchsorted(hashes, self._low[start])), len(hashes))
+            some = slice(*np.searchsorted(hashes, [self._low[start], self._high[stop - 1] + 1]).tolist())
             first = start + np.searchsorted(self._high[start:stop], hashes[some], side="left")
             last = start + np.searchsorted(self._low[start:stop], hashes[some], side="right")
             spans.append((some, first, last))
@@ -290,9 +288,7 @@ class Lookup:
     def costs(self, hashes: Int32s) -> NDArray[np.float64]:
         """What `Snapshot.costs` gives."""
         if self._reader.rows <= RESIDENT_ROWS:
-            resident = self._all().hash
-            found = np.searchsorted(resident, hashes, "right") - np.searchsorted(resident, hashes, "left")
-            return found * float(HIT_ROWS)
+            return np.zeros(len(hashes))
         rows, found = self._reader.loads(hashes)
         return rows + found * HIT_ROWS
 

@@ -131,7 +131,7 @@ class Snapshot:
         Returns
         -------
         NDArray
-            ``(n_hashes,)`` float64. Frequent hashes cost most.
+            ``(n_hashes,)`` float64. Frequent hashes cost most; nothing does in a store that is held in memory.
         """
         return self._lookup.costs(hashes)
 
