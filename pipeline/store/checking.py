@@ -185,17 +185,24 @@ def _check_postings(file: Any, data: DataFile, report: _FileReport) -> str | Non
         if not sorted_.all() or last > (int(part.hash[0]), int(part.song_id[0]), int(part.offset[0])):
             return "its rows are not sorted by hash, song_id, offset"
         last = (int(part.hash[-1]), int(part.song_id[-1]), int(part.offset[-1]))
-        row = 0
-        for group in groups:
-            meta = file.metadata.row_group(group)
-            statistics = meta.column(0).statistics
-            if (statistics.min, statistics.max) != (part.hash[row], part.hash[row + meta.num_rows - 1]):
-                return f"the smallest and largest hash of row group {group} are not what its footer says"
-            row += meta.num_rows
+        if (group := _misjudged(file, groups, part.hash)) is not None:
+            return f"the smallest and largest hash of row group {group} are not what its footer says"
         if data.low["hash"] > part.hash[0] or data.high["hash"] < part.hash[-1]:
             return "it has hashes outside the range that its table's log says"
     report.song_ids = np.flatnonzero(counts)
     report.counts = counts[report.song_ids]
+    return None
+
+
+def _misjudged(file: Any, groups: range, values: NDArray[Any]) -> int | None:
+    """The first row group whose sorted values are not in the range that the footer says; look-ups rely on it."""
+    row = 0
+    for group in groups:
+        meta = file.metadata.row_group(group)
+        statistics = meta.column(0).statistics
+        if (statistics.min, statistics.max) != (values[row], values[row + meta.num_rows - 1]):
+            return group
+        row += meta.num_rows
     return None
 
 
@@ -208,7 +215,9 @@ def _add(one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _check_constellations(file: Any, data: DataFile, report: _FileReport) -> str | None:
     ids, counts = [], []
-    for _, table in _strides(file):
+    for groups, table in _strides(file):
+        if (group := _misjudged(file, groups, table["song_id"].to_numpy())) is not None:
+            return f"the smallest and largest song_id of row group {group} are not what its footer says"
         for batch in table.to_batches():
             steps, bins = batch.column("frame_step"), batch.column("bin")
             if not steps.offsets.equals(bins.offsets):

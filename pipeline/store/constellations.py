@@ -112,6 +112,12 @@ class CopyTask:
     settings: str
 
 
+def renumbered(ids: NDArray[np.int32], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The id of each number; 0 for numbers that none is known for."""
+    inside = (numbers >= 0) & (numbers < len(ids))
+    return np.where(inside, ids[np.where(inside, numbers, 0)], 0).astype(np.int32)
+
+
 def flagged(flags: NDArray[np.bool_], song_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
     """The flag of each song; ``False`` for ids beyond the flags."""
     return np.append(flags, False)[np.minimum(song_ids, len(flags))]
@@ -142,7 +148,7 @@ def run_copy(task: CopyTask) -> tables.DataFile | None:
                 for group in range(file.num_row_groups):
                     part = file.read_row_group(group, use_threads=False)
                     numbers = part["song_id"].to_numpy()
-                    numbers = numbers if ids is None else ids[numbers]
+                    numbers = numbers if ids is None else renumbered(ids, numbers)
                     keep = numbers > 0
                     if task.drop is not None:
                         keep &= ~flagged(task.drop, numbers)

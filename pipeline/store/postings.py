@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ParameterError
 from pipeline.landmarks import Postings
 from pipeline.store import tables
-from pipeline.store.constellations import Source, flagged
+from pipeline.store.constellations import Source, flagged, renumbered
 from pipeline.store.location import Location
 
 # Few, so that a clip decodes little beside what it asks for: on 400M postings, the 2,700 hashes of a clip of 5 s decode
@@ -219,8 +219,8 @@ class Reader:
                 start, stop = np.searchsorted(part.hash, [low, high])
                 part = take(part, slice(start, stop))
             if renumber is not None:
-                part = Postings(part.hash, renumber[part.song_id], part.offset)
-                if not renumber.all():
+                part = Postings(part.hash, renumbered(renumber, part.song_id), part.offset)
+                if not part.song_id.all():
                     part = take(part, part.song_id > 0)
             return part
 
@@ -316,7 +316,7 @@ class Lookup:
 
     def _counting(self, postings: Postings) -> Postings:
         """Leave out what belongs to no song: removed, or never finished."""
-        known = postings.song_id < len(self._alive)
+        known = (postings.song_id >= 0) & (postings.song_id < len(self._alive))
         counts = np.zeros(len(postings), bool)
         counts[known] = self._alive[postings.song_id[known]]
         return postings if counts.all() else take(postings, counts)

@@ -27,6 +27,8 @@ from pipeline.store.tables import CONSTELLATIONS, PINS, POSTINGS, SONGS, DataFil
 
 # Decoded constellations that a snapshot keeps: 64 MB, some 900 songs of four minutes.
 KEPT_PEAKS = 8_000_000
+# Ids that were given away for each row that is left, at most: a bound on memory, for stores from strangers.
+SPARSEST = 10_000
 # Share of the hashes that `stats` calls the most frequent ones.
 FREQUENT = 0.01
 
@@ -204,9 +206,10 @@ class Snapshot:
         }
 
     def files(self, table: str) -> tuple[str, ...]:
-        """The Parquet files of a table that belong to this version, inside the store."""
+        """The Parquet files of a table that belong to this version, inside the store, by rising song ids."""
         version = self._songs if table == SONGS else self._pinned[table]
-        return tuple(f"{table}/{file.name}" for file in version.files)
+        by_id = sorted(version.files, key=lambda file: (file.low.get("song_id", 0), file.name))
+        return tuple(f"{table}/{file.name}" for file in by_id)
 
     # what is read once and kept
 
@@ -222,10 +225,9 @@ class Snapshot:
     @cached_property
     def _alive(self) -> NDArray[np.bool_]:
         songs = self._song_rows(["song_id", "status"])
-        alive = np.zeros(self._songs.numbers.get(tables.NEXT_SONG_ID, 1), bool)
-        alive[songs["song_id"].to_numpy()[pc.equal(songs["status"], tables.INDEXED).to_numpy(zero_copy_only=False)]] = (
-            True
-        )
+        ids = songs["song_id"].to_numpy()
+        alive = np.zeros(int(ids.max(initial=0)) + 1, bool)
+        alive[ids[pc.equal(songs["status"], tables.INDEXED).to_numpy(zero_copy_only=False)]] = True
         return alive
 
     @cached_property
@@ -260,6 +262,9 @@ def read_songs(location: Location, version: Version, columns: Sequence[str] | No
     if not parts:
         return pa.schema([schema.field(name) for name in names]).empty_table()
     table = pa.concat_tables(parts)
+    ids = table["song_id"].to_numpy()
+    if ids.min(initial=1) < 1 or ids.max(initial=0) > SPARSEST * (len(ids) + 1000):
+        raise StoreError(f"{location.path(SONGS)}: it has song ids that no songprint gave; do not trust this store")
     return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
 
 

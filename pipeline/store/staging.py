@@ -7,7 +7,6 @@ order of the plan, so that they depend neither on which worker was faster nor on
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ class StagedSong:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A staged batch; small and picklable, and kept beside its files as JSON.
+    """A staged batch: what the commit has to know of it, small and picklable.
 
     Parameters
     ----------
@@ -105,16 +104,6 @@ class Manifest:
     def constellations(self) -> str:
         """The file of the batch's peaks, inside the store."""
         return f"{self.folder}/constellations.parquet"
-
-    def to_json(self) -> bytes:
-        """The manifest as JSON."""
-        return json.dumps(dataclasses.asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Manifest:
-        """The manifest that `to_json` wrote."""
-        values = json.loads(text)
-        return cls(values["batch"], tuple(values["songs"]), tuple(values["sample"]))
 
 
 def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
@@ -151,7 +140,6 @@ def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
 
     postings.write(location, manifest.postings, iter([staged]), "")
     location.write_with(manifest.constellations, write_constellations)
-    location.write(f"{manifest.folder}/manifest.json", manifest.to_json())
     return manifest
 
 

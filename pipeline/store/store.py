@@ -121,13 +121,6 @@ class Store:
         """The store as it is now; later commits do not change it."""
         return Snapshot(self._location, self.settings, tables.load(self._location, SONGS))
 
-    def staged(self, batch: str) -> Manifest | None:
-        """What an earlier run staged under this name and did not come to commit, if it is there."""
-        try:
-            return Manifest.from_json(self._location.read(f"{STAGING}/{batch}/manifest.json"))
-        except (FileNotFoundError, ValueError, KeyError):
-            return None
-
     def commit(self, manifests: Sequence[Manifest], map: Map = map) -> list[int]:  # noqa: A002  as the builtin is
         """Add staged songs, all or none, and delete the staging files.
 
@@ -153,7 +146,7 @@ class Store:
         batches = [adding.of_manifest(self._location, manifest) for manifest in manifests]
         added = adding.add(self._location, self.settings, batches, map)
         for manifest in manifests:
-            for name in (f"{manifest.folder}/manifest.json", manifest.postings, manifest.constellations):
+            for name in (manifest.postings, manifest.constellations):
                 self._location.delete(name)
             self._location.delete_folder(manifest.folder)
         return added

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,8 @@ PINS = {POSTINGS: "songprint.postings", CONSTELLATIONS: "songprint.constellation
 
 # Where a table and a file say with which settings they were made.
 SETTINGS = "songprint.settings"
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 INDEXED = "indexed"
 REMOVED = "removed"
@@ -336,6 +339,9 @@ def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
     actions = pa.table(handle.get_add_actions(flatten=True))
     columns = {name: actions[name].to_pylist() for name in actions.column_names}
     bounded = [name.removeprefix("min.") for name in columns if name.startswith("min.")]
+    for name in columns.get("path", []):
+        if not PLAIN_NAME.fullmatch(name):  # a log from a stranger must not lead out of the store
+            raise StoreError(f"{table}: its log names a file that is not in its folder: {name!r}")
     files = [
         DataFile(
             name=name,
