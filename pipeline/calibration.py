@@ -15,9 +15,9 @@ from pipeline.match import Candidate
 from pipeline.verify import Evidence
 
 # Weight of each of `terms`, in their order.
-WEIGHTS = (1.922, -3.356, 0.192, 2.989, -0.81, 0.158, -0.067, 3.817, 2.131, -17.361)
+WEIGHTS = (2.315, -2.683, 0.123, 1.985, -0.64, 0.094, -0.066, 4.358, 1.291, -16.757)
 # Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -2.32, 0.03: -0.84, 0.01: 0.97, 0.003: 3.25, 0.001: 4.12}
+STRANGERS = {0.1: -2.45, 0.03: -1.07, 0.01: 0.55, 0.003: 2.76, 0.001: 4.78}
 # No spread is believed that is less than so much of what independent peaks of spread 1 would give.
 LEAST_SPREAD = 0.5
 FURTHEST = 25.0

@@ -33,8 +33,8 @@ class Settings:
     sample_rate: int = 11025
     window: int = 2048
     hop: int = 512
-    peaks_per_s: int = 40
-    fan_out: int = 3
+    peaks_per_s: int = 60
+    fan_out: int = 2
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():

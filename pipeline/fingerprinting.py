@@ -13,8 +13,8 @@ from pipeline.config import Settings
 from pipeline.constellation import Peaks, find_maxima, most_salient, power_batches
 from pipeline.landmarks import Hashes, pair_peaks
 
-REACH_FRAMES = 3  # over which a song's peak is the maximum, to either side; those of a clip may stand closer
-REACH_BINS = 12
+REACH_FRAMES = 2  # over which a song's peak is the maximum, to either side; those of a clip may stand closer
+REACH_BINS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
