@@ -33,10 +33,12 @@ def demo(
     Example: songprint demo
     """
     messages(quiet, verbose=False, log_json=False)
+    from jobs.report import page
     from pipeline import catalog
     from pipeline import demo as made
     from pipeline.identification import answer
     from pipeline.indexing import add
+    from pipeline.recognise import Query
     from pipeline.store import Store
 
     began = time.monotonic()
@@ -53,8 +55,11 @@ def demo(
             f"({report.present} were there already): {store}"
         )
         asked = time.monotonic()
-        answers = answer(catalog.walk([clip.path for clip in clips]), opened, executor=running)
-        rows = {row["clip"]: row for batch in answers for row in reversed(batch.table.to_pylist())}
+        rows: dict[str, dict[str, Any]] = {}
+        with page(folder / "report.html", opened, Query()) as show:
+            for batch in answer(catalog.walk([clip.path for clip in clips]), opened, executor=running):
+                show(batch)
+                rows |= {row["clip"]: row for row in reversed(batch.table.to_pylist())}
         seconds = time.monotonic() - asked
     lines = [_line(clip, rows[clip.path]) for clip in clips]
     print(f"Asked for {len(clips)} clips in {seconds:.1f} s: {folder / 'clips'}\n")
@@ -64,6 +69,7 @@ def demo(
     print(
         f"\n{right} of {len(clips)} answers are right, after {time.monotonic() - began:.0f} s in all.\n"
         f"The store has {size['songs']} songs in {size['bytes'] / 1e6:.1f} MB: {store}\n"
+        f"The answers as a page to look at: {folder / 'report.html'}\n"
         "Your own music next:\n"
         "  songprint index ~/Music --store ~/music.songprint\n"
         "  songprint identify some-recording.m4a --store ~/music.songprint"

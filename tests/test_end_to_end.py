@@ -213,6 +213,8 @@ def test_the_demo_names_every_clip_and_leaves_its_store(demo_folder: Path) -> No
     assert verdicts.count("right") >= 12, shown
     assert "wrong" not in verdicts, shown
     assert str(demo_folder / "store") in shown
+    assert str(demo_folder / "report.html") in shown
+    assert "<title>" in (demo_folder / "report.html").read_text(encoding="utf-8")
     assert Store.open(str(demo_folder / "store")).snapshot().n_songs == 24
 
 
