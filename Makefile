@@ -45,9 +45,10 @@ format: .venv/dev.stamp ## rewrite the code as the project formats it
 notebooks: .venv/dev.stamp ## run every notebook from top to bottom and keep its pictures
 	@$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
-reference: .venv/dev.stamp ## write docs/REFERENCE.md and docs/ARCHITECTURE.md from the code
+reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come from the code
 	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m docs.architecture
+	@$(BIN)/python -m docs.pictures
 
 constraints: ## take the newest versions of everything into constraints.txt (then: make test)
 	@rm -rf build/newest && $(PYTHON) -m venv build/newest

@@ -1,0 +1,44 @@
+"""Draws docs/peaks.png and docs/agreement.png, the README's pictures, from the demo's library: `make reference`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from pipeline import audio, demo, plots, recognise, synthesis
+from pipeline.fingerprinting import constellation
+from pipeline.match import TICKS, join
+
+FOLDER = Path(__file__).parent
+SONG_ID, START_S, LENGTH_S = 3, 20.0, 8.0
+
+
+def main() -> None:
+    """Draw both."""
+    library = demo.open_store(FOLDER.parent / "demo").snapshot()
+    settings = library.settings
+    rate = settings.sample_rate
+    path = library.songs(["song_id", "path"]).to_pylist()[SONG_ID - 1]["path"]
+    song, _ = audio.read(path, rate, START_S, START_S + LENGTH_S)
+    ax = plots.spectrogram(song, settings, START_S)
+    plots.constellation(constellation(iter([song]), settings), settings, START_S, ax)
+    ax.set_title("What is kept of eight seconds of music: the peaks")
+    plt.savefig(FOLDER / "peaks.png", dpi=80)
+
+    clip = recognise.Clip(synthesis.recording(song, 5.0, 1, rate), settings)
+    question = clip.question(recognise.DENSE)
+    hits = join(question, library.postings(np.unique(question.hash)))
+    count = np.bincount(hits.song_id)
+    count[SONG_ID] = 0
+    _, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
+    for ax, song_id, name in zip(axes, (SONG_ID, int(count.argmax())), ("its song", "the next best"), strict=True):
+        ticks = hits.delta[hits.song_id == song_id] + clip.lead * TICKS / settings.hop
+        plots.agreement(ticks * settings.hop / TICKS / rate, ax)
+        ax.set_title(f"A noisy clip against {name}")
+    plt.savefig(FOLDER / "agreement.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main()
