@@ -5,14 +5,16 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
 import typer
 
 from jobs import options
 from jobs.running import executor, log, messages
 from pipeline.errors import CatalogError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Rewriting or reading less than this in one process takes less time than starting several.
 SMALL_BYTES = 300_000_000
@@ -45,6 +47,8 @@ def remove(
     Example: songprint remove '*/demos/*' 17 --store ~/music.songprint
     """
     messages(quiet, False, log_json)
+    import pyarrow as pa
+
     from jobs import tables
     from pipeline.store import Store
 
@@ -138,6 +142,8 @@ def check(
     Example: songprint check --store ~/music.songprint
     """
     messages(quiet, verbose, log_json)
+    import pyarrow as pa
+
     from jobs import tables
     from pipeline.store import Store
 

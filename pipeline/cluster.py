@@ -17,9 +17,11 @@ import itertools
 import logging
 import os
 import platform
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,6 +77,7 @@ class Cluster:
     def must_see(self, paths: Sequence[str]) -> None:
         """Files and folders, local or URLs, that a worker has to see before it gets a task from now on."""
         self._must_see = tuple(paths)
+        self._unfit.clear()
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """All results, in the order of the items, ahead of whatever `as_completed` has waiting."""
@@ -141,10 +144,11 @@ class Cluster:
 
     def _exclude(self, error: Unfit) -> None:
         """Give no more tasks to a worker that cannot do them."""
-        if error.address not in self._unfit:
-            self._unfit.add(error.address)
-            if not self._there().keys() - self._unfit:
-                raise ClusterError(f"no worker can do this job: {error}")
+        known = error.address in self._unfit
+        self._unfit.add(error.address)
+        if not self._there().keys() - self._unfit:
+            raise ClusterError(f"no worker can do this job: {error}")
+        if not known:
             log.warning("%s; its tasks go to the others", error)
 
     def _complain(self) -> None:
@@ -209,16 +213,47 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
     report
         Where Dask's performance report goes, an HTML file; ``None`` for none.
     """
+    with dask.config.set(LOCAL), _interrupts_are_ours():
+        # Not ":0", which listens on every interface: anyone on the network could watch.
+        processes = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
+        )
     with (
         dask.config.set(LOCAL),
-        # Not ":0", which listens on every interface: anyone on the network could watch.
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
-        ) as processes,
+        processes,
         Client(processes) as client,
         _report(report, client),
     ):
-        yield Cluster(client)
+        try:
+            yield Cluster(client)
+        except BaseException:  # Dask would give each running task 4 s to end; nothing waits for it any more
+            for nanny in processes.workers.values():
+                nanny.close_gracefully()  # not to be started again
+                if nanny.pid:
+                    os.kill(nanny.pid, signal.SIGKILL)
+            raise
+
+
+@contextlib.contextmanager
+def _interrupts_are_ours() -> Iterator[None]:
+    """Ctrl-C in a terminal goes to all processes; those started here leave it to this one, which stops them.
+
+    Threads and processes inherit what is blocked, so this reaches the workers that are started again later. What is
+    pressed meanwhile counts afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would unblock them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

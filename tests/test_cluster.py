@@ -47,7 +47,15 @@ def undisturbed(music: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.fixture
 def hand(tmp_path: Path) -> Iterator[ByHand]:
+    """A cluster of one's own, to break."""
     with by_hand(tmp_path, workers=2) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByHand]:
+    """A cluster that stays: tests may add workers, and take theirs away again."""
+    with by_hand(tmp_path_factory.mktemp("cluster"), workers=2) as started:
         yield started
 
 
@@ -98,8 +106,6 @@ def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
     shutil.copy(song, tmp_path / "deadly.wav")
     store = Store.open_or_create(str(tmp_path / "store"))
     monkeypatch.setattr(indexing, "index_batch", index_with_a_deadly_decoder)
-    monkeypatch.setattr(indexing, "EXPECTED_WORKERS", 1)
-    monkeypatch.setattr(indexing, "BATCHES_PER_WORKER", 1)  # both files in one batch
     with cluster.local(2) as workers:
         report = pipeline.index([song, str(tmp_path / "deadly.wav")], store, workers)
     assert [failure.path for failure in report.failures] == [str(tmp_path / "deadly.wav")]
@@ -142,22 +148,22 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
     assert contents(Store.open(url)) == undisturbed
 
 
-def test_workers_that_join_late_are_used(hand: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_join_late_are_used(shared: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.2)
-    with cluster.connect(hand.address) as workers:
+    with cluster.connect(shared.address) as workers:
         names = set()
         for outcome in workers.as_completed(who, [0.1] * 1000):
             names.add(getattr(outcome, "result", ""))
-            if "w2" not in hand.workers:
-                hand.start_worker("w2")
+            if "w2" not in shared.workers:
+                shared.start_worker("w2")
             if "w2" in names:
                 break
     assert "w2" in names
 
 
-def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(hand: ByHand, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(shared: ByHand, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with cluster.connect(hand.address) as workers:
+    with cluster.connect(shared.address) as workers:
         for lost in (tmp_path / "nowhere", tmp_path / "empty"):
             workers.must_see([str(lost)])
             with pytest.raises(ClusterError, match=rf"worker w\d .* cannot see {lost}; mount it"):
@@ -165,28 +171,29 @@ def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(h
 
 
 def test_a_worker_with_another_songprint_says_so_and_later_ones_get_no_task(
-    hand: ByHand, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    shared: ByHand, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "pipeline", tmp_path / "other" / "pipeline")
     with (tmp_path / "other" / "pipeline" / "match.py").open("a") as file:
         file.write("# changed\n")
     monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.2)
     caplog.set_level(logging.WARNING, "pipeline")
-    with cluster.connect(hand.address) as workers:
-        hand.start_worker("other", tmp_path / "other")
+    with cluster.connect(shared.address) as workers:
+        shared.start_worker("other", tmp_path / "other")
         names = set()
         for outcome in workers.as_completed(who, [0.1] * 1000):
             names.add(getattr(outcome, "result", ""))
             if caplog.messages:
                 break
-    assert names <= {"w0", "w1"}
+    assert "other" not in names
     assert "worker other" in caplog.messages[0]
     assert "has songprint" in caplog.messages[0]
     with (
         pytest.raises(ClusterError, match=r"worker other .* has songprint .* install the same"),
-        cluster.connect(hand.address),
+        cluster.connect(shared.address),
     ):
         pass
+    shared.kill("other")
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence(
