@@ -12,6 +12,7 @@ import typer
 
 from jobs.demo import demo
 from jobs.duplicates import duplicates
+from jobs.evaluate import evaluate
 from jobs.identify import identify
 from jobs.index import index
 from jobs.library import songs, stats
@@ -36,6 +37,7 @@ app.command()(compact)
 app.command()(check)
 app.command()(stats)
 app.command()(duplicates)
+app.command()(evaluate)
 app.command()(demo)
 
 
