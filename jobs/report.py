@@ -110,9 +110,7 @@ def page(path: Path | None, store: Store, query: Query) -> Iterator[Callable[[Ba
             yield add
             about = {
                 "made": time.strftime("%Y-%m-%d %H:%M"),
-                "store": os.path.basename(
-                    store.url.rstrip("/")
-                ),  # where it lies is nobody's business who sees the page
+                "store": os.path.basename(store.url.rstrip("/")),  # its place may be private, the page is for others
                 "songs_in_store": store.snapshot().n_songs,
                 "false_positives": query.false_positives,
             }
