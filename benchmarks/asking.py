@@ -1,17 +1,22 @@
 """What asking costs in stores of 1 to 400 million postings, against DuckDB on the same files; and what adding costs.
 
-    python -m benchmarks.asking --like STORE --clips FOLDER [--sizes 1,10,100] [--pairs 5] [--keep FOLDER]
+    python -m benchmarks.asking MUSIC [--sizes 1,10,100,400] [--clips 1000] [--keep FOLDER]
 
-STORE is of real music and gives the synthetic stores their distribution of hashes (`benchmarks.synthetic`); the clips
-are real recordings, some 5 s long. The same hashes are asked of songprint and of DuckDB (join on the hash, group by
-song and delta, best 20), both with two threads and with files that the operating system has in memory ("warm") or has
-been asked to drop ("cold", on Linux). Whole clips (spectrogram, look-up, votes, verification; no decoding) are
-then timed in CPU.
+MUSIC is a folder of real music. Its songs are in every store, so that clips of them have an answer; synthetic songs
+whose hashes are spread alike (`benchmarks.synthetic`) fill it up. Clips of 5 s are cut from MUSIC at random and played
+in a noisy room by formula, music 10 dB over the rest.
+
+Look-up and votes of one clip are timed in pairs with DuckDB (join on the hash, group by song and delta, best 20): a
+different clip in each pair, all of its hashes for DuckDB, what songprint makes of them for songprint; two threads
+each, and files that the operating system has in memory ("warm") or has been asked to drop ("cold", on Linux). Whole
+clips (spectrogram, look-up, votes, verification; no decoding) are timed in CPU, one by one and all together. How many
+are right says what reading less costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shutil
 import statistics
@@ -26,16 +31,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe, spread, table
-from benchmarks.synthetic import Spread, build, stage_batch, store_at
-from pipeline import audio, catalog
+from benchmarks.synthetic import Spread, build, store_at
+from pipeline import audio, synthesis
 from pipeline.executor import Executor, Loop
-from pipeline.match import join, vote
-from pipeline.recognise import CANDIDATES, SPARSE, Clip, Query, recognise, unique
-from pipeline.store import Snapshot, Store
+from pipeline.identification import CLIPS_AT_ONCE
+from pipeline.indexing import index
+from pipeline.match import Question, join, vote
+from pipeline.recognise import CANDIDATES, SPARSE, Clip, Query, affordable, recognise, unique
+from pipeline.store import Snapshot, StagedSong, Store, stage
 
+THREADS = 2
 ADDED_SONGS = 100
-# How many clips are asked together at most: what a task of an identify run has.
-TOGETHER = 64
+CLIP_S = 5.0
+OVER_NOISE_DB = 10.0
+READS = (0.25, 1.0, 4.0)
 
 DUCKDB = """
     with hit as (
@@ -44,6 +53,29 @@ DUCKDB = """
     )
     select song_id, delta, count(*) as votes from hit group by all order by votes desc limit 20
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Excerpt:
+    """A clip whose song is known, by its path."""
+
+    path: str
+    samples: NDArray[np.float32]
+
+
+def excerpts(real: Store, count: int, seed: int = 1) -> list[Excerpt]:
+    """Clips of the songs of a store, from random places, as a phone in a noisy room hears them."""
+    rng = np.random.default_rng(seed)
+    songs = real.snapshot().songs(["path", "duration_s"]).to_pylist()
+    songs = [song for song in songs if song["duration_s"] > 3 * CLIP_S]
+    rate = real.settings.sample_rate
+    made = []
+    for place in range(count):
+        song = songs[rng.integers(len(songs))]
+        start = rng.uniform(CLIP_S, song["duration_s"] - 2 * CLIP_S)
+        samples, _ = audio.read(song["path"], rate, start, start + CLIP_S)
+        made.append(Excerpt(song["path"], synthesis.recording(samples, OVER_NOISE_DB, place, rate)))
+    return made
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -60,48 +92,62 @@ def drop_cache(folder: str) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def look_up(snapshot: Snapshot, clip: Clip) -> object:
+def look_up(snapshot: Snapshot, question: Question) -> object:
     """What the join and the votes of one clip take."""
-    question = clip.question(SPARSE)
+    question = affordable(question, snapshot, SPARSE.reads)
     return vote(join(question, snapshot.postings(unique(question.hash))), CANDIDATES)
 
 
-def by_duckdb(store: Store, clip: Clip) -> Callable[[], object]:
-    """The same question for DuckDB, over the same files."""
+def by_duckdb(store: Store) -> Callable[[Question], object]:
+    """The same for DuckDB, over the same files."""
     import duckdb
 
-    question = clip.question(SPARSE)
     files = [os.path.join(store.url, name) for name in store.snapshot().files("postings")]
     connection = duckdb.connect()
-    connection.execute("set threads = 2")
-    connection.register("question", pa.table({"hash": question.hash, "frame": question.tick}))
-    return lambda: connection.execute(DUCKDB.format(files=files)).fetchall()
+    connection.execute(f"set threads = {THREADS}")
+
+    def ask(question: Question) -> object:
+        connection.register("question", pa.table({"hash": question.hash, "frame": question.tick}))
+        return connection.execute(DUCKDB.format(files=files)).fetchall()
+
+    return ask
 
 
-def ask_all(snapshot: Snapshot, clips: list[NDArray[np.float32]]) -> None:
-    """What an identify run does with its clips after decoding them."""
-    for start in range(0, len(clips), TOGETHER):
-        recognise(clips[start : start + TOGETHER], snapshot, Query())
+def right(snapshot: Snapshot, clips: list[Excerpt], query: Query) -> float:
+    """Percent of the clips that are named right, asked as an identify run asks them."""
+    songs = snapshot.songs(["song_id", "path"])
+    path_of = dict(zip(songs["song_id"].to_pylist(), songs["path"].to_pylist(), strict=True))
+    named = 0
+    for start in range(0, len(clips), CLIPS_AT_ONCE):
+        some = clips[start : start + CLIPS_AT_ONCE]
+        found = recognise([clip.samples for clip in some], snapshot, query)
+        named += sum(
+            bool(matches) and path_of[matches[0].song_id] == clip.path
+            for clip, matches in zip(some, found, strict=True)
+        )
+    return 100 * named / len(clips)
 
 
-def at_size(store: Store, clips: list[NDArray[np.float32]], pairs: int) -> list[str]:
-    """One row: a single clip cold and warm, against DuckDB, and a batch."""
-    settings = store.settings
-    one = Clip(clips[0], settings)
+def at_size(store: Store, clips: list[Excerpt], pairs: int) -> list[str]:
+    """One row: a single clip cold and warm, against DuckDB; whole clips one by one, and all."""
+    questions = [Clip(clip.samples, store.settings).question(SPARSE) for clip in clips[: pairs + 1]]
     drop_cache(store.url)
-    cold = seconds(lambda: look_up(store.snapshot(), one))
+    cold = seconds(lambda: look_up(store.snapshot(), questions[-1]))
     snapshot = store.snapshot()
-    look_up(snapshot, one)
-    duckdb = by_duckdb(store, one)
-    duckdb()
+    duckdb = by_duckdb(store)
+    look_up(snapshot, questions[-1])  # reads the footers
+    duckdb(questions[-1])
     ours, theirs = [], []
-    for _ in range(pairs):
-        ours.append(seconds(lambda: look_up(snapshot, one)))
-        theirs.append(seconds(duckdb))
-    single = statistics.median(
-        seconds(lambda clip=clip: recognise([clip], snapshot, Query()), time.process_time) for clip in clips[:20]
-    )
-    batch = seconds(lambda: ask_all(snapshot, clips), time.process_time) / len(clips)
+    for question in questions[:pairs]:
+        ours.append(seconds(lambda question=question: look_up(snapshot, question)))
+        theirs.append(seconds(lambda question=question: duckdb(question)))
+    single = [
+        seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        for clip in clips[: 2 * pairs]
+    ]
+    began = time.process_time()
+    percent = right(snapshot, clips, Query())
+    batch = (time.process_time() - began) / len(clips)
     size = snapshot.size()
     return [
         f"{size['postings'] / 1e6:.0f} M",
@@ -110,37 +156,40 @@ def at_size(store: Store, clips: list[NDArray[np.float32]], pairs: int) -> list[
         spread([took * 1e3 for took in ours], "{:.0f}"),
         spread([took * 1e3 for took in theirs], "{:.0f}"),
         spread([b / a for a, b in zip(ours, theirs, strict=True)], "{:.0f}"),
-        f"{single * 1e3:.0f}",
+        f"{statistics.median(single) * 1e3:.0f}",
         f"{batch * 1e3:.0f}",
+        f"{percent:.0f}",
     ]
 
 
-def add(spread_: Spread, store: Store, empty: Store, seed: int) -> float:
-    """CPU of adding some songs to a store, over adding them to an empty one."""
+def by_reads(store: Store, clips: list[Excerpt]) -> list[list[str]]:
+    """What reading less and more costs and brings."""
+    snapshot = store.snapshot()
+    rows = []
+    for reads in READS:
+        began = time.process_time()
+        percent = right(snapshot, clips, Query(reads=reads))
+        rows.append([f"{reads:g}", f"{(time.process_time() - began) / len(clips) * 1e3:.0f}", f"{percent:.0f}"])
+    return rows
 
-    def once(target: Store, seed: int) -> float:
-        return seconds(
-            lambda: target.commit([stage_batch((spread_, target.url, seed, ADDED_SONGS))]), time.process_time
-        )
 
-    return once(store, seed) / once(empty, seed)
+def add(store: Store, songs: list[StagedSong]) -> float:
+    """CPU seconds of staging and committing some songs."""
+    return seconds(lambda: store.commit([stage(store.url, "added", songs)]), time.process_time)
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="What asking and adding cost, as Markdown.")
-    parser.add_argument("--like", required=True, help="store of real music")
-    parser.add_argument("--clips", required=True, help="folder of clips")
+    parser.add_argument("music", type=Path, help="folder of real music")
     parser.add_argument("--sizes", default="1,10,100", help="millions of postings, rising")
-    parser.add_argument("--most-clips", type=int, default=1000)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=1000)
+    parser.add_argument("--pairs", type=int, default=11)
     parser.add_argument("--workers", type=int, default=0, help="processes that build the stores")
-    parser.add_argument("--keep", type=Path, help="where the store is made and stays")
+    parser.add_argument("--keep", type=Path, help="where the stores are made and stay")
     options = parser.parse_args()
     print(f"## Asking\n\n{describe()}\n")
-    like = Store.open(options.like)
-    entries = catalog.walk([options.clips])[: options.most_clips]
-    clips = [audio.read(entry.path, like.settings.sample_rate)[0] for entry in entries]
+    pa.set_cpu_count(THREADS)
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         executor: Executor = Loop()
@@ -148,24 +197,46 @@ def main() -> None:
             from pipeline import cluster
 
             executor = stack.enter_context(cluster.local(options.workers))
-        drawn = Spread(like)
-        store = store_at(folder / "store", like)
+        real = Store.open_or_create(str(folder / "real"))
+        index([str(options.music)], real, executor)
+        clips = excerpts(real, options.clips)
+        drawn = Spread(real)
+        few = recognise_all_cpu(real, clips)
+        print(f"One clip, {real.snapshot().n_songs} songs, without decoding: {few} CPU ms\n")
+        store = store_at(folder / "store", real)
+        store.absorb(real)
         rows = []
         for millions in options.sizes.split(","):
             build(drawn, store, int(float(millions) * 1e6), executor)
             store.compact(map=executor.map, grace_hours=0)
             rows.append(at_size(store, clips, options.pairs))
         head = ["postings", "bytes each", "one clip cold, ms", "warm, ms", "DuckDB warm, ms", "DuckDB over ours",
-                "one clip whole, CPU ms", f"each of {len(clips)} clips, CPU ms"]  # fmt: skip
+                "one clip whole, CPU ms", f"each of {len(clips)} clips, CPU ms", "right, %"]  # fmt: skip
         print(table(head, rows))
+        print("\nAt the largest size, by `Query.reads`:\n")
+        print(table(["reads", "a clip, CPU ms", "right, %"], by_reads(store, clips[:200])))
         ratios = []
         for place in range(options.pairs):
-            empty = folder / f"empty{place}"
-            ratios.append(add(drawn, store, store_at(empty, like), 900_000 + place))
-            shutil.rmtree(empty)
+            songs = drawn.songs(seed=int(time.time()) * 100 + place, count=ADDED_SONGS)
+            empty = store_at(folder / "empty", real)
+            ratios.append(add(store, songs) / add(empty, songs))
+            shutil.rmtree(folder / "empty")
         print(
             f"\nAdding {ADDED_SONGS} songs to the largest, CPU over adding them to an empty store: {spread(ratios)}\n"
         )
+
+
+def recognise_all_cpu(store: Store, clips: list[Excerpt]) -> str:
+    """CPU milliseconds of single clips, each by itself."""
+    snapshot = store.snapshot()
+    recognise([clips[0].samples], snapshot, Query())  # holds the store in memory from now on
+    return spread(
+        [
+            1e3 * seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+            for clip in clips[:50]
+        ],
+        "{:.0f}",
+    )
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def pair_peaks(peaks: Peaks, fan_out: int) -> Hashes:
         raise ParameterError(f"fan-out is {fan_out}; it must be at least 1")
     frame, bin_ = peaks.frame, peaks.bin
     joined = np.zeros(len(peaks), np.int32)
-    found = []
+    anchors, steps = [], []
     for step in range(1, len(peaks)):
         ahead = frame[step:] - frame[:-step]
         reachable = (ahead <= FURTHEST_FRAME) & (joined[:-step] < fan_out)
@@ -130,9 +130,12 @@ def pair_peaks(peaks: Peaks, fan_out: int) -> Hashes:
         aside = bin_[step:] - bin_[:-step]
         anchor = np.flatnonzero(reachable & (ahead >= NEAREST_FRAME) & (np.abs(aside) <= BINS_ASIDE))
         joined[anchor] += 1
-        found.append((frame[anchor], pack(bin_[anchor], aside[anchor], ahead[anchor])))
-    if not found:
+        anchors.append(anchor)
+        steps.append(np.full(len(anchor), step))
+    if not anchors:
         return Hashes(np.empty(0, np.int32), np.empty(0, np.int32))
-    offset, packed = (np.concatenate(part) for part in zip(*found, strict=True))
-    key = np.sort(offset.astype(np.int64) << 32 | packed)
+    anchor = np.concatenate(anchors)
+    target = anchor + np.concatenate(steps)
+    packed = pack(bin_[anchor], bin_[target] - bin_[anchor], frame[target] - frame[anchor])
+    key = np.sort(frame[anchor].astype(np.int64) << 32 | packed)
     return Hashes((key & 0xFFFFFFFF).astype(np.int32), (key >> 32).astype(np.int32))
