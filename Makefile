@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench-scale check fuzz format notebooks reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-scale check fuzz format notebooks reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -27,6 +27,11 @@ test-faults: .venv/dev.stamp ## kill jobs at hundreds of moments, let five work 
 
 test-cluster: .venv/dev.stamp ## index while workers are killed at random, and compare: make test-cluster MUSIC=folder
 	@$(BIN)/python -m benchmarks.faults $(MUSIC)
+
+bench: .venv/dev.stamp ## what songprint costs beside ffmpeg, fpcalc and DuckDB: make bench MUSIC=folder SIZES=1,10,100,400
+	@[ -n "$(MUSIC)" ] || { echo "make: name a folder of music, an hour or more: make bench MUSIC=folder"; exit 2; }
+	@$(BIN)/python -m benchmarks.indexing $(MUSIC)
+	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(or $(SIZES),1,10,100)
 
 bench-scale: .venv/dev.stamp ## measure the model of docs/SCALE.md: make bench-scale LIKE=store CLIPS=folder
 	@$(BIN)/python -m benchmarks.scale $(if $(LIKE),--like $(LIKE)) $(if $(CLIPS),--clips $(CLIPS))

@@ -20,6 +20,8 @@ import dataclasses
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,6 +44,7 @@ from pipeline.store import Snapshot, StagedSong, Store, stage
 
 THREADS = 2
 ADDED_SONGS = 100
+ADDED_LENGTH = 7  # four minutes
 CLIP_S = 5.0
 OVER_NOISE_DB = 10.0
 READS = (0.25, 1.0, 4.0)
@@ -202,7 +205,9 @@ def main() -> None:
         clips = excerpts(real, options.clips)
         drawn = Spread(real)
         few = recognise_all_cpu(real, clips)
-        print(f"One clip, {real.snapshot().n_songs} songs, without decoding: {few} CPU ms\n")
+        print(f"One clip, {real.snapshot().n_songs} songs, without decoding: {few} CPU ms")
+        shell = from_shell(real, clips, options.pairs)
+        print(f"From the shell, wall over importing pandas, pyarrow, scipy.fft: {shell}\n")
         store = store_at(folder / "store", real)
         store.absorb(real)
         rows = []
@@ -217,13 +222,30 @@ def main() -> None:
         print(table(["reads", "a clip, CPU ms", "right, %"], by_reads(store, clips[:200])))
         ratios = []
         for place in range(options.pairs):
-            songs = drawn.songs(seed=int(time.time()) * 100 + place, count=ADDED_SONGS)
+            songs = drawn.songs(seed=int(time.time()) * 100 + place, count=ADDED_SONGS, length=ADDED_LENGTH)
             empty = store_at(folder / "empty", real)
             ratios.append(add(store, songs) / add(empty, songs))
             shutil.rmtree(folder / "empty")
         print(
             f"\nAdding {ADDED_SONGS} songs to the largest, CPU over adding them to an empty store: {spread(ratios)}\n"
         )
+
+
+def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> str:
+    """Wall time of ``songprint identify`` with one clip, over that of importing some libraries."""
+    import soundfile
+
+    def wall(*words: str) -> float:
+        return seconds(lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True))
+
+    with tempfile.TemporaryDirectory() as folder:
+        ratios = []
+        for place, clip in enumerate(clips[:pairs]):
+            path = f"{folder}/{place}.wav"
+            soundfile.write(path, clip.samples, store.settings.sample_rate)
+            ours = wall("-m", "jobs", "identify", path, "--store", store.url)
+            ratios.append(ours / wall("-c", "import pandas, pyarrow, scipy.fft"))
+    return spread(ratios)
 
 
 def recognise_all_cpu(store: Store, clips: list[Excerpt]) -> str:

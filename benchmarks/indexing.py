@@ -87,6 +87,17 @@ def encode(music: Path, hours: float, into: Path) -> dict[str, Path]:
     return folders
 
 
+def long_recording(folder: Path, into: Path, hours: float) -> Path:
+    """The MP3s of a folder one after another, as often as it takes, as one file alone in a folder."""
+    into.mkdir()
+    names = into.with_suffix(".txt")
+    once = "".join(f"file '{file}'\n" for file in sorted(folder.iterdir()))
+    names.write_text(once * 100, encoding="utf-8")
+    command = [FFMPEG, "-v", "fatal", "-y", "-f", "concat", "-safe", "0", "-i", str(names), "-t", str(hours * 3600)]
+    subprocess.run([*command, "-c", "copy", str(into / "long.mp3")], check=True)
+    return into
+
+
 def duration_s(path: str) -> float:
     """Seconds of a file, by decoding it: slow, and right."""
     from pipeline import audio
@@ -209,6 +220,8 @@ def main() -> None:
         print(f"\n{cores} workers over 1, wall, the cluster's start apart: {speed_up} times as fast\n")
         print(table(["stage (mp3)", "CPU s per hour of audio"],
                     [[name, f"{seconds:.2f}"] for name, seconds in stages(folders["mp3"], 3)]))  # fmt: skip
+        _, _, peak, _, _, hours = songprint(long_recording(folders["mp3"], place / "long", 3.0))
+        print(f"\nPeak memory, an MP3 of {hours:.1f} hours: {peak:.0f} MB")
         *_, size, postings, hours = ours[0]
         print(f"\n{size / hours / 1e6:.2f} MB per hour of audio, {postings / hours / 3600:.0f} postings per second\n")
 

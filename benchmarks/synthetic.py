@@ -62,25 +62,25 @@ class Spread:
         hashes[new] = pack(anchor, aside, ahead)
         return hashes
 
-    def songs(self, seed: int, count: int) -> list[StagedSong]:
-        """Some songs, all of the same length, none like another."""
+    def songs(self, seed: int, count: int, length: int = 1) -> list[StagedSong]:
+        """Some songs, all of the same length (in times of `SONG_S`), none like another."""
         rng = np.random.default_rng(seed)
-        hashes = self.draw(rng, count * POSTINGS_PER_SONG).reshape(count, -1)
-        offsets = np.sort(rng.integers(0, FRAMES, hashes.shape, np.int32), axis=1)
-        frames = np.sort(rng.integers(0, FRAMES, (count, PEAKS_PER_SONG), np.int32), axis=1)
-        bins = rng.integers(8, 1024, (count, PEAKS_PER_SONG), np.int32)
+        hashes = self.draw(rng, count * POSTINGS_PER_SONG * length).reshape(count, -1)
+        offsets = np.sort(rng.integers(0, FRAMES * length, hashes.shape, np.int32), axis=1)
+        frames = np.sort(rng.integers(0, FRAMES * length, (count, PEAKS_PER_SONG * length), np.int32), axis=1)
+        bins = rng.integers(8, 1024, frames.shape, np.int32)
         return [
             StagedSong(
                 path=f"/synthetic/{seed:06d}-{place:04d}.mp3",
                 title=f"Song {place} of batch {seed}",
                 artist=None,
                 album=None,
-                duration_s=SONG_S,
+                duration_s=SONG_S * length,
                 digest=f"{seed:016x}{place:016x}",
                 decoder="none",
                 sample_rate=44100,
                 decoded_share=1.0,
-                size_bytes=int(SONG_S * 24000),
+                size_bytes=int(SONG_S * length * 24000),
                 modified_ns=0,
                 hashes=Hashes(hashes[place], offsets[place]),
                 peaks=Peaks(frames[place], bins[place]),
