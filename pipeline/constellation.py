@@ -19,6 +19,7 @@ from pipeline.config import Settings
 
 BATCH = 128  # frames: fits the cache, and every FFT call has this many rows, so that each row is computed alike
 BAND = 32  # bins over which the local level is averaged
+STRETCH = 8192  # frames whose levels are worked out at once: three hours of them would take 150 MB
 SURROUNDINGS_S = 0.75  # seconds to either side over which the local level and the number of peaks are measured
 LOWEST_BIN = 8  # below 43 Hz there is rumble, and no loudspeaker
 SILENCE = 1e-6  # power: what the dither of 16 bit leaves in one bin is a tenth of it
@@ -201,6 +202,18 @@ def _local_level(
     bands: NDArray[np.float32], around: int, frame: NDArray[np.int32], bin_: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Mean log power around each peak: of `around` frames to either side, between the two nearest bands."""
+    level = np.empty(len(frame), np.float32)
+    for start in range(0, len(bands), STRETCH):
+        some = slice(*np.searchsorted(frame, [start, start + STRETCH]).tolist())
+        first = max(start - around, 0)
+        level[some] = _level_in(bands[first : start + STRETCH + around], around, frame[some] - first, bin_[some])
+    return level
+
+
+def _level_in(
+    bands: NDArray[np.float32], around: int, frame: NDArray[np.int32], bin_: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """`_local_level` of peaks that have all the frames around them in these bands, or stand at the recording's ends."""
     edges = ((around, around), (0, 0))
     count = running_sum(np.pad(np.ones((len(bands), 1), np.float32), edges), around)
     mean = running_sum(np.pad(bands, edges), around) / count
