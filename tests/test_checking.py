@@ -108,11 +108,11 @@ def wrong_settings(store: Store) -> None:
 DAMAGES: dict[str, tuple[Callable[[Store], None], str]] = {
     "a missing postings file": (lambda store: largest(store, "postings").unlink(), r"postings/c.*file is missing"),
     "a missing peaks file": (lambda store: largest(store, "constellations").unlink(), r"constellations/.*is missing"),
-    "a missing songs file": (lambda store: largest(store, "songs").unlink(), r"songs/songs-.*: the file is missing"),
+    "a missing songs file": (lambda store: largest(store, "songs").unlink(), r"songs/.*: the file is missing"),
     "a truncated file": (lambda store: cut(largest(store, "postings")), r"postings/c.* bytes, its table's log says"),
-    "a flipped byte in a page of postings": (lambda store: flip(largest(store, "postings"), 0.3), r"postings/c.*CRC"),
-    "a flipped byte in a page of peaks": (lambda store: flip(largest(store, "constellations"), 0.3), r"const.*/c.*CRC"),
-    "a flipped byte in a page of songs": (lambda store: flip(largest(store, "songs"), 0.1), r"songs/s.*(CRC|Page)"),
+    "a flipped byte in a page of postings": (lambda store: flip(largest(store, "postings"), 0.3), r"postings/c.*sum"),
+    "a flipped byte in a page of peaks": (lambda store: flip(largest(store, "constellations"), 0.3), r"const.*/c.*sum"),
+    "a flipped byte in a page of songs": (lambda store: flip(largest(store, "songs"), 0.1), r"songs/.*checksum"),
     "a posting of an unknown song": (
         lambda store: replace_postings(store, stranger),
         r"postings/other.*: it has rows of song 999, and no song was ever given that id",

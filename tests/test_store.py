@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -493,3 +495,18 @@ def test_a_store_takes_in_another_without_the_audio(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.snapshot().constellations([3])[3].frame, c.peaks.frame)
     with pytest.raises(ConfigMismatch, match=r"hop 512, .*three has 256"):
         one.absorb(Store.create(str(tmp_path / "three"), Settings(hop=256)))
+
+
+def test_asking_does_not_wait_for_what_it_does_not_use(store: Store) -> None:
+    fill(store, [make_song("a")])
+    code = f"""
+import sys
+import numpy as np
+from pipeline.store import Store
+snapshot = Store.open({store.url!r}).snapshot()
+assert len(snapshot.postings(np.arange(256, dtype=np.int32))) == 300
+assert snapshot.constellations([1]) and snapshot.songs(["path"]).to_pylist()
+late = {{"fsspec", "dask", "distributed", "polars"}} & set(sys.modules)
+assert not late, late
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -167,12 +167,12 @@ def _write(
     pairs = list(zip(batches, renumber, strict=True))
     sources = tuple((batch.location, name, table) for batch, table in pairs for name in batch.postings)
     merges = [
-        MergeTask(location, sources, None, cuts, f"{POSTINGS}/{first:010d}-{i:04d}.parquet", text)
+        MergeTask(location, sources, None, cuts, f"{POSTINGS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
         for i, cuts in enumerate(postings.plan_cuts([batch.sample for batch in batches], SAMPLE_STEP))
     ]
     peaks = [(batch.location, name, table) for batch, table in pairs for name in batch.constellations]
     copies = [
-        CopyTask(location, part, None, f"{CONSTELLATIONS}/{first:010d}-{i:04d}.parquet", text)
+        CopyTask(location, part, None, f"{CONSTELLATIONS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
         for i, part in enumerate(constellations.plan_copies(peaks, SONGS_PER_FILE))
     ]
     files = list(run(run_task, [*merges, *copies]))

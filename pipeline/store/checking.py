@@ -7,8 +7,12 @@ whose peaks are damaged is lost, and has to be indexed again.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +35,8 @@ from pipeline.store.staging import SAMPLE_STEP
 from pipeline.store.tables import CONSTELLATIONS, NEXT_SONG_ID, PINS, POSTINGS, SONGS, Conflict, DataFile, Version
 
 REPAIR = "`songprint check --repair` brings back what can be"
+# The end of a file's name.
+CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
 # Row groups that are read at once: a million postings.
 STRIDE = 64
 # Songs whose postings one task makes again.
@@ -142,6 +148,11 @@ def _check_file(task: _FileTask) -> _FileReport:
         return report
     if size != task.file.size_bytes:
         wrong(f"the file has {size} bytes, its table's log says {task.file.size_bytes}")
+        return report
+    # before Parquet's library sees it: there are single bits in a footer that make it end the process
+    told = CHECKSUM.search(name)
+    if told and told.group(1) != task.location.checksum(name):
+        wrong("its contents are not what was written: their checksum is not the one in its name")
         return report
     try:
         with task.location.parquet(name, checksums=True) as file:
@@ -355,11 +366,11 @@ def _mend_constellations(
     gone = [file for file in version.files if file.name in damaged]
     written = []
     for file in gone:
-        parts = list(_readable_groups(location, f"{CONSTELLATIONS}/{file.name}"))
+        parts = _salvage(location, f"{CONSTELLATIONS}/{file.name}")
         kept = sum(len(part) for part in parts)
         done.append(f"{CONSTELLATIONS}/{file.name}: the peaks of {kept} of {file.rows} songs could be read")
         if kept:
-            name = f"{CONSTELLATIONS}/r{uuid.uuid4().hex}-0000.parquet"
+            name = f"{CONSTELLATIONS}/r{uuid.uuid4().hex}-0000-{{crc}}.parquet"
             made = constellations.write(location, name, iter(parts), settings)
             written += [made] if made else []
     if gone:
@@ -368,7 +379,17 @@ def _mend_constellations(
     return version.number, reader.song_ids()
 
 
-def _readable_groups(location: Location, name: str) -> Iterator[pa.Table]:
+def _salvage(location: Location, name: str) -> list[pa.Table]:
+    """The row groups of a damaged file that can be read; by a process of its own, which the damage may end."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_readable_groups, location, name).result()
+        except BrokenProcessPool:
+            return []
+
+
+def _readable_groups(location: Location, name: str) -> list[pa.Table]:
+    found = []
     with suppress(StoreError, OSError), location.parquet(name, checksums=True) as file:
         last = 0
         for group in range(file.num_row_groups):
@@ -377,7 +398,8 @@ def _readable_groups(location: Location, name: str) -> Iterator[pa.Table]:
                 ids = part["song_id"].to_numpy()
                 if len(ids) and ids[0] > last and (np.diff(ids) > 0).all():
                     last = int(ids[-1])
-                    yield part
+                    found.append(part)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,7 +464,7 @@ def _mend_postings(
     name = f"{POSTINGS}/r{uuid.uuid4().hex}"
     text = json.dumps(settings.to_dict())
     merges = [
-        MergeTask(location, (*sources, *fresh), None, cuts, f"{name}-{i:04d}.parquet", text)
+        MergeTask(location, (*sources, *fresh), None, cuts, f"{name}-{i:04d}-{{crc}}.parquet", text)
         for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
     ]
     written = [file for file in run(postings.run_merge, merges) if file is not None]

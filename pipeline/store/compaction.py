@@ -160,7 +160,7 @@ def _plan_postings(
 ) -> tuple[list[Task], list[DataFile]]:
     files = [file for file in version.files if file.low.get("song_id", 0) < len(drop)]
     if sum(file.rows for file in files) == count:  # nothing to drop
-        runs = [list(run) for _, run in itertools.groupby(files, key=lambda file: file.name.rpartition("-")[0])]
+        runs = [list(run) for _, run in itertools.groupby(files, key=lambda file: file.name.rsplit("-", 2)[0])]
         files = _smallest(runs)
     if not files:
         return [], []
@@ -168,7 +168,7 @@ def _plan_postings(
     cuts = postings.plan_cuts([postings.Reader(sources).sample(GROUP_ROWS)], GROUP_ROWS)
     name = f"{POSTINGS}/c{uuid.uuid4().hex}"
     return [
-        MergeTask(location, sources, drop, file_cuts, f"{name}-{i:04d}.parquet", settings)
+        MergeTask(location, sources, drop, file_cuts, f"{name}-{i:04d}-{{crc}}.parquet", settings)
         for i, file_cuts in enumerate(cuts)
     ], files
 
@@ -210,7 +210,7 @@ def _plan_constellations(
         if len(members) < 2 and all(left(file) == file.rows for file in members):
             continue
         sources = tuple((location, f"{CONSTELLATIONS}/{file.name}", None) for file in members)
-        tasks.append(CopyTask(location, sources, drop, f"{name}-{len(tasks):04d}.parquet", settings))
+        tasks.append(CopyTask(location, sources, drop, f"{name}-{len(tasks):04d}-{{crc}}.parquet", settings))
         replaced += members
     return tasks, replaced
 

@@ -102,7 +102,7 @@ class CopyTask:
     drop
         ``(n,)`` bool of the song ids to leave out, or ``None``; ids beyond it are kept.
     name
-        Of the file to write, inside the store.
+        Of the file to write, inside the store; ``{crc}`` in it becomes its checksum.
     """
 
     location: Location
@@ -174,7 +174,7 @@ def write(location: Location, name: str, parts: Iterator[pa.Table], settings: st
                 low, high, rows = min(low, int(ids.min())), max(high, int(ids.max())), rows + len(ids)
                 out.write_table(part, row_group_size=SONGS_PER_GROUP)
 
-    size = location.write_with(name, fill)
+    name, size = location.write_with(name, fill)
     return tables.DataFile(name.rpartition("/")[2], size, rows, {"song_id": low}, {"song_id": high})
 
 

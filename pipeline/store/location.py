@@ -6,7 +6,9 @@ Local files bypass fsspec: reading then is a memory map, and a one-clip query do
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -97,44 +99,62 @@ class Location:
             with suppress(OSError):
                 os.rmdir(self.path(name))
 
-    def write(self, name: str, data: bytes) -> int:
-        """Write a file as a whole; readers see the old bytes or the new. Returns its size."""
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file as a whole; readers see the old bytes or the new."""
 
         def write(file: Any) -> None:
             file.write(data)
 
-        return self.write_with(name, write)
+        self.write_with(name, write)
 
-    def write_with(self, name: str, write: Callable[[Any], None]) -> int:
+    def write_with(self, name: str, write: Callable[[Any], None]) -> tuple[str, int]:
         """Let ``write`` fill a file, and show it under its name only when it is finished and on the disk.
+
+        Parameters
+        ----------
+        name
+            Inside the store; ``{crc}`` in it becomes the checksum of the contents, which `checksum` gives again.
 
         Returns
         -------
-        int
-            Bytes written.
+        name, size
+            The final name, and bytes written.
         """
-        if not self.local:  # an object appears when its upload is complete
-            remote = self._remote()
-            with remote.open(self.path(name), "wb") as file:
-                write(file)
-            return int(remote.size(self.path(name)))
-        path = self.path(name)
-        folder = os.path.dirname(path)
-        os.makedirs(folder, exist_ok=True)
+        if self.local:
+            folder = os.path.dirname(self.path(name))
+            os.makedirs(folder, exist_ok=True)
+        else:
+            folder = tempfile.gettempdir()
         temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "wb") as raw:
+                file = _Summed(raw)
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                size = file.tell()
-            os.replace(temporary, path)
+                raw.flush()
+                size = raw.tell()
+                if self.local:
+                    os.fsync(raw.fileno())
+            name = name.replace("{crc}", f"{file.crc:08x}")
+            if self.local:
+                os.replace(temporary, self.path(name))
+            else:  # an object appears when its upload is complete
+                self._remote().put_file(temporary, self.path(name))
+                os.unlink(temporary)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        sync_folder(folder)
-        return size
+        if self.local:
+            sync_folder(folder)
+        return name, size
+
+    def checksum(self, name: str) -> str:
+        """CRC-32 of a file's contents, as `write_with` puts it into names."""
+        crc = 0
+        with open(self.path(name), "rb") if self.local else self._remote().open(self.path(name), "rb") as file:
+            while block := file.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+        return f"{crc:08x}"
 
     @contextmanager
     def parquet(
@@ -190,6 +210,21 @@ class Location:
         if (options["aws_endpoint_url"] or "").startswith("http://"):
             options["aws_allow_http"] = "true"
         return {name: value for name, value in options.items() if value}
+
+
+class _Summed:
+    """A file that is written from start to end, and the CRC-32 of what was written."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.crc = 0
+
+    def write(self, data: Any) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return int(self._file.write(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def sync_folder(folder: str) -> None:

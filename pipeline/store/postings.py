@@ -335,7 +335,7 @@ class MergeTask:
     cuts
         Rising hashes: the task covers ``cuts[0] <= hash < cuts[-1]``, one step at a time.
     name
-        Of the file to write, inside the store.
+        Of the file to write, inside the store; ``{crc}`` in it becomes its checksum.
     """
 
     location: Location
@@ -394,7 +394,7 @@ def write(location: Location, name: str, parts: Iterator[Postings], settings: st
     first = next(parts, None)
     if first is None:
         return None
-    size = location.write_with(name, fill(first))
+    name, size = location.write_with(name, fill(first))
     return tables.DataFile(name.rpartition("/")[2], size, rows, low, high)
 
 

@@ -270,15 +270,14 @@ def read_songs(location: Location, version: Version, columns: Sequence[str] | No
 
 def write_songs(location: Location, rows: pa.Table) -> DataFile:
     """Write rows of the songs table as a new file of it, which no commit has taken in yet."""
-    name = f"songs-{uuid.uuid4().hex}.parquet"
     rows = rows.sort_by("song_id")
 
     def write(file: Any) -> None:
         pq.write_table(rows, file, compression="zstd", write_page_checksum=True, store_schema=False)
 
-    size = location.write_with(f"{SONGS}/{name}", write)
+    name, size = location.write_with(f"{SONGS}/{uuid.uuid4().hex}-{{crc}}.parquet", write)
     ids = pc.min_max(rows["song_id"]).as_py()
-    return DataFile(name, size, len(rows), {"song_id": ids["min"]}, {"song_id": ids["max"]})
+    return DataFile(name.rpartition("/")[2], size, len(rows), {"song_id": ids["min"]}, {"song_id": ids["max"]})
 
 
 @lru_cache(maxsize=4)

@@ -336,7 +336,7 @@ def _open(location: Location, table: str, number: int | None) -> Any:
 
 def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
     # to_pylist of a handful of columns; a store has tens to some thousands of files
-    actions = pa.table(handle.get_add_actions(flatten=True))
+    actions = pa.RecordBatchReader.from_stream(handle.get_add_actions(flatten=True)).read_all()  # pa.table asks pandas
     columns = {name: actions[name].to_pylist() for name in actions.column_names}
     bounded = [name.removeprefix("min.") for name in columns if name.startswith("min.")]
     for name in columns.get("path", []):
