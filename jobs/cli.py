@@ -16,6 +16,7 @@ from jobs.evaluate import evaluate
 from jobs.identify import identify
 from jobs.index import index
 from jobs.library import songs, stats
+from jobs.listen import listen
 from jobs.upkeep import check, compact, remove
 from pipeline.errors import SongprintError
 
@@ -38,6 +39,7 @@ app.command()(check)
 app.command()(stats)
 app.command()(duplicates)
 app.command()(evaluate)
+app.command()(listen)
 app.command()(demo)
 
 

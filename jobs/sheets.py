@@ -36,7 +36,7 @@ def compact(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             for place, row in enumerate(rows):
                 line: Row = {"clip": "" if place else clip}
                 if row["status"] == "matched":
-                    line |= {"from": minutes(row["clip_start_s"]), "to": minutes(row["clip_end_s"]), "song": _song(row)}
+                    line |= {"from": minutes(row["clip_start_s"]), "to": minutes(row["clip_end_s"]), "song": song(row)}
                     line |= {"at": minutes(row["song_start_s"]), "confidence": row["confidence"]}
                     line |= {"speed": row["speed"] if row["speed"] != 1.0 else None}
                 else:
@@ -96,7 +96,7 @@ def cue(clip: str, rows: Iterable[Row]) -> str:
 
 def audacity(clip: str, rows: Iterable[Row]) -> str:
     """A label track: start, end and label of each match, separated by tabs."""
-    return "".join(f"{row['clip_start_s']:.6f}\t{row['clip_end_s']:.6f}\t{_song(row)}\n" for row in rows)
+    return "".join(f"{row['clip_start_s']:.6f}\t{row['clip_end_s']:.6f}\t{song(row)}\n" for row in rows)
 
 
 def minutes(seconds: float) -> str:
@@ -121,7 +121,8 @@ def _stem(row: Row) -> str:
     return os.path.splitext(os.path.basename(str(row["song_path"])))[0]
 
 
-def _song(row: Row) -> str:
+def song(row: Row) -> str:
+    """What a song is called: artist and title, or the name of its file."""
     words = [row["artist"], row["title"] or _stem(row)]
     return printable(" - ".join(str(word) for word in words if word))
 

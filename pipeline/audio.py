@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, TypeVar, cast
@@ -662,22 +662,32 @@ def _limit(pid: int, cpu_s: int) -> None:
 
 def _mono(track: _Track, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
     """Mix, sanitise and resample; no empty block comes out."""
+    buffer = np.empty((max(1024, _BLOCK_FRAMES * 2 // max(2, track.channels)), track.channels), np.float32)
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        while n := track.fill(buffer):
+            yield _finite(_mix(buffer[:n]))
+
+    yield from resampled(blocks(), track.sample_rate, sample_rate)
+
+
+def resampled(
+    blocks: Iterable[NDArray[np.float32]], sample_rate: int, wanted: int
+) -> Generator[NDArray[np.float32], None, None]:
+    """A stream of ``(n,)`` float32 samples at another rate, in Hz; no empty block comes out."""
     import soxr
 
-    resampler = None
-    if track.sample_rate != sample_rate:
-        resampler = soxr.ResampleStream(track.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
-    buffer = np.empty((max(1024, _BLOCK_FRAMES * 2 // max(2, track.channels)), track.channels), np.float32)
-    while n := track.fill(buffer):
-        block = _finite(_mix(buffer[:n]))
-        if resampler is not None:
-            block = resampler.resample_chunk(block)
+    if sample_rate == wanted:
+        yield from (block for block in blocks if len(block))
+        return
+    resampler = soxr.ResampleStream(sample_rate, wanted, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        block = resampler.resample_chunk(block)
         if len(block):
             yield block
-    if resampler is not None:
-        block = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        if len(block):
-            yield block
+    block = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    if len(block):
+        yield block
 
 
 def _mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:

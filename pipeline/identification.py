@@ -240,7 +240,7 @@ def identify_batch(batch: Batch, hearing: Callable[[float], None] = lambda secon
             ask()
     ask()
     songs = _songs(batch.snapshot, {match.song_id for clip in heard for match in clip.matches})
-    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry, clip, songs)]
+    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry.path, clip, songs)]
     return BatchAnswers(
         pa.Table.from_pylist(rows, schema=ANSWERS),
         sum(clip.duration_s for clip in heard),
@@ -289,8 +289,14 @@ def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, str | 
     return {row["song_id"]: row for row in wanted.to_pylist()}
 
 
-def _rows(entry: Entry, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
-    path = audio.shown(entry.path)
+def answer_table(clip: str, matches: Sequence[Match], snapshot: Snapshot) -> pa.Table:
+    """The rows of one clip in which these matches were found, in the schema `ANSWERS`."""
+    rows = _rows(clip, _Heard(list(matches)), _songs(snapshot, {match.song_id for match in matches}))
+    return pa.Table.from_pylist(rows, schema=ANSWERS)
+
+
+def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
+    path = audio.shown(path)
     if clip.message:
         return [{"clip": path, "status": "failed", "message": clip.message}]
     if not clip.matches:
@@ -311,5 +317,5 @@ def _rows(entry: Entry, clip: _Heard, songs: dict[int, dict[str, str | None]]) -
 def _answers(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> BatchAnswers:
     if isinstance(outcome, Done):
         return outcome.result
-    rows = [row for entry in outcome.item.entries for row in _rows(entry, _Heard(message=outcome.reason), {})]
+    rows = [row for entry in outcome.item.entries for row in _rows(entry.path, _Heard(message=outcome.reason), {})]
     return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, 0.0, len(rows), {})

@@ -20,7 +20,7 @@ from pipeline import timeline
 from pipeline.calibration import rival_votes
 from pipeline.constellation import LOWEST_BIN, SILENCE, Peaks
 from pipeline.match import TICKS, Hits, join, vote
-from pipeline.recognise import SPARSE, Clip, Library, Match, Query, at_speed, unique
+from pipeline.recognise import SPARSE, Clip, Effort, Library, Match, Query, at_speed, unique
 from pipeline.timeline import BIN_S, Trace
 
 STRETCH_S = 120
@@ -28,7 +28,8 @@ STRETCH_S = 120
 CONTEXT_S = 15
 WINDOW_S = 10.0
 WINDOW_STEP_S = 5.0
-CANDIDATES = 20
+SHORT_WINDOW_S = 4.0
+CANDIDATES = 40
 # From one window to the next a place may move by so many ticks: 0.5 % of speed, beside a frame's jitter.
 STEP_TICKS = 5
 JITTER_TICKS = 8
@@ -67,11 +68,14 @@ class Recording:
     ----------
     stretch_s
         Asked at once; whole seconds. Long ones read the store in long strides, short ones answer sooner.
+    effort
+        How densely.
     """
 
-    def __init__(self, library: Library, query: Query, stretch_s: int = STRETCH_S) -> None:
+    def __init__(self, library: Library, query: Query, stretch_s: int = STRETCH_S, effort: Effort = SPARSE) -> None:
         self.library = library
         self.query = query
+        self.effort = effort
         self.heard_s = 0.0
         self._rate = library.settings.sample_rate
         self._stretch = stretch_s * self._rate
@@ -113,7 +117,7 @@ class Recording:
 
     def _ask(self, samples: NDArray[np.float32]) -> None:
         both = np.concatenate([self._context, samples])
-        stretch = Stretch(both, self._first_s, self.library)
+        stretch = Stretch(both, self._first_s, self.library, self.effort)
         waiting = [self._lately, *(speed for speed in self._speeds if abs(speed - self._lately) > SAME_SPEED)]
         while waiting:
             speed = waiting.pop(0)
@@ -160,10 +164,11 @@ class Stretch:
         Second of the recording at which they begin.
     """
 
-    def __init__(self, samples: NDArray[np.float32], first_s: int, library: Library) -> None:
+    def __init__(self, samples: NDArray[np.float32], first_s: int, library: Library, effort: Effort) -> None:
         self.samples = samples
         self.first = round(first_s / BIN_S)
         self.library = library
+        self.effort = effort
         self.clip = Clip(samples, library.settings)
         self.surface = standing_out(self.clip.power(0), LASTING_S / library.settings.frame_s)
         self._held: list[Held] = []
@@ -187,7 +192,7 @@ class Stretch:
     def _heard_at(self, speed: float) -> list[Held]:
         settings = self.library.settings
         copy = self.clip if speed == 1.0 else Clip(at_speed(self.samples, speed), settings)
-        question = copy.question(SPARSE)
+        question = copy.question(self.effort)
         hits = _by_tick(join(question, self.library.postings(unique(question.hash))))
         found = chains(hits, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({chain.song_id for chain in found})
@@ -347,18 +352,23 @@ def chains(hits: Hits, ticks_per_s: float) -> list[Chain]:
     """
     tick = _tick(hits)
     size, step = WINDOW_S * ticks_per_s, WINDOW_STEP_S * ticks_per_s
-    last = max(float(tick[-1]) - size, 0.0) if len(tick) else 0.0
+    end = float(tick[-1]) if len(tick) else 0.0
+    last = max(end - size, 0.0)
+    windows = [(start, start + size) for start in (*np.arange(0.0, last, step), last)]
+    # A song that has just begun is alone in a short window.
+    windows.append((max(end - SHORT_WINDOW_S * ticks_per_s, 0.0), end))
     songs: dict[int, list[Chain]] = {}
-    for start in [*np.arange(0.0, last, step), last]:
-        found = vote(_take(hits, slice(*np.searchsorted(tick, [start, start + size]))), CANDIDATES)
+    for start, stop in windows:
+        middle = (start + stop) / 2
+        found = vote(_take(hits, slice(*np.searchsorted(tick, [start, stop]))), CANDIDATES)
         chance = rival_votes(found)
         for candidate in found:
             of_song = songs.setdefault(candidate.song_id, [])
-            chain = min(of_song, key=lambda chain: chain.reaches(start + size / 2, candidate.delta, step), default=None)
-            if chain is None or chain.reaches(start + size / 2, candidate.delta, step) == np.inf:
+            chain = min(of_song, key=lambda chain: chain.reaches(middle, candidate.delta, step), default=None)
+            if chain is None or chain.reaches(middle, candidate.delta, step) == np.inf:
                 chain = Chain(candidate.song_id)
                 of_song.append(chain)
-            chain.middles.append(start + size / 2)
+            chain.middles.append(middle)
             chain.deltas.append(candidate.delta)
             chain.over_chance += max(candidate.votes - chance, 0.0)
     strongest = [chain for of_song in songs.values() for chain in sorted(of_song, key=_weakness)[:CHAINS_PER_SONG]]

@@ -1,0 +1,119 @@
+"""Live, without a microphone: a pipe that any capture program could feed."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import pipeline
+from jobs.cli import run
+from pipeline import Store, listening, synthesis
+from pipeline.errors import AudioError
+from pipeline.listening import Listener
+from pipeline.recognise import Match, Query
+
+ROOT = Path(__file__).parents[1]
+RATE = synthesis.SAMPLE_RATE
+SONG_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("music")
+    for seed in (1, 2, 3):
+        synthesis.write(folder / f"{seed}.wav", synthesis.song(seed, SONG_S), title=f"Song {seed}")
+    store = Store.open_or_create(str(tmp_path_factory.mktemp("listening") / "store"))
+    pipeline.index([str(folder)], store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def evening() -> NDArray[np.float32]:
+    """Song 2, a stranger, then song 1 from its tenth second, under voices in a room."""
+    parts = [synthesis.song(2, 20.0), synthesis.song(1001, 15.0), synthesis.song(1, SONG_S)[10 * RATE : 28 * RATE]]
+    return synthesis.recording(np.concatenate(parts), 10.0, seed=1)
+
+
+def as_bytes(samples: NDArray[np.float32]) -> bytes:
+    return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def test_samples_on_standard_input_become_names_and_a_list(store: Store, evening: NDArray[np.float32]) -> None:
+    command = ["listen", "--store", store.url, "--input", "-", "--rate", str(RATE), "--format", "json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs", *command], input=as_bytes(evening), cwd=ROOT, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    rows = json.loads(done.stdout)
+    assert [Path(row["song_path"]).stem for row in rows] == ["2", "1"]
+    assert [row["clip_start_s"] for row in rows] == pytest.approx([0.0, 35.0], abs=2.0)
+    assert [row["clip_end_s"] for row in rows] == pytest.approx([20.0, 53.0], abs=2.0)
+    named = [line for line in done.stderr.decode().splitlines() if ", at " in line]
+    assert len(named) == 2
+
+
+def test_a_song_is_named_once_and_soon_after_it_starts(store: Store, evening: NDArray[np.float32]) -> None:
+    import soxr
+
+    rate = store.settings.sample_rate
+    samples = soxr.resample(evening, RATE, rate)
+    listener = Listener(store.snapshot(), Query())
+    named: list[tuple[float, Match]] = []
+    for start in range(0, len(samples), rate // 2):
+        new = listener.hear(samples[start : start + rate // 2])
+        named += [(listener.heard_s, match) for match in new]
+    assert [match.song_id for _, match in named] == [match.song_id for match in listener.finish()]
+    assert [at_s for at_s, _ in named] == pytest.approx([6.5, 41.5], abs=6.5)
+
+
+def test_a_file_is_heard_as_a_pipe_is(
+    store: Store, evening: NDArray[np.float32], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthesis.write(tmp_path / "evening.flac", evening)
+    output = tmp_path / "history.jsonl"
+    command = ["listen", "--store", store.url, "--input", str(tmp_path / "evening.flac"), "--output", str(output)]
+    assert run([*command, "--seconds", "15"]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [Path(row["song_path"]).stem for row in rows] == ["2"]
+    capsys.readouterr()
+    assert run(command[:-2]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("2, at") < shown.index("1, at") < shown.index("clip")
+
+
+def test_samples_may_come_in_any_pieces(rng: np.random.Generator) -> None:
+    samples = rng.integers(-32768, 32767, 5000, dtype=np.int16)
+
+    class Trickle(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            return self.read(int(rng.integers(1, 300)))
+
+    heard = np.concatenate(list(listening.raw(Trickle(samples.tobytes()))))
+    assert np.array_equal(heard, samples.astype(np.float32) / 32768)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(ImportError, "needs the package sounddevice"), (OSError, "needs the PortAudio library")]
+)
+def test_without_a_microphone_one_sentence_says_what_to_do(
+    error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def importing(name: str, *arguments: object, **more: object) -> object:
+        if name == "sounddevice":
+            raise error(name)
+        return real(name, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+    with pytest.raises(AudioError, match=said):
+        listening.microphone()
