@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe, table
 from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, Spread, store_at
-from pipeline import Store, audio, catalog, indexing, synthesis
+from pipeline import Settings, Store, audio, catalog, indexing, synthesis
 from pipeline.catalog import Entry
 from pipeline.recognise import Query, recognise
 from pipeline.recording import WINDOW_STEP_S
@@ -35,6 +36,8 @@ from pipeline.store import stage
 # Batches in one commit, in turn: what a commit costs by itself and what its postings cost come apart.
 BATCHES = (1, 4, 2)
 WINDOWS = 64
+# Songs of the plans that the driver's constants come from; the last is what they are held against.
+PLANNED = (100_000, 200_000, 400_000, 1_000_000)
 FORMULA_SONGS = 12
 FORMULA_SONG_S = 120.0
 
@@ -104,16 +107,37 @@ def probe_asking(store: Store, clips: str) -> dict[str, float]:
     return {"open_s": open_s, "window_s": ask_s / len(windows), "ask_mb": peak_mb() - before_mb}
 
 
-def probe_planning(store: Store, clips: str) -> dict[str, float]:
+class Rows:
+    """A store as the plan of an index run sees it: rows of songs, and nothing else."""
+
+    def __init__(self, n_songs: int) -> None:
+        place = np.arange(n_songs)
+        self.url, self.settings = "/nowhere", Settings()
+        self._songs = pa.table(
+            {
+                "path": [f"/music/some artist/some album/{i:08d} some title.mp3" for i in range(n_songs)],
+                "size_bytes": place + 5_000_000,
+                "modified_ns": place,
+                "digest": [f"{i:064x}" for i in range(n_songs)],
+            }
+        )
+
+    def snapshot(self) -> Rows:
+        """The store itself."""
+        return self
+
+    def songs(self, columns: list[str]) -> pa.Table:
+        """Some columns."""
+        return self._songs.select(columns)
+
+
+def probe_planning(n_songs: int) -> dict[str, float]:
     """What the driver of an index run pays before its first task, with as many new files as there are songs."""
-    n_songs = store.snapshot().n_songs
-    files = [Entry(f"/new/{place:08d}.mp3", 5_000_000 + place, 0) for place in range(n_songs)]
+    store = Rows(n_songs)
+    files = [Entry(f"/music/new/some album/{i:08d} some title.mp3", 5_000_000 + i, 0) for i in range(n_songs)]
     before_mb = peak_mb()
-    plan_s = cpu_s(lambda: indexing.plan(indexing.new_entries(files, store)[0], store, 1, None))
-    return {"plan_s": plan_s, "driver_mb": peak_mb() - before_mb}
-
-
-PROBES = {"asking": probe_asking, "planning": probe_planning}
+    plan_s = cpu_s(lambda: indexing.plan(indexing.new_entries(files, store)[0], store, 16, None))
+    return {"songs": n_songs, "plan_s": plan_s, "driver_mb": peak_mb() - before_mb}
 
 
 def peak_mb() -> float:
@@ -121,25 +145,24 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def probed(store: Store, clips: str, *probes: str) -> dict[str, float]:
-    """Figures of some probes, each in a process of its own, whose memory is its own."""
-    figures: dict[str, float] = {}
-    for name in probes:
-        command = [sys.executable, "-m", "benchmarks.scale", "--probe", name, "--like", store.url, "--clips", clips]
-        figures |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def probed(*options: str) -> dict[str, float]:
+    """Figures of a probe in a process of its own, whose memory is its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", *options]
+    figures: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return figures
 
 
 def at_size(store: Store, spread: Spread, clips: str, postings: int) -> dict[str, Any]:
     """Grow a store, and measure all that is to know of it before and after compacting."""
     rows = grow(store, spread, postings)
-    scattered = probed(store, clips, "asking")
+    asking = ("--probe", "asking", "--like", store.url, "--clips", clips)
+    scattered = probed(*asking)
     before = store.snapshot().size()
     compact_s = cpu_s(lambda: store.compact(grace_hours=0))
     after = store.snapshot().size()
     return {
         "postings": after["postings"], "songs": after["songs"], "bytes": after["bytes"], "files": before["files"],
-        "compact_s": compact_s, "commits": rows, "scattered": scattered, **probed(store, clips, *PROBES),
+        "compact_s": compact_s, "commits": rows, "scattered": scattered, **probed(*asking),
     }  # fmt: skip
 
 
@@ -152,13 +175,13 @@ def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return max(0.0, float(np.mean(y) - slope * np.mean(x))), slope
 
 
-def fit(sizes: Sequence[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
+def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> dict[str, tuple[float, ...]]:
     """Constants per million postings (p) or million songs (s)."""
     commits = [row for size in sizes for row in size["commits"]]
     features: NDArray[np.float64] = np.array([[1, row["songs"] / 1e6, row["postings"] / 1e6] for row in commits])
     commit = np.linalg.lstsq(features, np.array([row["commit_s"] for row in commits]), rcond=None)[0]
     millions = [size["postings"] / 1e6 for size in sizes]
-    songs = [size["songs"] / 1e6 for size in sizes]
+    songs = [plan["songs"] / 1e6 for plan in plans]
     constants: dict[str, tuple[float, ...]] = {
         "stage_s": (sum(row["stage_s"] for row in commits) / sum(row["postings"] for row in commits) * 1e6,),
         "commit_s": tuple(max(0.0, float(value)) for value in commit),
@@ -166,7 +189,7 @@ def fit(sizes: Sequence[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
     for name in ("bytes", "compact_s", "open_s", "window_s", "ask_mb"):
         constants[name] = line(millions, [size[name] for size in sizes])
     for name in ("plan_s", "driver_mb"):
-        constants[name] = line(songs, [size[name] for size in sizes])
+        constants[name] = line(songs, [plan[name] for plan in plans])
     return constants
 
 
@@ -188,10 +211,10 @@ def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str,
     )
 
 
-def check(constants: dict[str, tuple[float, ...]], largest: dict[str, Any]) -> str:
+def check(constants: dict[str, tuple[float, ...]], largest: dict[str, Any], plan: dict[str, float]) -> str:
     """The model beside a measured run, as a table."""
-    said = predict(constants, largest["postings"], largest["songs"])
-    measured = {name: largest[name] for name in said}
+    said = predict(constants, largest["postings"], plan["songs"])
+    measured = {name: (plan if name in plan else largest)[name] for name in said}
     said["build_s"] = build_s(constants, largest["commits"])
     measured["build_s"] = sum(row["stage_s"] + row["commit_s"] for row in largest["commits"])
     rows = [
@@ -244,8 +267,11 @@ def main() -> None:
     parser.add_argument("--index-s", type=float, help="CPU seconds to fingerprint an hour of music; measured otherwise")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.probe == "asking":
+        print(json.dumps(probe_asking(Store.open(options.like), options.clips)))
+        return
     if options.probe:
-        print(json.dumps(PROBES[options.probe](Store.open(options.like), options.clips)))
+        print(json.dumps(probe_planning(int(options.probe))))
         return
     print(f"## Scale\n\n{describe()}\n", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -260,7 +286,8 @@ def main() -> None:
             sizes.append(at_size(store, spread, clips, int(millions * 1e6)))
             print(json.dumps(sizes[-1] | {"commits": len(sizes[-1]["commits"])}), flush=True)
         postings_per_s = like.snapshot().stats()["postings_per_second"]
-    constants = fit(sizes[:-1])
+        plans = [probed("--probe", str(n_songs)) for n_songs in PLANNED]
+    constants = fit(sizes[:-1], plans[:-1])
     print("\nPer million postings (bytes, compact_s, open_s, window_s, ask_mb, stage_s) or songs (plan_s, driver_mb):")
     print("a start and a slope; commit_s: a start, per million songs in the store, per million postings added.\n")
     print(
@@ -272,7 +299,7 @@ def main() -> None:
     print(
         f"\n{options.index_s or index_s:.1f} CPU s for an hour of music, {postings_per_s:.0f} postings a second of it\n"
     )
-    print(check(constants, sizes[-1]), "\n")
+    print(check(constants, sizes[-1], plans[-1]), "\n")
     print(tables(constants, options.index_s or index_s, postings_per_s))
 
 
