@@ -267,7 +267,9 @@ def test_postings_of_impossible_songs_count_nowhere(store: Store, tmp_path: Path
 
     def odd(found: Postings) -> Postings:
         ids = (-1, -7, 5_000, 2_000_000_000)
-        return postings.sort(postings.join([found, *(Postings(*np.array([[7], [i], [3]], np.int32)) for i in ids)]))
+        return postings.sort(
+            postings.join([found, *(Postings(*np.array([[found.hash[9]], [i], [3]], np.int32)) for i in ids)])
+        )
 
     replace_postings(store, odd)
     assert everything(store) == before
