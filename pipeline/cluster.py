@@ -62,7 +62,7 @@ class Cluster:
         self._client = client
         self._must_see: tuple[str, ...] = ()
         self._unfit: set[str] = set()
-        self._complained = 0.0
+        self._complained = float("-inf")
 
     @property
     def workers(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -159,6 +160,29 @@ def test_workers_that_join_late_are_used(shared: ByHand, monkeypatch: pytest.Mon
             if "w2" in names:
                 break
     assert "w2" in names
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({}, "has no workers any more; the job waits"),
+        ({"tcp://10.0.0.1:1": {"name": "w9", "nthreads": 1, "status": "paused"}}, "1 of 1 workers are paused.*w9"),
+    ],
+)
+def test_a_job_that_stands_still_says_why(
+    shared: ByHand,
+    there: dict[str, Any],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.05)
+    caplog.set_level(logging.WARNING, "pipeline")
+    with cluster.connect(shared.address) as workers:
+        monkeypatch.setattr(cluster.Cluster, "_there", lambda self: there)
+        assert len(workers.map(who, [0.5])) == 1
+    assert len(caplog.messages) == 1  # not again and again
+    assert re.search(said, caplog.messages[0])
 
 
 def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(shared: ByHand, tmp_path: Path) -> None:
