@@ -116,19 +116,23 @@ def vote(hits: Hits, most: int) -> list[Candidate]:
     key = np.sort(key << ANCHOR_BITS | (hits.offset & 127) << 10 | hits.bin)
     key = key[np.concatenate([[True], key[1:] != key[:-1]])]
     place = key >> ANCHOR_BITS
-    end = np.searchsorted(place, place + TICKS)  # the window that starts at each hit
-    count = end - np.arange(len(place))
+    first = np.flatnonzero(place[1:] - place[:-1] < TICKS)  # the windows that start at a hit, have more than that one
+    if len(first) < 4 * most:  # and the others only when there are few: in a large store most hits stand alone
+        first = np.arange(len(place))
+    last = np.searchsorted(place, place[first] + TICKS)
+    count = last - first
     likely = np.argpartition(-count, min(4 * most, len(count)) - 1)[: 4 * most]
+    likely = likely[np.lexsort((likely, -count[likely]))]
     candidates: list[Candidate] = []
     taken: dict[int, list[int]] = {}
-    for start in likely[np.lexsort((likely, -count[likely]))].tolist():
-        middle = int(place[(start + end[start]) // 2])
+    for start, end in zip(first[likely].tolist(), last[likely].tolist(), strict=True):
+        middle = int(place[(start + end) // 2])
         song, delta = middle >> DELTA_BITS, (middle & ((1 << DELTA_BITS) - 1)) + least
         others = taken.setdefault(song, [])
         if len(others) == MOST_PLACES or any(abs(delta - other) <= TICKS for other in others):
             continue
         others.append(delta)
-        anchors = np.sort(key[start : end[start]] & ((1 << ANCHOR_BITS) - 1))
+        anchors = np.sort(key[start:end] & ((1 << ANCHOR_BITS) - 1))
         candidates.append(Candidate(song, delta, 1 + int(np.count_nonzero(anchors[1:] != anchors[:-1]))))
         if len(candidates) == most:
             break
