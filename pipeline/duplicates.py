@@ -38,6 +38,9 @@ NEUTRAL_SHARE = 0.2
 # Peaks at NEUTRAL_SHARE that a gap may lack: some 5 s, 200 peaks.
 GAP = 200 * NEUTRAL_SHARE
 SHORTEST_S = 3.0
+# What two songs have in common and is not much of either is one sound when so many peaks coincide. Music made of the
+# same loops or on the same drone reaches 0.46, and is not listed.
+ONE_SOUND = 0.5
 # Ends within this many seconds are the same end: codecs add silence, players cut it.
 SAME_END_S = 2.0
 MOST_OF_IT = 0.9
@@ -108,7 +111,9 @@ def duplicates(snapshot: Snapshot) -> pa.Table:
             lengths = songs[first]["duration_s"], songs[second]["duration_s"]
             both_s = sum(span.end_s - span.start_s for span in spans)
             shares = (min(both_s / lengths[0], 1.0), min(both_s / lengths[1], 1.0))
-            found.append((first, second, kind(spans, *lengths), *shares, spans))
+            what = kind(spans, *lengths)
+            if what != COMMON or max(span.peaks_share for span in spans) >= ONE_SOUND:
+                found.append((first, second, what, *shares, spans))
     groups = _groups([(first, second) for first, second, what, *_ in found if what != COMMON])
     rows = [
         {

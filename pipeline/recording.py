@@ -398,6 +398,8 @@ def fit(chain: Chain, hits: Hits) -> Line:
     tick = _tick(hits)
     near = np.abs(hits.delta - np.interp(tick, chain.middles, chain.deltas)) <= NEAR_TICKS
     near &= (tick >= chain.middles[0] - REACH) & (tick <= chain.middles[-1] + REACH)
+    if not near.any():  # candidates at odds with each other in one window
+        return Line(float(np.mean(chain.deltas)), 0.0)
     middle, delta = tick[near].mean(), hits.delta[near].mean()
     aside = tick[near] - middle
     slope = float((aside * (hits.delta[near] - delta)).sum() / ((aside * aside).sum() + STIFFNESS))

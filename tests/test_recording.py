@@ -15,8 +15,9 @@ from pipeline.config import Settings
 from pipeline.constellation import Peaks
 from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pair_peaks
+from pipeline.match import Hits
 from pipeline.recognise import Match, Query
-from pipeline.recording import Recording
+from pipeline.recording import Chain, Line, Recording, fit
 
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
@@ -139,3 +140,9 @@ def test_a_turntable_is_followed_within_the_range_that_was_asked_for(shelf: Shel
 def test_how_the_samples_come_does_not_matter(shelf: Shelf) -> None:
     medley = np.concatenate([cut(1, 10, 55), cut(2, 0, 60), cut(3, 5, 45)])
     assert heard(medley, shelf, block_s=1.3) == heard(medley, shelf, block_s=200.0)
+
+
+def test_candidates_at_odds_with_each_other_are_given_a_level_line() -> None:
+    nothing = np.zeros(0, np.int32)
+    chain = Chain(1, middles=[800.0, 800.0], deltas=[0, 40])
+    assert fit(chain, Hits(nothing, nothing, nothing, nothing)) == Line(20.0, 0.0)
