@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-scale check fuzz format notebooks reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-scale calibrate check fuzz format notebooks reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -32,6 +32,12 @@ bench: .venv/dev.stamp ## what songprint costs beside ffmpeg, fpcalc and DuckDB:
 	@[ -n "$(MUSIC)" ] || { echo "make: name a folder of music, an hour or more: make bench MUSIC=folder"; exit 2; }
 	@$(BIN)/python -m benchmarks.indexing $(MUSIC)
 	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(or $(SIZES),1,10,100)
+
+bench-recognition: .venv/dev.stamp ## how many clips of a benchmark set are recognised: make bench-recognition SET=folder
+	@$(BIN)/python -m benchmarks.recognition $(SET)
+
+calibrate: .venv/dev.stamp ## fit the confidence again: make calibrate SETS="folder folder" UNSEEN=folder
+	@$(BIN)/python -m benchmarks.calibrate $(SETS) $(if $(UNSEEN),--unseen $(UNSEEN))
 
 bench-scale: .venv/dev.stamp ## measure the model of docs/SCALE.md: make bench-scale LIKE=store CLIPS=folder
 	@$(BIN)/python -m benchmarks.scale $(if $(LIKE),--like $(LIKE)) $(if $(CLIPS),--clips $(CLIPS))

@@ -1,0 +1,102 @@
+"""How well clips are recognised whose truth is known: index a set, identify its clips, print the tables.
+
+    python -m benchmarks.recognition SET     (or: make bench-recognition SET=folder)
+
+A SET is a folder with `library/`, `queries.csv` (query_path, track_path, start_s, length_s, condition) and the clips
+that it names; an empty track_path means that the clip is of no song in the library. A clip is right when its row with
+most votes names the true file. Clips played at another speed are asked with `--speed-range 3`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import resource
+import tempfile
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+import pipeline
+from benchmarks.machine import describe, table
+from pipeline.evaluation import START_ERROR_S, wilson
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", metavar="SET")
+    chosen = parser.parse_args()
+    print(describe())
+    with open(os.path.join(chosen.set, "queries.csv"), newline="", encoding="utf-8") as file:
+        truth = {os.path.basename(row["query_path"]): row for row in csv.DictReader(file)}
+    with tempfile.TemporaryDirectory() as folder:
+        store = pipeline.Store.create(os.path.join(folder, "store"), pipeline.Settings())
+        pipeline.index([os.path.join(chosen.set, "library")], store)
+        size = store.snapshot().stats()
+        clips = [row["query_path"] for row in truth.values() if not row["condition"].startswith("speed")]
+        fast = [row["query_path"] for row in truth.values() if row["condition"].startswith("speed")]
+        began = _cpu_s()
+        answers = pipeline.identify(clips, store).to_pylist()
+        cpu_s = _cpu_s() - began
+        if fast:
+            answers += pipeline.identify(fast, store, pipeline.Query(speed_range=3.0)).to_pylist()
+    print(report(answers, truth))
+    print(f"\n{1000 * cpu_s / len(clips):.0f} ms of CPU a clip, decoding included; store:")
+    print(", ".join(f"{name} {value}" for name, value in size.items() if not isinstance(value, dict)))
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def report(answers: list[dict[str, Any]], truth: dict[str, dict[str, str]]) -> str:
+    """Right answers by kind of clip, strangers named, starts, and stated against observed confidence."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in answers:
+        name = os.path.basename(row["clip"])
+        if name not in best or (row["votes"] or 0) > (best[name]["votes"] or 0):
+            best[name] = row
+    cells: dict[tuple[str, float], list[str]] = defaultdict(list)
+    strangers, on_time, stated = [], [], []
+    for name, asked in truth.items():
+        row = best[name]
+        named = row["status"] == "matched"
+        right = named and os.path.basename(row["song_path"]) == os.path.basename(asked["track_path"])
+        if named:
+            stated.append((row["confidence"], right))
+        if not asked["track_path"]:
+            strangers.append(named)
+            continue
+        outcome = "right" if right else "wrong" if named else "unknown"
+        cells[asked["condition"], float(asked["length_s"])].append(outcome)
+        if right and not asked["condition"].startswith("speed"):
+            error_s = abs(row["song_start_s"] - row["clip_start_s"] - float(asked["start_s"]))
+            on_time.append(error_s <= START_ERROR_S)
+    rows = []
+    for (condition, length_s), outcomes in sorted(cells.items()):
+        right, n = outcomes.count("right"), len(outcomes)
+        low, high = wilson(np.array([right]), np.array([n]))
+        counts = [str(outcomes.count("wrong")), str(outcomes.count("unknown")), str(n)]
+        interval = f"{100 * low[0]:.1f} to {100 * high[0]:.1f}"
+        rows.append([f"{condition} {length_s:g} s", f"{100 * right / n:.1f}", interval, *counts])
+    lines = [table(["clip", "right, %", "95 %", "wrong", "unknown", "clips"], rows)]
+    lines.append(f"\nstrangers named: {sum(strangers)} of {len(strangers)}")
+    lines.append(
+        f"start within {START_ERROR_S} s: {sum(on_time)} of {len(on_time)} right answers (music repeats itself)\n"
+    )
+    confidence = np.array(stated)
+    bins = np.minimum((10 * confidence[:, 0]).astype(int), 9)
+    reliability = [
+        [f"{confidence[inside, 0].mean():.3f}", f"{confidence[inside, 1].mean():.3f}", str(inside.sum())]
+        for inside in (bins == number for number in range(10))
+        if inside.any()
+    ]
+    lines.append(table(["stated", "observed", "answers"], reliability))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
