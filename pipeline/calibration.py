@@ -15,9 +15,9 @@ from pipeline.match import Candidate
 from pipeline.verify import Evidence
 
 # Weight of each of `terms`, in their order.
-WEIGHTS = (2.315, -2.683, 0.123, 1.985, -0.64, 0.094, -0.066, 4.358, 1.291, -16.757)
+WEIGHTS = (1.505, -2.786, 0.154, 2.262, 0.058, 3.908, 1.39, -15.398)
 # Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -2.45, 0.03: -1.07, 0.01: 0.55, 0.003: 2.76, 0.001: 4.78}
+STRANGERS = {0.1: -2.4, 0.03: -0.93, 0.01: 1.3, 0.003: 4.5, 0.001: 6.2}
 # No spread is believed that is less than so much of what independent peaks of spread 1 would give.
 LEAST_SPREAD = 0.5
 FURTHEST = 25.0
@@ -47,8 +47,6 @@ def terms(votes: int, rivals: float, evidence: Evidence) -> tuple[float, ...]:
         root,
         over_places,
         over_bins,
-        over_places * root,
-        over_bins * root,
         math.sqrt(min(max(over_places / max(evidence.places_spread, least), 0.0), FURTHEST)),
         math.sqrt(min(max(over_bins / max(evidence.bins_spread, least), 0.0), FURTHEST)),
         1.0,

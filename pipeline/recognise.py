@@ -236,8 +236,9 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
     for effort, speed in _stages(query):
         open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed)]
         heard = [Clip(at_speed(clips[place], speed), library.settings) for place in open_]
+        first = max(needed, RESOLVED) if effort is SPARSE else needed  # two looks would be two chances to be wrong
         for place, clip, answers in zip(open_, heard, ask(heard, library, effort, query.reads), strict=True):
-            found = _matches(answers, clip, speed, rate, needed)
+            found = _matches(answers, clip, speed, rate, first, max(needed, SECOND))
             if found and found[0].confidence > sure[place]:
                 matches[place], sure[place] = found, found[0].confidence
     return matches
@@ -302,12 +303,14 @@ def unique(sorted_or_not: NDArray[np.int32]) -> NDArray[np.int32]:
     return once
 
 
-def _matches(answers: Sequence[Answer], clip: Clip, speed: float, rate: int, needed: float) -> list[Match]:
-    """The best place of each song that passes, in seconds."""
+def _matches(
+    answers: Sequence[Answer], clip: Clip, speed: float, rate: int, first: float, further: float
+) -> list[Match]:
+    """The best place of each song that is sure enough, in seconds: the first must be, then any further ones."""
     found: dict[int, Match] = {}
     for answer in answers:
         sure = confidence(answer.logit)
-        if answer.candidate.song_id in found or sure < (max(needed, SECOND) if found else needed):
+        if answer.candidate.song_id in found or sure < (further if found else first):
             continue
         start = (answer.candidate.delta * clip.settings.hop / TICKS + clip.lead) / rate
         before = max(-start, 0.0)  # the clip began before the song did
