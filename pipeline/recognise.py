@@ -208,8 +208,8 @@ class Answer:
 
 CANDIDATES = 100
 SOUNDING, VOTED = 8, 4  # of them, those that are weighed
-SPARSE = Effort(2, 2, 8, 80, 5, 2e6)
-DENSE = Effort(8, 2, 8, 100, 10, 5e6)
+SPARSE = Effort(2, 2, 8, 80, 5, 1e6)
+DENSE = Effort(8, 2, 8, 100, 10, 1e7)
 RESOLVED = 0.995  # a sparse answer this sure is not asked again
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
