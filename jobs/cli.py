@@ -6,6 +6,7 @@ query do not pay for what they do not use.
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -17,11 +18,21 @@ from jobs.identify import identify
 from jobs.index import index
 from jobs.library import songs, stats
 from jobs.listen import listen
+from jobs.tables import printable
 from jobs.upkeep import check, compact, remove
 from pipeline.errors import SongprintError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of the signal, which typer gives."""
+
+FULL_OR_FORBIDDEN = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EIO")
+    if hasattr(errno, name)
+)
+"""Errors of the machine, not of ours: they are one sentence; any other keeps its traceback."""
+
+AGAIN = "what was finished is in the store; put that right and run the same command again"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,6 +70,12 @@ def run(arguments: list[str]) -> int:
             )
         return stop.code if isinstance(stop.code, int) else 0
     except SongprintError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in FULL_OR_FORBIDDEN:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{type(error).__name__}: {printable(where + str(error.strerror))}; {AGAIN}", file=sys.stderr)
         return 1
     return 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from jobs.tables import printable
 from pipeline.errors import ParameterError
 from pipeline.executor import Executor, Loop
 
@@ -49,10 +50,21 @@ class JsonLines(logging.Formatter):
         return json.dumps(row)
 
 
+class PlainLines(logging.Formatter):
+    """The message alone, on one line; what strangers' file names hold does not steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and below it the traceback if there is one."""
+        line = printable(record.getMessage())
+        if not record.exc_info:
+            return line
+        return "\n".join([line, *map(printable, self.formatException(record.exc_info).splitlines())])
+
+
 def messages(quiet: bool, verbose: bool, log_json: bool) -> None:
     """Send what `logging` hears to standard error, as text or as JSON."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if log_json else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if log_json else PlainLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     for name in ("songprint", "pipeline"):

@@ -1,6 +1,7 @@
 """Results to standard output or to a file: the one place that knows csv, jsonl, parquet, and what a terminal can bear.
 
-What a file's tags say is data: control characters never reach a terminal.
+What a file's tags say is data: control characters never reach a terminal or a CSV, and a spreadsheet that opens a CSV
+finds no formula in it. Whoever needs the exact text takes JSON or Parquet.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import csv
 import datetime
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +24,10 @@ from pipeline.errors import ParameterError
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 # Not everything fits a terminal; a file has all columns.
 WIDEST_CELL = 48
+# What makes a spreadsheet compute, as OWASP lists it (CSV injection); the wide forms do so in East Asian ones.
+FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+# Nobody's title holds one on purpose, and a CSV is looked at in terminals; line breaks and tabs are quoted well enough.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def check_output(output: str) -> None:
@@ -107,16 +114,27 @@ def _csv(tables: Iterable[pa.Table], schema: pa.Schema, file: Any) -> None:
     writer.writerow(schema.names)
     for table in tables:
         for row in table.to_pylist():
-            writer.writerow(["" if row[name] is None else row[name] for name in schema.names])
+            writer.writerow(["" if row[name] is None else _text(row[name]) for name in schema.names])
 
 
 def _iso(when: datetime.datetime) -> str:
     return when.isoformat()
 
 
+def _text(value: Any) -> Any:
+    """A value for a CSV: a text that a spreadsheet would compute gets an apostrophe in front, numbers stay."""
+    if not isinstance(value, str):
+        return value
+    formula = "'" if FORMULA.match(value) else ""
+    return formula + CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
 def printable(text: str) -> str:
-    """The text without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    """The text without what would steer a terminal; the wide spaces of East Asian titles stay."""
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+    )
 
 
 def _cell(value: Any) -> str:

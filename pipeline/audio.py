@@ -13,6 +13,7 @@ makes it open anything else.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import itertools
 import os
@@ -412,6 +413,52 @@ class _Track:
             raise _Unfit(f"{self.channels} channels; 1 to {_MAX_CHANNELS} are read")
 
 
+class _NoFunctions(ctypes.Structure):
+    """How to read, write, seek and close a stream of glibc's: not at all."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("read", "write", "seek", "close")]
+
+
+class _Silence:
+    """What C code prints on stderr while libsndfile works goes nowhere: libmpg123 has a line for each broken frame.
+
+    C's stream ``stderr`` is exchanged, not descriptor 2: what Python, Rust and other processes write there goes on to
+    appear, whatever thread it is in. Only where C's library is glibc; elsewhere the lines are seen.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0  # threads that decode now
+        self._stream: ctypes.c_void_p | None = None
+        self._null: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1 and (stream := self._find()) is not None:
+                self._shown = stream.value
+                stream.value = self._null
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._stream is not None:
+                self._stream.value = self._shown
+
+    def _find(self) -> ctypes.c_void_p | None:
+        if self._null is None and sys.platform == "linux":
+            libc = ctypes.CDLL(None)
+            self._null = 0
+            if hasattr(libc, "gnu_get_libc_version"):  # the stream of musl is in memory that cannot be written
+                libc.fopencookie.restype = ctypes.c_void_p
+                self._null = libc.fopencookie(None, b"w", _NoFunctions())  # discards, and takes no descriptor
+            self._stream = ctypes.c_void_p.in_dll(libc, "stderr") if self._null else None
+        return self._stream
+
+
+_SILENCE = _Silence()
+
+
 class _Soundfile(_Track):
     decoder = "soundfile"
 
@@ -421,7 +468,8 @@ class _Soundfile(_Track):
         self._error = soundfile.SoundFileError
         try:
             # By descriptor: from a name libsndfile takes the extension's word, and we could not ask where it stopped.
-            self._file = soundfile.SoundFile(fd, closefd=False)
+            with _SILENCE:
+                self._file = soundfile.SoundFile(fd, closefd=False)
         except (soundfile.SoundFileError, ValueError, TypeError) as error:
             raise _Refused(_words(str(error))) from None
         # Else soundfile seeks to where it is after every read, and an MP3 that is sought loses what its next frame
@@ -450,9 +498,10 @@ class _Soundfile(_Track):
         if self.ended:
             return 0
         try:
-            n = len(self._file.read(out=buffer))
-            if n < len(buffer):
-                self._file.seek(self.frames + n)  # drops what was read ahead: the descriptor then stands at the end
+            with _SILENCE:
+                n = len(self._file.read(out=buffer))
+                if n < len(buffer):
+                    self._file.seek(self.frames + n)  # drops what was read ahead: the descriptor is then at the end
         except (self._error, RuntimeError) as error:
             n, self.fault = 0, _words(str(error)) or "damaged"
         self.frames += n

@@ -370,13 +370,15 @@ def index_batch(batch: Batch) -> BatchReport:
 def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
     """One file as a song to stage; its digest alone when the store has its content already."""
     with catalog.local_copy(entry.path) as path:
-        digest = catalog.digest(path)
-        if digest in batch.known:
-            return digest
         try:
+            digest = catalog.digest(path)
+            if digest in batch.known:
+                return digest
             print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
         except SongprintError as error:
-            raise type(error)(str(error).replace(path, shown(entry.path))) from error
+            if path == entry.path:
+                raise
+            raise type(error)(str(error).replace(path, shown(entry.path))) from error  # the copy is gone
         if len(print_.hashes) == 0:
             raise AudioError(
                 f"{shown(entry.path)}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"

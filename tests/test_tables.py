@@ -1,0 +1,78 @@
+"""What strangers put into names and tags, in everything that a command writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import cli, tables
+from jobs.options import Format
+from jobs.running import PlainLines
+from pipeline.errors import AudioError
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://127.0.0.1/")', "\uff1d1+1"]
+PLAIN = ["Plain", "a=b", "1-2", "", "日本\u3000語", 'Quo"ted, and so', "two\nlines", "'Round Midnight"]
+ESCAPES = ["\x1b[2Jgone", "\x1b]0;owned\x07", "\x9b31m", "a\rb", "\x00", "\x7f"]
+SCHEMA = pa.schema([("title", pa.string()), ("votes", pa.int64()), ("start_s", pa.float64())])
+
+
+def table(titles: list[str]) -> pa.Table:
+    rows = [{"title": title, "votes": -7, "start_s": -1.5} for title in titles]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def as_csv(titles: list[str], path: Path) -> list[dict[str, str]]:
+    tables.write([table(titles)], SCHEMA, str(path), Format.TABLE, SCHEMA.names)
+    return list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
+
+
+def test_a_spreadsheet_finds_no_formula_in_a_csv(tmp_path: Path) -> None:
+    rows = as_csv(FORMULAS, tmp_path / "t.csv")
+    assert all(row["title"].startswith("'") for row in rows)
+    assert [row["title"][1:] for row in rows] == [
+        title.replace("\r", "\N{REPLACEMENT CHARACTER}") for title in FORMULAS
+    ]
+
+
+def test_numbers_and_ordinary_titles_stay_as_they_are_in_a_csv(tmp_path: Path) -> None:
+    rows = as_csv(PLAIN, tmp_path / "t.csv")
+    assert [row["title"] for row in rows] == PLAIN
+    assert {(row["votes"], row["start_s"]) for row in rows} == {("-7", "-1.5")}
+
+
+def test_parquet_and_json_lines_have_the_exact_text(tmp_path: Path) -> None:
+    titles = FORMULAS + PLAIN + ESCAPES
+    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.parquet"), Format.TABLE, SCHEMA.names)
+    assert pq.read_table(tmp_path / "t.parquet")["title"].to_pylist() == titles
+    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.jsonl"), Format.TABLE, SCHEMA.names)
+    read = [json.loads(line)["title"] for line in (tmp_path / "t.jsonl").read_text("utf-8").split("\n")[:-1]]
+    assert read == titles
+
+
+@pytest.mark.parametrize("format_", Format)
+def test_nothing_that_is_printed_steers_a_terminal(format_: Format, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.write([table([*ESCAPES, *PLAIN])], SCHEMA, "-", format_, SCHEMA.names)
+    printed = capsys.readouterr().out
+    assert not set(printed.replace("\r\n", "\n")) & {chr(n) for n in [*range(10), *range(11, 32), *range(128, 160)]}
+    assert format_ is Format.JSON or "日本\u3000語" in printed
+
+
+def test_messages_and_errors_do_not_steer_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = logging.LogRecord("songprint", logging.WARNING, "", 0, "%s: bad", ("\x1b[31mred\nline.mp3",), None)
+    assert PlainLines().format(record) == "\ufffd[31mred\ufffdline.mp3: bad"
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise AudioError("\x1b[31mred.mp3: bad")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli.run([]) == 1
+    assert capsys.readouterr().err == "AudioError: \ufffd[31mred.mp3: bad\n"
