@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-scale calibrate check fuzz format notebooks reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-scale calibrate check fuzz soak audit format notebooks reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -50,6 +50,14 @@ check: .venv/dev.stamp ## the tests' quick half: formatting, lint, types
 fuzz: .venv/dev.stamp ## damage files of every format at random and decode them: make fuzz N=20000
 	@$(BIN)/python -m tests.fuzz_audio $(or $(N),2000)
 
+audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt; asks PyPI's advisories over the network
+	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt || \
+		{ echo "make: not every version of constraints.txt was found free of known weaknesses (the reasons are above);" \
+		"'not found on PyPI' or a connection error means that PyPI's advisories could not be asked: nothing is proven"; exit 1; }
+
+soak: .venv/dev.stamp ## index, identify, remove and compact in a loop and count what grows: make soak MINUTES=30
+	@$(BIN)/python -m tests.soak $(or $(MINUTES),30)
+
 format: .venv/dev.stamp ## rewrite the code as the project formats it
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
@@ -71,6 +79,12 @@ constraints: ## take the newest versions of everything into constraints.txt (the
 clean: ## remove the environment, caches and the demo's files
 	@rm -rf .venv build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Apart from the rest: it brings thirty packages of its own.
+.venv/audit.stamp: .venv/run.stamp
+	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install -qq --disable-pip-version-check --no-input \
+		--only-binary=:all: pip-audit || { echo "make: pip could not install pip-audit (its reason is above)"; exit 1; }
+	@touch $@
 
 .venv/run.stamp: pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "make: songprint needs Python 3.11, 3.12 or 3.13, and none is on the PATH;" \

@@ -691,7 +691,7 @@ def _ffmpeg() -> str:
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError:
-        raise _Refused("needs ffmpeg, and none is there; pip install imageio-ffmpeg") from None
+        raise _Refused("needs ffmpeg, and none is there or it does not start; pip install imageio-ffmpeg") from None
 
 
 def _limit(pid: int, cpu_s: int) -> None:

@@ -86,6 +86,16 @@ def walk(paths: Sequence[str]) -> list[Entry]:
     return [found[path] for path in sorted(found)]
 
 
+def is_there(path: str) -> bool:
+    r"""Whether there is something under a local path, given as Python has it or as `pipeline.audio.shown` made it.
+
+    >>> is_there("/no/such\\xe9file")
+    False
+    """
+    as_bytes = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+    return os.path.exists(path) or os.path.exists(as_bytes)
+
+
 def folders(entries: Sequence[Entry]) -> list[str]:
     """Where the first and the last file are, absolute: what a process that can see the music surely sees."""
     paths = [entry.path for entry in (*entries[:1], *entries[-1:])]

@@ -263,7 +263,7 @@ def follow(files: Sequence[tuple[str, Entry]], store: Store) -> int:
         song = by_digest.get(digest)
         if song is None or song["song_id"] in changes:
             continue
-        gone = not catalog.is_url(song["path"]) and not os.path.exists(song["path"])
+        gone = not catalog.is_url(song["path"]) and not catalog.is_there(song["path"])
         if gone or song["path"] == shown(entry.path):
             changes[song["song_id"]] = entry
             moved += gone
@@ -353,6 +353,8 @@ def index_batch(batch: Batch) -> BatchReport:
             song = _fingerprint_entry(entry, batch)
         except (SongprintError, OSError) as error:
             failures.append(Failure(shown(entry.path), _reason(error, entry)))
+        except MemoryError:
+            failures.append(Failure(shown(entry.path), "out of memory; give workers more of it, or run fewer"))
         except Exception as error:  # a bug of ours or of a library: one song is lost, not the night
             log.exception("%s: unexpected error", shown(entry.path))
             failures.append(Failure(shown(entry.path), f"unexpected {type(error).__name__}: {error}"))

@@ -6,6 +6,7 @@ Local files bypass fsspec: reading then is a memory map, and a one-clip query do
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
 import zlib
@@ -119,14 +120,16 @@ class Location:
         -------
         name, size
             The final name, and bytes written.
+
+        Raises
+        ------
+        StoreError
+            If a file cannot be written; nothing is left of it.
         """
-        if self.local:
-            folder = os.path.dirname(self.path(name))
-            os.makedirs(folder, exist_ok=True)
-        else:
-            folder = tempfile.gettempdir()
+        folder = os.path.dirname(self.path(name)) if self.local else tempfile.gettempdir()
         temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
         try:
+            os.makedirs(folder, exist_ok=True)
             with open(temporary, "wb") as raw:
                 file = _Summed(raw)
                 write(file)
@@ -140,9 +143,11 @@ class Location:
             else:  # an object appears when its upload is complete
                 self._remote().put_file(temporary, self.path(name))
                 os.unlink(temporary)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 os.unlink(temporary)
+            if isinstance(error, OSError):
+                raise unwritable(self.path(name), error) from error
             raise
         if self.local:
             sync_folder(folder)
@@ -225,6 +230,16 @@ class _Summed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def unwritable(path: str, error: Exception) -> StoreError:
+    """What to raise when a file of the store cannot be written: a full disk, a read-only one, no permission."""
+    words = re.sub(r"\x1b\[\d+m|↳", "", getattr(error, "strerror", None) or str(error))  # delta-rs draws a tree
+    reason = ": ".join(line.strip() for line in words.splitlines() if line.strip())
+    return StoreError(
+        f"{path}: cannot be written: {reason}; what was finished is in the store: put that right and run the same "
+        "command again"
+    )
 
 
 def sync_folder(folder: str) -> None:

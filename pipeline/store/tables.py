@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.store.location import Location, sync_folder
+from pipeline.store.location import Location, sync_folder, unwritable
 
 SONGS = "songs"
 POSTINGS = "postings"
@@ -130,6 +130,7 @@ class Version:
 def create(location: Location, settings: str) -> None:
     """Make the three tables, those that are missing."""
     from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
 
     # Old log entries stay until `compact` has moved past them: the version that a snapshot pins must open.
     configuration = {
@@ -139,18 +140,21 @@ def create(location: Location, settings: str) -> None:
         "delta.checkpointInterval": "10",
     }
     for table, schema in SCHEMAS.items():
-        if location.local:
-            os.makedirs(location.path(table), exist_ok=True)
-        DeltaTable.create(
-            location.path(table),
-            schema,
-            mode="ignore",
-            name=table,
-            configuration=configuration,
-            storage_options=location.storage_options(),
-            raise_if_key_not_exists=False,
-        )
-        _sync_log(location, table)
+        try:
+            if location.local:
+                os.makedirs(location.path(table), exist_ok=True)
+            DeltaTable.create(
+                location.path(table),
+                schema,
+                mode="ignore",
+                name=table,
+                configuration=configuration,
+                storage_options=location.storage_options(),
+                raise_if_key_not_exists=False,
+            )
+            _sync_log(location, table)
+        except (DeltaError, OSError) as error:
+            raise unwritable(location.path(table), error) from error
 
 
 def load(location: Location, table: str, number: int | None = None) -> Version:
@@ -238,7 +242,7 @@ def commit(
             log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
             location.delete(torn)
             raise Conflict from error
-        raise StoreError(f"{location.path(base.table)}: cannot commit: {error}") from error
+        raise unwritable(location.path(base.table), error) from error
     _sync_log(location, base.table, base.number + 1)
     handle.update_incremental()  # it does not advance by itself
     if handle.version() != base.number + 1:  # somebody else has committed meanwhile
@@ -269,9 +273,14 @@ def leftovers(location: Location, table: str, grace_hours: int) -> list[str]:
 
 def shorten_log(location: Location, table: str) -> None:
     """Put the state of a table into one file and forget log entries older than 30 days (Delta's default)."""
+    from deltalake.exceptions import DeltaError
+
     handle = _open(location, table, None)
-    handle.create_checkpoint()
-    handle.cleanup_metadata()
+    try:
+        handle.create_checkpoint()
+        handle.cleanup_metadata()
+    except (DeltaError, OSError) as error:
+        raise unwritable(location.path(table), error) from error
 
 
 def mend_log(location: Location, table: str) -> list[str]:

@@ -1,0 +1,174 @@
+"""A machine that fails: disks that are full or cannot be written, too few descriptors, too little memory, a wrong
+clock.
+
+The disks are real ones, of the kernel's tmpfs, so these tests need root and are skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import run
+from pipeline import Store, index, indexing, synthesis
+from pipeline.errors import StoreError
+from tests import test_faults as jobs
+from tests.conftest import FormulaLibrary
+
+ROOT = Path(__file__).parents[1]
+ONE_SENTENCE = re.compile(r"(StoreError|OSError): [^\n]+: (No space left on device|Read-only file system)[^\n]*\n")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 50 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system takes root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def leave_room(disk: Path, free: int) -> None:
+    """Fill a disk but for so many bytes (whole pages)."""
+    status = os.statvfs(disk)
+    (disk / "filler").write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - free)))
+
+
+def make_room(disk: Path) -> None:
+    (disk / "filler").unlink()
+
+
+@pytest.mark.parametrize("free_kb", [8, 120, 400])
+def test_an_index_job_ends_with_a_sentence_when_the_disk_is_full_and_completes_with_more_room(
+    free_kb: int, disk: Path, library: FormulaLibrary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(disk / "store")
+    if free_kb > 8:  # else the store itself finds no room
+        assert run(["index", library.paths[0], "--store", url, "--quiet"]) == 0
+    leave_room(disk, free_kb << 10)
+    assert run(["index", str(library.folder), "--store", url, "--quiet"]) == 1
+    assert ONE_SENTENCE.fullmatch(capsys.readouterr().err)
+    if free_kb > 8:
+        assert run(["check", "--store", url, "--quiet"]) == 0
+    make_room(disk)
+    assert run(["index", str(library.folder), "--store", url, "--quiet"]) == 0
+    assert run(["check", "--store", url, "--quiet"]) == 0
+    assert Store.open(url).snapshot().n_songs == len(library.paths)
+
+
+@pytest.mark.parametrize("job", jobs.JOBS)
+def test_a_disk_that_fills_at_any_page_of_a_job_leaves_a_whole_store(job: str, disk: Path) -> None:
+    store = Store.create(str(disk / "store"))
+    jobs.index(store, range(1, 5), range(5, 7))
+    jobs.index(store, range(7, 10))
+    jobs.remove(store, {4})
+    task, after = jobs.JOBS[job]
+    for pages in range(0, 400, 4 if job == "index" else 2):
+        leave_room(disk, pages << 12)
+        try:
+            task(store)
+        except StoreError as error:
+            assert "No space left" in str(error)  # noqa: PT017
+            assert store.check() == []
+            assert jobs.contents(store) in (jobs.right(jobs.BEFORE), jobs.right(after))
+            make_room(disk)
+        else:
+            break
+    else:
+        pytest.fail("the job never came to its end")
+    make_room(disk)
+    assert pages > 2
+    assert store.check() == []
+    assert jobs.contents(store) == jobs.right(after)
+
+
+def test_a_read_only_store_answers_and_refuses_in_a_sentence(
+    disk: Path, library: FormulaLibrary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(disk / "store")
+    assert run(["index", *library.paths[:2], "--store", url, "--quiet"]) == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for command in (["identify", library.paths[0]], ["songs"], ["stats"], ["check"], ["duplicates"]):
+        assert run([*command, "--store", url]) == 0
+    assert Path(library.paths[0]).name[:10] in capsys.readouterr().out
+    for command in (["index", library.paths[3]], ["remove", "1"]):
+        assert run([*command, "--store", url, "--quiet"]) == 1
+        assert ONE_SENTENCE.fullmatch(capsys.readouterr().err)
+    assert Store.open(url).snapshot().n_songs == 2
+
+
+def limited(limit: str, *command: str) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-c", f'ulimit {limit}; exec "$@"', "-", sys.executable, "-m", "jobs", *command]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_with_few_descriptors_files_fail_one_by_one_and_are_taken_the_next_time(
+    library: FormulaLibrary, tmp_path: Path
+) -> None:
+    """Of 16, ffmpeg's pipes do not all find one; below 14, the Delta library's threads do not start."""
+    url = str(tmp_path / "store")
+    told = limited("-n 16", "index", str(library.folder), "--store", url, "--workers", "1")
+    assert told.returncode == 0, told.stderr
+    assert "Traceback" not in told.stderr
+    figures = re.search(r"(\d+) songs added .* (\d+) failed", told.stderr)
+    assert figures is not None
+    assert int(figures[1]) + int(figures[2]) == len(library.paths)
+    assert Store.open(url).check() == []
+    assert not index([str(library.folder)], Store.open(url)).failures
+    assert Store.open(url).snapshot().n_songs == len(library.paths)
+
+
+def test_a_song_that_finds_no_memory_is_a_row_and_the_rest_go_on(
+    library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = indexing.fingerprint
+
+    def hungry(path: str, *arguments: object, **options: object) -> object:
+        if path == library.paths[1]:
+            raise MemoryError
+        return real(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(indexing, "fingerprint", hungry)
+    store = Store.create(str(tmp_path / "store"))
+    report = index([*library.paths[:3]], store)
+    assert [(failure.path, report.added) for failure in report.failures] == [(library.paths[1], 2)]
+    assert "memory" in report.failures[0].reason
+
+
+@pytest.mark.parametrize("years", [-3, 3])
+def test_a_clock_that_was_set_back_or_forward_loses_nothing(
+    years: int, tmp_path: Path, library: FormulaLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[[], float] = time.time
+    store = Store.create(str(tmp_path / "store"))
+    index(library.paths[:2], store)
+    monkeypatch.setattr(time, "time", lambda: real() + years * 365.25 * 86400)
+    index(library.paths[:4], store)
+    store.remove([1])
+    for path in Path(store.url).rglob("*.parquet"):  # as written before the clock was set
+        os.utime(path, (real() - years * 3.2e7, real() - years * 3.2e7))
+    store.compact(grace_hours=0)
+    assert store.check() == []
+    monkeypatch.undo()
+    assert index(library.paths[:4], store).added == 1
+    store.compact(grace_hours=1)
+    assert store.check() == []
+    assert store.snapshot().n_songs == 4
+
+
+def test_a_file_that_was_written_in_the_future_is_known_again(tmp_path: Path) -> None:
+    synthesis.write(tmp_path / "song.flac", synthesis.song(1, 10.0))
+    os.utime(tmp_path / "song.flac", (4e9, 4e9))
+    store = Store.create(str(tmp_path / "store"))
+    assert index([str(tmp_path / "song.flac")], store).added == 1
+    assert index([str(tmp_path / "song.flac")], store).present == 1
