@@ -169,9 +169,7 @@ def test_identify_gives_every_animal_a_row_and_ends_well(folder: Path, animals: 
         if animal.mute:
             expected = {"unknown"}
         elif (
-            animal.fate == "worn"
-            or (expected == {"matched"} and animal.share[0] < 0.9)
-            or animal.name in NOT_COMPARED
+            animal.fate == "worn" or (expected == {"matched"} and animal.share[0] < 0.9) or animal.name in NOT_COMPARED
         ):
             expected = {"matched", "unknown"}
         if status not in expected:
