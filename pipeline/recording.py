@@ -20,7 +20,7 @@ from pipeline import timeline
 from pipeline.calibration import rival_votes
 from pipeline.constellation import LOWEST_BIN, SILENCE, Peaks
 from pipeline.match import TICKS, Hits, join, vote
-from pipeline.recognise import SPARSE, Clip, Effort, Library, Match, Query, at_speed, unique
+from pipeline.recognise import SPARSE, Clip, Effort, Library, Match, Query, affordable, at_speed, unique
 from pipeline.timeline import BIN_S, Trace
 
 STRETCH_S = 120
@@ -192,7 +192,8 @@ class Stretch:
     def _heard_at(self, speed: float) -> list[Held]:
         settings = self.library.settings
         copy = self.clip if speed == 1.0 else Clip(at_speed(self.samples, speed), settings)
-        question = copy.question(self.effort)
+        reads = self.effort.reads * max(1.0, len(self.samples) / settings.sample_rate / WINDOW_S)
+        question = affordable(copy.question(self.effort), self.library, reads)
         hits = _by_tick(join(question, self.library.postings(unique(question.hash))))
         found = chains(hits, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({chain.song_id for chain in found})
