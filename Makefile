@@ -47,7 +47,8 @@ check: .venv/dev.stamp ## the tests' quick half: formatting, lint, types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 
-fuzz: .venv/dev.stamp ## damage files of every format at random and decode them: make fuzz N=20000
+fuzz: .venv/fuzz.stamp ## fuzz the parsers, guided by coverage; decode damaged files: make fuzz N=20000 SECONDS=600
+	@$(BIN)/python -m tests.fuzz_parsers $(or $(SECONDS),60)
 	@$(BIN)/python -m tests.fuzz_audio $(or $(N),2000)
 
 audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt; asks PyPI's advisories over the network
@@ -79,6 +80,11 @@ constraints: ## take the newest versions of everything into constraints.txt (the
 clean: ## remove the environment, caches and the demo's files
 	@rm -rf .venv build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/fuzz.stamp: .venv/dev.stamp
+	@$(PIP) --group fuzz || { echo "make: pip could not install atheris (its reason is above); it has wheels for Linux on" \
+		"x86-64 only. Without it: .venv/bin/python -m tests.fuzz_audio 2000"; exit 1; }
+	@touch $@
 
 # Apart from the rest: it brings thirty packages of its own.
 .venv/audit.stamp: .venv/run.stamp
