@@ -249,7 +249,7 @@ def _stages(query: Query) -> list[tuple[Effort, float]]:
     speeds = sorted(
         (1 + SPEED_STEP * step for step in range(-aside, aside + 1) if step), key=lambda speed: abs(speed - 1)
     )
-    return [(SPARSE, 1.0), (DENSE, 1.0), *((DENSE, speed) for speed in speeds)]
+    return [(SPARSE, 1.0), (DENSE, 1.0), *((effort, speed) for effort in (SPARSE, DENSE) for speed in speeds)]
 
 
 def at_speed(samples: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
