@@ -40,10 +40,12 @@ def check_output(output: str) -> None:
 
 
 def check_folder(output: str) -> None:
-    """Refuse a file for which there is no folder."""
+    """Refuse a file whose folder is not there, or may not be written to."""
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise ParameterError(f"{output}: the folder {folder} does not exist; make it first")
+    if not os.access(folder, os.W_OK):
+        raise ParameterError(f"{output}: no permission to write in the folder {folder}; name another file")
 
 
 def write(tables: Iterable[pa.Table], schema: pa.Schema, output: str, format_: Format, shown: Iterable[str]) -> None:

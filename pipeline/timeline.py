@@ -269,11 +269,12 @@ def match(span: Span) -> Match:
     length_s = len(place_s) * BIN_S
     advanced_s = float(place_s[-1] - place_s[0]) + BIN_S
     speed = _speed(advanced_s, length_s)
+    early_s = max(0.0, -float(place_s[0]))  # the song begins inside the first bin
     return Match(
         song_id=trace.song_id,
-        clip_start_s=span.start * BIN_S,
+        clip_start_s=span.start * BIN_S + early_s / speed,
         clip_end_s=span.stop * BIN_S,
-        song_start_s=float(place_s[0]),
+        song_start_s=float(place_s[0]) + early_s,
         song_end_s=float(place_s[0] + length_s * speed),
         votes=int(trace.votes[here].sum()),
         confidence=1 / (1 + math.exp(-min(_logit(span), 30.0))),
