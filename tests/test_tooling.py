@@ -16,7 +16,9 @@ def plain(name: str) -> str:
 
 def test_every_dependency_has_a_pin_and_no_pin_names_a_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    groups = [*project["project"]["optional-dependencies"].values(), *project["dependency-groups"].values()]
+    groups = [*project["project"]["optional-dependencies"].values()]
+    # atheris has wheels for each Python in another version, so no one pin would do.
+    groups += [group for name, group in project["dependency-groups"].items() if name != "fuzz"]
     wanted = [*project["project"]["dependencies"], *(requirement for group in groups for requirement in group)]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
