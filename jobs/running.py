@@ -10,31 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jobs.tables import printable
 from pipeline.errors import ParameterError
-from pipeline.executor import Executor, Loop
+from pipeline.executor import Executor, Loop, Progress
 
 log = logging.getLogger("songprint")
 
 # A line in a log file now and then is worth having, one a batch is not.
 PROGRESS_EVERY_S = 10.0
-
-
-class Progress(Protocol):
-    """What an index run and a query run both tell of themselves."""
-
-    @property
-    def done(self) -> int: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def share(self) -> float: ...
-    @property
-    def audio_s(self) -> float: ...
-    @property
-    def failures(self) -> int: ...
 
 
 class JsonLines(logging.Formatter):

@@ -32,6 +32,29 @@ class Died(Generic[Item]):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run over files is.
+
+    Parameters
+    ----------
+    done, total
+        Files.
+    share
+        0 to 1, of the work as it was planned: audio to index, bytes to identify.
+    audio_s
+        Seconds of audio that were heard.
+    failures
+        Files that gave nothing.
+    """
+
+    done: int
+    total: int
+    share: float
+    audio_s: float
+    failures: int
+
+
 Outcomes: TypeAlias = Generator[Done[Item, Result] | Died[Item], None, None]
 
 

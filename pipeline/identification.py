@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline import audio, catalog
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, CatalogError, SongprintError
-from pipeline.executor import Died, Done, Executor, Loop, in_order
+from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order
 from pipeline.recognise import Match, Query, recognise
 from pipeline.recording import Recording
 from pipeline.store import Snapshot, Store
@@ -69,17 +69,6 @@ class Batch:
     entries: tuple[Entry, ...]
     folder: str
     limit_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is; the share is of the bytes of all clips."""
-
-    done: int
-    total: int
-    share: float
-    audio_s: float
-    failures: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pipeline.audio import shown
 from pipeline.catalog import Entry
 from pipeline.config import Settings
 from pipeline.errors import AudioError, SongprintError
-from pipeline.executor import Died, Done, Executor, Loop, in_order
+from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order
 from pipeline.fingerprinting import fingerprint
 from pipeline.store import Manifest, StagedSong, Store, stage
 
@@ -93,17 +93,6 @@ class BatchReport:
     cut_short: int
     audio_s: float
     busy_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is; shares are of the planned seconds of audio, estimated from file sizes."""
-
-    done: int
-    total: int
-    share: float
-    audio_s: float
-    failures: int
 
 
 @dataclass(frozen=True, slots=True)

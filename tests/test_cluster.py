@@ -20,6 +20,7 @@ from jobs import parts, tables
 from jobs.cli import run
 from pipeline import Settings, Store, catalog, cluster, fingerprinting, identification, indexing, synthesis
 from pipeline.errors import ClusterError
+from pipeline.executor import Progress
 from pipeline.fingerprinting import Fingerprint
 from tests.byhand import ROOT, ByHand, by_hand
 from tests.conftest import FormulaLibrary
@@ -83,7 +84,7 @@ def test_killed_workers_lose_and_double_no_song(
     store = Store.open_or_create(str(tmp_path / "store"))
     kills = 0
 
-    def kill_one(progress: indexing.Progress) -> None:
+    def kill_one(progress: Progress) -> None:
         nonlocal kills
         if progress.done and kills < 3:
             victim = str(rng.choice(sorted(hand.workers)))
