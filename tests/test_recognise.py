@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.shelf import Shelf
-from pipeline import synthesis
+from pipeline import match, synthesis
 from pipeline.calibration import STRANGERS, confidence, threshold
 from pipeline.config import Settings
 from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pack, pair_peaks
-from pipeline.match import TICKS, Hits, Question, join, vote
+from pipeline.match import TICKS, Candidate, Hits, Question, join, vote
 from pipeline.recognise import DENSE, Clip, Query, affordable, at_speed, recognise
 from pipeline.verify import listen, tones, weigh
 from tests import naive
@@ -84,6 +84,34 @@ def test_the_best_candidate_has_the_votes_of_the_plain_count(rows):
     for candidate in candidates:
         near = [abs(candidate.delta - d) for s, _, _, d in rows if s == candidate.song_id]
         assert min(near) == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 60), st.integers(0, 3)), min_size=1, max_size=300),
+    st.integers(1, 12),
+    st.integers(1, 9),
+)
+def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bits):
+    song_id, delta, bin_ = (ints(*(row[column] for row in rows)) for column in range(3))
+    hits = Hits(song_id, np.arange(len(rows), dtype=np.int32), bin_, delta)
+    with pytest.MonkeyPatch.context() as patch:
+        plain = vote(hits, most)
+        patch.setattr(match, "FEW", 0)
+        patch.setattr(match, "CELL_BITS", bits)  # so few cells that songs meet in them
+        patch.setattr(match, "CROWDED", 3)
+        assert vote(hits, most) == plain
+
+
+def test_millions_of_hits_are_counted_as_a_few_are(rng):
+    n = 400_000
+    offset = np.concatenate([rng.integers(0, 5000, n), np.arange(300)]).astype(np.int32)
+    song_id = np.concatenate([rng.integers(1, 50_000, n), np.full(300, 777)]).astype(np.int32)
+    delta = np.concatenate([rng.integers(-40_000, 40_000, n), 4325 + np.arange(300) % 6]).astype(np.int32)  # two frames
+    hits = Hits(song_id, offset, (offset % 1024).astype(np.int32), delta)
+    assert len(hits) > match.FEW
+    (candidate,) = vote(hits, 1)
+    assert (candidate.song_id, candidate.votes) == (777, 300)
+    assert 4325 <= candidate.delta <= 4330
 
 
 def test_votes_are_distinct_anchors_of_the_song():
