@@ -16,7 +16,7 @@ from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pack, pair_peaks
-from pipeline.match import TICKS, Candidate, Hits, Question, join, vote
+from pipeline.match import TICKS, Hits, Question, join, vote
 from pipeline.recognise import DENSE, Clip, Query, affordable, at_speed, recognise
 from pipeline.verify import listen, tones, weigh
 from tests import naive
@@ -90,15 +90,16 @@ def test_the_best_candidate_has_the_votes_of_the_plain_count(rows):
     st.lists(st.tuples(st.integers(1, 9), st.integers(0, 60), st.integers(0, 3)), min_size=1, max_size=300),
     st.integers(1, 12),
     st.integers(1, 9),
+    st.sampled_from([3, 10, 40]),
 )
-def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bits):
+def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bits, crowded):
     song_id, delta, bin_ = (ints(*(row[column] for row in rows)) for column in range(3))
     hits = Hits(song_id, np.arange(len(rows), dtype=np.int32), bin_, delta)
     with pytest.MonkeyPatch.context() as patch:
         plain = vote(hits, most)
         patch.setattr(match, "FEW", 0)
         patch.setattr(match, "CELL_BITS", bits)  # so few cells that songs meet in them
-        patch.setattr(match, "CROWDED", 3)
+        patch.setattr(match, "CROWDED", crowded)
         assert vote(hits, most) == plain
 
 
