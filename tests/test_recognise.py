@@ -103,16 +103,17 @@ def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bit
         assert vote(hits, most) == plain
 
 
-def test_millions_of_hits_are_counted_as_a_few_are(rng):
-    n = 400_000
-    offset = np.concatenate([rng.integers(0, 5000, n), np.arange(300)]).astype(np.int32)
-    song_id = np.concatenate([rng.integers(1, 50_000, n), np.full(300, 777)]).astype(np.int32)
-    delta = np.concatenate([rng.integers(-40_000, 40_000, n), 4325 + np.arange(300) % 6]).astype(np.int32)  # two frames
-    hits = Hits(song_id, offset, (offset % 1024).astype(np.int32), delta)
-    assert len(hits) > match.FEW
-    (candidate,) = vote(hits, 1)
-    assert (candidate.song_id, candidate.votes) == (777, 300)
-    assert 4325 <= candidate.delta <= 4330
+def test_of_counted_hits_those_in_the_next_frame_stay(monkeypatch):
+    monkeypatch.setattr(match, "FEW", 0)
+    monkeypatch.setattr(match, "CROWDED", 4)
+    song_id = np.repeat(np.arange(1, 42, dtype=np.int32), 5)  # 41 songs with five hits each, and one has another
+    offset = np.tile(np.arange(5, dtype=np.int32), 41)
+    delta = np.zeros(len(song_id), np.int32)
+    delta[song_id == 17] = TICKS - 1
+    hits = Hits(
+        *(np.append(part, ints(last)) for part, last in ((song_id, 17), (offset, 5), (offset, 5), (delta, TICKS)))
+    )
+    assert [(candidate.song_id, candidate.votes) for candidate in vote(hits, 1)] == [(17, 6)]
 
 
 def test_votes_are_distinct_anchors_of_the_song():
