@@ -158,7 +158,10 @@ def local_copy(path: str) -> Iterator[str]:
             fs.get_file(name, local)
         except Exception as error:  # every object store's client has its own
             raise AudioError(f"{audio.shown(path)}: not fetched: {_reason(error)}") from None
-        yield local
+        try:
+            yield local
+        except AudioError as error:  # its words are of a copy that is gone
+            raise AudioError(str(error).replace(local, audio.shown(path))) from error
 
 
 def is_url(path: str) -> bool:

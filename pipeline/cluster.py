@@ -32,7 +32,7 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from pipeline.errors import ClusterError
-from pipeline.executor import Died, Done, Outcomes
+from pipeline.executor import Died, Done, Outcomes, within
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,16 @@ IN_FLIGHT_PER_WORKER = 2
 CONNECT_S = 20
 # A scheduler that is busy answers in milliseconds; one that says nothing for so long is gone.
 LOST_S = 20
+# A file server that takes longer to say whether a file is there hangs.
+LOOK_S = 120
 # How often to look for workers that joined or paused while no task ends, and how often to complain.
 LOOK_EVERY_S = 5
 COMPLAIN_EVERY_S = 60
 # A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
 LOCAL = {"distributed.scheduler.allowed-failures": 1}
+# Dask looks at every worker's stack 100 times a second and keeps what it saw for 1,000 s: 2 MB a minute, up to some
+# 40 MB in each process. Only its report shows that.
+NO_PROFILE = {"distributed.worker.profile.enabled": False}
 DIED = "the worker process died each time that it ran this; out of memory, or a crash in a decoder?"
 
 # glibc's names of what mallopt sets.
@@ -213,7 +218,8 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
     report
         Where Dask's performance report goes, an HTML file; ``None`` for none.
     """
-    with dask.config.set(LOCAL), _interrupts_are_ours():
+    profile = NO_PROFILE if report is None else {}
+    with dask.config.set(LOCAL | profile), _interrupts_are_ours():
         # Not ":0", which listens on every interface: anyone on the network could watch.
         processes = LocalCluster(
             n_workers=workers,
@@ -363,7 +369,11 @@ def _run(version: str, must_see: tuple[str, ...], payload: bytes) -> bytes:
     if songprint() != version:
         raise _unfit(f"has songprint {songprint()}, the job needs {version}")
     for path in must_see:
-        if not _sees(path):
+        try:
+            seen = within(LOOK_S, functools.partial(_sees, path))
+        except TimeoutError:
+            raise _unfit(f"waited {LOOK_S} s for {path}; its file system hangs") from None
+        if not seen:
             raise _unfit(f"cannot see {path}; mount it there under the same path")
     _keep_memory()
     task, item = pickle.loads(payload)

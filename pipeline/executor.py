@@ -7,13 +7,24 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# What looks at its own time is given so much more to say that it is over.
+GRACE_S = 30.0
+# Nothing that works takes so long: a day of speech in a file of 65 MB is asked for at 8 x real time at least.
+PATIENCE_S = 3600.0
+SLOWEST_BYTES_PER_S = 10_000
+# For a thread to tidy up after Ctrl-C.
+TIDY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +159,49 @@ def in_order(
                 while head < len(plan) and id(plan[head]) in outcomes:
                     yield outcomes.pop(id(plan[head]))
                     head += 1
+
+
+def patience_s(size_bytes: int, limit_s: float | None) -> float:
+    """Seconds after which a file of this size is not waited for any more, whether it has a limit of its own or not."""
+    return PATIENCE_S + size_bytes / SLOWEST_BYTES_PER_S if limit_s is None else limit_s + GRACE_S
+
+
+def within(seconds: float, call: Callable[[], Result]) -> Result:
+    """What ``call`` returns or raises, if it does so in time.
+
+    It runs in a thread of its own: a read from a file server that is gone, or a loop in C, cannot be interrupted, but
+    need not be waited for. The thread is left behind, and ends when it ever comes back to Python.
+
+    Raises
+    ------
+    TimeoutError
+        When the time is over.
+    """
+    future: Future[Result] = Future()
+    thread = threading.Thread(target=_call, args=(call, future), daemon=True)
+    thread.start()
+    try:
+        if not wait([future], min(seconds, threading.TIMEOUT_MAX)).done:
+            _end(thread)
+            raise TimeoutError(f"left after {seconds:,.0f} s without an answer; its file system or its decoder hangs")
+        return future.result()
+    except KeyboardInterrupt:
+        _end(thread)
+        thread.join(TIDY_S)
+        raise
+    finally:
+        del future  # an error knows this frame, which must not know the error
+
+
+def _call(call: Callable[[], Result], future: Future[Result]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
+    finally:
+        del future
+
+
+def _end(thread: threading.Thread) -> None:
+    """Raise `SystemExit` in a thread, once it runs Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))

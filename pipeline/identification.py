@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline import audio, catalog
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, CatalogError, SongprintError
-from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order
+from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order, patience_s, within
 from pipeline.recognise import Match, Query, recognise
 from pipeline.recording import Recording
 from pipeline.store import Snapshot, Store
@@ -210,21 +210,22 @@ def identify_batch(batch: Batch, hearing: Callable[[float], None] = lambda secon
             clip.matches = matches
         waiting.clear()
 
-    def listen(blocks: Iterator[NDArray[np.float32]]) -> _Heard:
-        clip = _Heard()  # a second decoder starts with a clean slate
+    def listen(blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:
+        """A clip's samples, to be asked for with others, or what was found in a recording."""
         start = _first(blocks, longest + 1)
         if len(start) <= longest:
-            waiting.append((clip, start))
-        else:
-            recording = Recording(batch.snapshot, batch.query)
-            for samples in itertools.chain([start], blocks):
-                recording.hear(samples)
-                hearing(sum(before.duration_s for before in heard) + recording.heard_s)
-            clip.matches = recording.finish()
-        return clip
+            return start
+        recording = Recording(batch.snapshot, batch.query)
+        for samples in itertools.chain([start], blocks):
+            recording.hear(samples)
+            hearing(sum(before.duration_s for before in heard) + recording.heard_s)
+        return recording.finish()
 
     for entry in batch.entries:
-        heard.append(_heard(entry, listen, batch))
+        clip, samples = _heard(entry, listen, batch)
+        heard.append(clip)
+        if samples is not None:
+            waiting.append((clip, samples))
         if len(waiting) >= CLIPS_AT_ONCE:
             ask()
     ask()
@@ -255,21 +256,31 @@ def _first(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDArray[np.
     return np.concatenate(parts)
 
 
-def _heard(entry: Entry, listen: Callable[[Iterator[NDArray[np.float32]]], _Heard], batch: Batch) -> _Heard:
-    """One clip, decoded and listened to; what goes wrong with it is its message."""
+def _heard(
+    entry: Entry, listen: Callable[[Iterator[NDArray[np.float32]]], NDArray[np.float32] | list[Match]], batch: Batch
+) -> tuple[_Heard, NDArray[np.float32] | None]:
+    """One clip, decoded and listened to, and its samples if it is still to be asked for.
+
+    What goes wrong with it is its message.
+    """
     path = entry.path if catalog.is_url(entry.path) else os.path.join(batch.folder, entry.path)
+
+    def decode() -> tuple[NDArray[np.float32] | list[Match], audio.Decoded]:
+        with catalog.local_copy(path) as local:
+            return audio.decode(local, batch.snapshot.settings.sample_rate, listen, limit_s=batch.limit_s)
+
     try:
-        with catalog.local_copy(path) as path:
-            clip, decoded = audio.decode(path, batch.snapshot.settings.sample_rate, listen, limit_s=batch.limit_s)
+        result, decoded = within(patience_s(entry.size_bytes, batch.limit_s), decode)
     except (AudioError, CatalogError, OSError) as error:
-        return _Heard(message=str(error).replace(f"{audio.shown(path)}: ", ""))
+        return _Heard(message=str(error).replace(f"{audio.shown(path)}: ", "")), None
     except SongprintError:  # the store's, not the clip's
         raise
     except Exception as error:  # one clip is lost, not the batch
         log.exception("%s: unexpected error", audio.shown(path))
-        return _Heard(message=f"unexpected {type(error).__name__}: {error}")
-    clip.duration_s = decoded.duration_s
-    return clip
+        return _Heard(message=f"unexpected {type(error).__name__}: {error}"), None
+    if isinstance(result, list):
+        return _Heard(result, decoded.duration_s), None
+    return _Heard(duration_s=decoded.duration_s), result
 
 
 def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, str | None]]:

@@ -14,13 +14,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline import catalog
 from pipeline.audio import shown
 from pipeline.catalog import Entry
 from pipeline.config import Settings
 from pipeline.errors import AudioError, SongprintError
-from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order
+from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order, patience_s, within
 from pipeline.fingerprinting import fingerprint
 from pipeline.store import Manifest, StagedSong, Store, stage
 
@@ -339,7 +340,7 @@ def index_batch(batch: Batch) -> BatchReport:
     audio_s = 0.0
     for entry in batch.entries:
         try:
-            song = _fingerprint_entry(entry, batch)
+            song = within(patience_s(entry.size_bytes, batch.limit_s), partial(_fingerprint_entry, entry, batch))
         except (SongprintError, OSError) as error:
             failures.append(Failure(shown(entry.path), _reason(error, entry)))
         except MemoryError:
@@ -361,15 +362,10 @@ def index_batch(batch: Batch) -> BatchReport:
 def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
     """One file as a song to stage; its digest alone when the store has its content already."""
     with catalog.local_copy(entry.path) as path:
-        try:
-            digest = catalog.digest(path)
-            if digest in batch.known:
-                return digest
-            print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
-        except SongprintError as error:
-            if path == entry.path:
-                raise
-            raise type(error)(str(error).replace(path, shown(entry.path))) from error  # the copy is gone
+        digest = catalog.digest(path)
+        if digest in batch.known:
+            return digest
+        print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
         if len(print_.hashes) == 0:
             raise AudioError(
                 f"{shown(entry.path)}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"

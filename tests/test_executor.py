@@ -1,6 +1,8 @@
 """Executors: the plain loop defines what is meant, the Dask one keeps it when processes die."""
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -8,7 +10,8 @@ import pytest
 
 from pipeline import cluster
 from pipeline.cluster import Cluster
-from pipeline.executor import Died, Done, Loop, in_order
+from pipeline.errors import ClusterError
+from pipeline.executor import Died, Done, Loop, in_order, within
 
 
 def square(number: int) -> int:
@@ -86,3 +89,70 @@ def test_a_task_that_kills_its_process_is_cut_down_to_the_item_that_kills(worker
     assert [n for outcome in outcomes for n in outcome.item] == [n for batch in batches for n in batch]
     done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
     assert all(outcome.result == sum(outcome.item) for outcome in done)
+
+
+def fail_with(error: Exception) -> None:
+    raise error
+
+
+def test_a_call_in_time_gives_what_it_returns_and_raises_what_it_raises():
+    assert within(60, lambda: square(3)) == 9
+    with pytest.raises(ValueError, match="no 1"):
+        within(60, lambda: fail(1))
+    with pytest.raises(TimeoutError, match="of its own"):
+        within(60, lambda: fail_with(TimeoutError("of its own")))
+
+
+def test_a_read_that_never_returns_is_left_behind_and_ends_when_it_comes_back():
+    empty, full = os.pipe()
+    inside: list[threading.Thread] = []
+    after: list[bytes] = []
+
+    def read() -> None:
+        inside.append(threading.current_thread())
+        after.append(os.read(empty, 1))
+        after.append(b"goes on")
+
+    with pytest.raises(TimeoutError, match="hangs"):
+        within(0.2, read)
+    assert inside[0].is_alive()
+    os.write(full, b"!")
+    inside[0].join(60)
+    assert not inside[0].is_alive()
+    assert b"goes on" not in after
+    os.close(empty)
+    os.close(full)
+
+
+def test_ctrl_c_ends_the_call_that_is_waited_for():
+    inside: list[threading.Thread] = []
+
+    def interrupted() -> None:
+        inside.append(threading.current_thread())
+        time.sleep(0.5)  # until it is waited for
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        within(60, interrupted)
+    assert not inside[0].is_alive()
+
+
+def wait_for_a_file_server(path: str) -> bool:
+    os.read(os.pipe()[0], 1)
+    return True
+
+
+def lose_the_file_server(number: int) -> int:
+    cluster._sees = wait_for_a_file_server
+    cluster.LOOK_S = 0.2
+    return number
+
+
+def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
+    with cluster.local(1) as worker:
+        worker.must_see(["/"])
+        worker.map(lose_the_file_server, [1])
+        with pytest.raises(ClusterError, match=r"no worker can do this job: worker .* for /; its file system hangs"):
+            worker.map(square, [1])

@@ -13,13 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.cli import run
-from pipeline import Store, index, indexing, synthesis
+from pipeline import Settings, Store, audio, cluster, executor, fingerprinting, identify, index, indexing, synthesis
 from pipeline.errors import StoreError
+from pipeline.fingerprinting import Fingerprint
+from pipeline.indexing import index_batch
 from tests import test_faults as jobs
 from tests.conftest import FormulaLibrary
 
@@ -174,3 +178,53 @@ def test_a_file_that_was_written_in_the_future_is_known_again(tmp_path: Path) ->
     store = Store.create(str(tmp_path / "store"))
     assert index([str(tmp_path / "song.flac")], store).added == 1
     assert index([str(tmp_path / "song.flac")], store).present == 1
+
+
+HUNG = "a read that never returns"
+
+
+def read_from_a_server_that_is_gone(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
+    """The song of that name hangs in a system call, as on a network file system that has lost its server."""
+    if HUNG in path:
+        os.read(os.pipe()[0], 1)
+    return fingerprinting.fingerprint(path, settings, limit_s)
+
+
+def index_from_a_server_that_is_gone(batch: indexing.Batch) -> indexing.BatchReport:
+    executor.GRACE_S = 0.0
+    indexing.fingerprint = read_from_a_server_that_is_gone  # type: ignore[attr-defined]
+    return index_batch(batch)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_read_that_never_returns_costs_its_file_and_no_other(
+    workers: int, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = tmp_path / f"{HUNG}.wav"
+    shutil.copy(library.paths[0], hung)
+    store = Store.create(str(tmp_path / "store"))
+    for module, name in ((executor, "GRACE_S"), (indexing, "fingerprint")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # set back at the end
+    monkeypatch.setattr(indexing, "index_batch", index_from_a_server_that_is_gone)
+    with cluster.local(workers) if workers else nullcontext(executor.Loop()) as place:
+        report = index([str(hung), *library.paths[1:4]], store, place, limit_s=8.0)
+    assert [failure.path for failure in report.failures] == [str(hung)]
+    assert "hangs" in report.failures[0].reason
+    assert report.added == 3
+
+
+def test_a_clip_that_never_comes_is_a_row_and_the_rest_go_on(
+    library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.create(str(tmp_path / "store"))
+    index(library.paths[:1], store)
+    decode = audio.decode
+
+    def hang(path: str, *arguments: Any, **options: Any) -> Any:
+        return os.read(os.pipe()[0], 1) if path == library.paths[1] else decode(path, *arguments, **options)
+
+    monkeypatch.setattr(executor, "GRACE_S", 0.0)
+    monkeypatch.setattr(audio, "decode", hang)
+    answers = identify(library.paths[:2], store, limit_s=8.0)
+    assert answers["status"].to_pylist() == ["matched", "failed"]
+    assert "hangs" in answers["message"][1].as_py()
