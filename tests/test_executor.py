@@ -136,6 +136,21 @@ def test_ctrl_c_ends_the_call_that_is_waited_for():
 
     with pytest.raises(KeyboardInterrupt):
         within(60, interrupted)
+    inside[0].join(60)
+    assert not inside[0].is_alive()
+
+
+def test_calls_in_time_share_a_thread_which_ends_with_the_one_that_asks():
+    inside: list[threading.Thread] = []
+
+    def ask() -> None:
+        inside.extend(within(60, threading.current_thread) for _ in range(3))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join(60)
+    assert inside[0] is inside[1] is inside[2] is not asking
+    inside[0].join(60)
     assert not inside[0].is_alive()
 
 

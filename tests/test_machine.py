@@ -6,6 +6,7 @@ The disks are real ones, of the kernel's tmpfs, so these tests need root and are
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import distributed
+import numpy as np
+import psutil
 import pytest
 
 from jobs.cli import run
@@ -121,7 +125,7 @@ def limited(limit: str, *command: str) -> subprocess.CompletedProcess[str]:
 def test_with_few_descriptors_files_fail_one_by_one_and_are_taken_the_next_time(
     library: FormulaLibrary, tmp_path: Path
 ) -> None:
-    """Of 16, ffmpeg's pipes do not all find one; below 14, the Delta library's threads do not start."""
+    """Of 16, ffmpeg's pipes do not all find one."""
     url = str(tmp_path / "store")
     told = limited("-n 16", "index", str(library.folder), "--store", url, "--workers", "1")
     assert told.returncode == 0, told.stderr
@@ -180,7 +184,81 @@ def test_a_file_that_was_written_in_the_future_is_known_again(tmp_path: Path) ->
     assert index([str(tmp_path / "song.flac")], store).present == 1
 
 
+@pytest.mark.parametrize("descriptors", [8, 12])  # the store's three tables are made with 12, and cannot be opened
+def test_with_too_few_descriptors_for_the_store_one_sentence_says_how_to_have_more(
+    descriptors: int, library: FormulaLibrary, tmp_path: Path
+) -> None:
+    told = limited(f"-n {descriptors}", "index", library.paths[0], "--store", str(tmp_path / "store"))
+    assert told.returncode == 1
+    last = told.stderr.splitlines()[-1]  # Rust's own words on its panic stand above
+    assert re.fullmatch(r"StoreError: .*threads do not start \(Too many open files\); .*`ulimit -n 1024`", last)
+    assert "Traceback" not in told.stderr
+
+
+MEMORY_LIMIT = 1 << 30  # bytes; a worker that waits takes a quarter of it
+HUNGRY = "takes all memory"
 HUNG = "a read that never returns"
+
+
+@pytest.fixture
+def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[cluster.Cluster]:
+    """One worker, on what it takes for a machine of 1 GB; its nanny pauses it at 80 % and ends it at 95 %."""
+    monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", MEMORY_LIMIT)
+    monkeypatch.setattr(cluster, "LOCAL", {"distributed.scheduler.allowed-failures": 0})
+    with cluster.local(1) as worker:
+        yield worker
+
+
+def eat(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
+    """A decoder that takes what there is for the song of that name, and ends when nobody stops it."""
+    eaten = []
+    if HUNGRY in path:
+        for _ in range(64):
+            eaten.append(np.ones(1 << 22))
+            time.sleep(0.02)
+        time.sleep(60)
+    return fingerprinting.fingerprint(path, settings, limit_s)
+
+
+def index_with_a_hungry_decoder(batch: indexing.Batch) -> indexing.BatchReport:
+    indexing.fingerprint = eat  # type: ignore[attr-defined]
+    return index_batch(batch)
+
+
+def test_a_file_that_takes_all_memory_costs_its_worker_one_row_and_no_other_song(
+    small_worker: cluster.Cluster, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hungry = tmp_path / f"{HUNGRY}.wav"
+    shutil.copy(library.paths[0], hungry)
+    store = Store.create(str(tmp_path / "store"))
+    monkeypatch.setattr(indexing, "index_batch", index_with_a_hungry_decoder)
+    report = index([str(hungry), *library.paths[1:4]], store, small_worker)
+    assert [failure.path for failure in report.failures] == [str(hungry)]
+    assert "died each time that it ran this; out of memory" in report.failures[0].reason
+    assert report.added == 3
+    assert store.check() == []
+
+
+def fill_until_paused(number: int) -> int:
+    """Hold more than 80 % of the memory until the worker has noticed, and somewhat longer."""
+    worker = distributed.get_worker()
+    held = []
+    while psutil.Process().memory_info().rss < 0.85 * MEMORY_LIMIT:
+        held.append(np.ones(1 << 21))
+    while worker.status is not distributed.core.Status.paused:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    return number
+
+
+def test_a_worker_that_is_paused_is_named_and_goes_on(
+    small_worker: cluster.Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.1)
+    caplog.set_level(logging.WARNING, "pipeline")
+    assert small_worker.map(fill_until_paused, range(2)) == [0, 1]
+    assert len(caplog.messages) == 1
+    assert re.match("1 of 1 workers are paused, their memory nearly full: 0; give them more", caplog.messages[0])
 
 
 def read_from_a_server_that_is_gone(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:

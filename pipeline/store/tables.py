@@ -14,6 +14,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -143,15 +144,16 @@ def create(location: Location, settings: str) -> None:
         try:
             if location.local:
                 os.makedirs(location.path(table), exist_ok=True)
-            DeltaTable.create(
-                location.path(table),
-                schema,
-                mode="ignore",
-                name=table,
-                configuration=configuration,
-                storage_options=location.storage_options(),
-                raise_if_key_not_exists=False,
-            )
+            with _panics_are_errors(location.path(table)):
+                DeltaTable.create(
+                    location.path(table),
+                    schema,
+                    mode="ignore",
+                    name=table,
+                    configuration=configuration,
+                    storage_options=location.storage_options(),
+                    raise_if_key_not_exists=False,
+                )
             _sync_log(location, table)
         except (DeltaError, OSError) as error:
             raise unwritable(location.path(table), error) from error
@@ -336,11 +338,27 @@ def _open(location: Location, table: str, number: int | None) -> Any:
     from deltalake.exceptions import DeltaError
 
     try:
-        return DeltaTable(location.path(table), version=number, storage_options=location.storage_options())
+        with _panics_are_errors(location.path(table)):
+            return DeltaTable(location.path(table), version=number, storage_options=location.storage_options())
     except (DeltaError, OSError, ValueError) as error:
         if number is None and (torn := _torn_entry(location, table)):
             return _open(location, table, int(torn.rpartition("/")[2].removesuffix(".json")) - 1)
         raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
+
+
+@contextmanager
+def _panics_are_errors(path: str) -> Iterator[None]:
+    """Delta's library panics when the machine does not let it start its threads, which each take descriptors."""
+    try:
+        yield
+    except BaseException as panic:
+        if type(panic).__name__ != "PanicException":  # Rust's, of no class that could be imported
+            raise
+        reason = re.search(r'message: "(.+?)"', str(panic))
+        raise StoreError(
+            f"{path}: Delta's threads do not start ({reason[1] if reason else panic}); "
+            "allow this process more open files, for instance with `ulimit -n 1024`"
+        ) from None
 
 
 def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
