@@ -52,9 +52,13 @@ fuzz: .venv/fuzz.stamp ## fuzz the parsers, guided by coverage; decode damaged f
 	@$(BIN)/python -m tests.fuzz_audio $(or $(N),2000)
 
 audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt; asks PyPI's advisories over the network
-	@.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt || \
-		{ echo "make: not every version of constraints.txt was found free of known weaknesses (the reasons are above);" \
-		"'not found on PyPI' or a connection error means that PyPI's advisories could not be asked: nothing is proven"; exit 1; }
+	@mkdir -p build
+	@if .venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt > build/audit.txt 2>&1; \
+	then tail -n 1 build/audit.txt; \
+	elif grep -qE '^(ERROR:|[A-Za-z_.]+Error: )' build/audit.txt; \
+	then echo "make: nothing is known of the versions in constraints.txt: the advisories of pypi.org could not be asked" \
+		"($$(grep -E '^(ERROR:|[A-Za-z_.]+Error: )' build/audit.txt | tail -n 1 | cut -c 1-200)); the rest is in build/audit.txt"; exit 1; \
+	else cat build/audit.txt; echo "make: some versions in constraints.txt have known weaknesses (above)"; exit 1; fi
 
 soak: .venv/dev.stamp ## index, identify, remove and compact in a loop and count what grows: make soak MINUTES=30
 	@$(BIN)/python -m tests.soak $(or $(MINUTES),30)

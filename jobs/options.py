@@ -50,7 +50,12 @@ LogJson = Annotated[bool, typer.Option("--log-json", help="Messages on standard 
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 when a file failed.")]
 LimitS = Annotated[
     float | None,
-    typer.Option("--limit-s", min=0.1, metavar="SECONDS", help="Give up a file that takes longer."),
+    typer.Option(
+        "--limit-s",
+        min=0.1,
+        metavar="SECONDS",
+        help="Give up a file that takes longer (else: an hour, and more if it is large).",
+    ),
 ]
 Output = Annotated[
     str,

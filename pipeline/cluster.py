@@ -51,8 +51,8 @@ LOOK_EVERY_S = 5
 COMPLAIN_EVERY_S = 60
 # A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
 LOCAL = {"distributed.scheduler.allowed-failures": 1}
-# Dask looks at every worker's stack 100 times a second and keeps what it saw for 1,000 s: 2 MB a minute, up to some
-# 40 MB in each process. Only its report shows that.
+# Dask looks at every worker's stack 100 times a second and keeps what it saw for 1,000 s: 2 to 5 MB for each minute of
+# work. Only its report shows that.
 NO_PROFILE = {"distributed.worker.profile.enabled": False}
 DIED = "the worker process died each time that it ran this; out of memory, or a crash in a decoder?"
 

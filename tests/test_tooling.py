@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,3 +43,42 @@ def test_every_target_of_make_is_explained() -> None:
     assert phony
     explained = set(re.findall(r"^([a-z-]+):.*## \S", makefile, re.MULTILINE))
     assert set(phony[1].split()) == explained
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "said"),
+    [
+        ("No known vulnerabilities found", 0, "No known vulnerabilities found"),
+        ("Name Version ID\nnumpy 1.0 PYSEC-1", 1, "make: some versions in constraints.txt have known weaknesses"),
+        (
+            "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed",
+            1,
+            "make: nothing is known .* could not be asked \\(.*vulnerability feed\\)",
+        ),
+        (
+            "Traceback (most recent call last):\nrequests.exceptions.ConnectionError: no such host",
+            1,
+            "make: nothing is known .* could not be asked \\(.*no such host\\)",
+        ),
+    ],
+)
+def test_an_audit_that_could_not_be_made_says_so_and_does_not_pass(
+    told: str, status: int, said: str, tmp_path: Path
+) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    pip_audit = tmp_path / ".venv" / "audit" / "bin" / "pip-audit"
+    pip_audit.parent.mkdir(parents=True)
+    for name in (
+        "pyproject.toml",
+        "constraints.txt",
+        ".venv/run.stamp",
+        ".venv/audit.stamp",
+    ):  # each newer than the last
+        (tmp_path / name).touch()
+    pip_audit.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{told}\nEND\nexit {status}\n")
+    pip_audit.chmod(0o755)
+    ran = subprocess.run(["make", "--no-print-directory", "audit"], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode != 0) == (status != 0)
+    assert re.match(said, ran.stdout.splitlines()[-1])
