@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 
 # A longer clip is a recording: it may hold several songs.
 LONGEST_CLIP_S = 15.0
-# Asked at once: enough to read the store in long strides, few enough to stay in some hundred megabytes.
-CLIPS_AT_ONCE = 64
+# Asked at once: each part of a large store is read once for all of them (`Effort.together` bounds the memory).
+CLIPS_AT_ONCE = 256
+# A task has at least so many, and more only when all workers have as many.
+CLIPS_A_TASK = 64
 # One task: at some 50 ms for these bytes of an MP3 of 10 s, about a minute.
 BATCH_BYTES = 200_000_000
 BATCHES_PER_WORKER = 6
@@ -163,8 +165,9 @@ def plan(
 ) -> list[Batch]:
     """Cut the clips, in their order, into batches of about the same work."""
     weights = [BYTES_PER_CLIP + entry.size_bytes for entry in entries]
-    least = BYTES_PER_CLIP * CLIPS_AT_ONCE
-    target = min(BATCH_BYTES, max(least, sum(weights) / (workers * BATCHES_PER_WORKER)))
+    share = sum(weights) / workers
+    least = max(BYTES_PER_CLIP * CLIPS_A_TASK, min(BYTES_PER_CLIP * CLIPS_AT_ONCE, share))
+    target = min(BATCH_BYTES, max(least, share / BATCHES_PER_WORKER))
     batches: list[Batch] = []
     first = asked = 0
     for place, weight in enumerate(weights, start=1):

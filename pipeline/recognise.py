@@ -56,6 +56,8 @@ class Effort:
         As in `Settings`, but more.
     reads
         What the question may cost in a large store, in postings read; `affordable` has the rule.
+    together
+        Clips that share a look-up: the more, the less is read for each, and the more is in memory.
     """
 
     shifts: int
@@ -64,6 +66,7 @@ class Effort:
     peaks_per_s: float
     fan_out: int
     reads: float
+    together: int
 
 
 class Clip:
@@ -208,8 +211,8 @@ class Answer:
 
 CANDIDATES = 100
 SOUNDING, VOTED = 8, 4  # of them, those that are weighed
-SPARSE = Effort(2, 2, 8, 80, 5, 1e6)
-DENSE = Effort(8, 2, 8, 100, 10, 1e7)
+SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 128)
+DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64)
 RESOLVED = 0.995  # a sparse answer this sure is not asked again
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
@@ -235,12 +238,14 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
     sure = [0.0] * len(clips)
     for effort, speed in _stages(query):
         open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed)]
-        heard = [Clip(at_speed(clips[place], speed), library.settings) for place in open_]
         first = max(needed, RESOLVED) if effort is SPARSE else needed  # two looks would be two chances to be wrong
-        for place, clip, answers in zip(open_, heard, ask(heard, library, effort, query.reads), strict=True):
-            found = _matches(answers, clip, speed, rate, first, max(needed, SECOND))
-            if found and found[0].confidence > sure[place]:
-                matches[place], sure[place] = found, found[0].confidence
+        for start in range(0, len(open_), effort.together):
+            some = open_[start : start + effort.together]
+            heard = [Clip(at_speed(clips[place], speed), library.settings) for place in some]
+            for place, clip, answers in zip(some, heard, ask(heard, library, effort, query.reads), strict=True):
+                found = _matches(answers, clip, speed, rate, first, max(needed, SECOND))
+                if found and found[0].confidence > sure[place]:
+                    matches[place], sure[place] = found, found[0].confidence
     return matches
 
 

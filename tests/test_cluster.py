@@ -239,7 +239,7 @@ def test_answers_in_parts_are_gone_on_with(
     url, output = str(tmp_path / "store"), f"{tmp_path / 'answers'}{suffix}/"
     clips = [str(music / f"{seed:02d}.wav") for seed in range(4)]
     assert run(["index", clips[0], clips[2], "--store", url]) == 0
-    monkeypatch.setattr(identification, "CLIPS_AT_ONCE", 0)  # each clip is a batch
+    monkeypatch.setattr(identification, "BATCH_BYTES", 0)  # each clip is a batch
     write, written = tables.write, []
 
     def write_two_and_stop(answers: Any, schema: Any, part: str, *how: Any) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from pipeline.catalog import Entry
-from pipeline.identification import CLIPS_AT_ONCE, halve, plan
+from pipeline.identification import CLIPS_A_TASK, CLIPS_AT_ONCE, halve, plan
 from pipeline.recognise import Query
 
 
@@ -23,7 +23,17 @@ def test_batches_keep_the_order_and_leave_nothing_out(rng: np.random.Generator) 
 
 
 def test_a_few_clips_are_one_batch() -> None:
-    assert len(plan(entries([50_000] * (CLIPS_AT_ONCE // 2)), None, Query(), 4, None)) == 1  # type: ignore[arg-type]
+    assert len(plan(entries([50_000] * (CLIPS_A_TASK // 2)), None, Query(), 4, None)) == 1  # type: ignore[arg-type]
+
+
+def test_no_worker_is_without_clips_while_another_has_many() -> None:
+    batches = plan(entries([0] * CLIPS_AT_ONCE), None, Query(), 4, None)  # type: ignore[arg-type]
+    assert [len(batch.entries) for batch in batches] == [CLIPS_AT_ONCE // 4] * 4
+
+
+def test_clips_that_are_asked_at_once_are_in_one_batch() -> None:
+    batches = plan(entries([0] * 2 * CLIPS_AT_ONCE), None, Query(), 1, None)  # type: ignore[arg-type]
+    assert [len(batch.entries) for batch in batches] == [CLIPS_AT_ONCE] * 2
 
 
 def test_a_day_of_audio_is_a_batch_of_its_own() -> None:
