@@ -33,8 +33,8 @@ bench: .venv/dev.stamp ## what songprint costs beside ffmpeg, fpcalc and DuckDB:
 	@$(BIN)/python -m benchmarks.indexing $(MUSIC)
 	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(or $(SIZES),1,10,100)
 
-bench-recognition: .venv/dev.stamp ## how many clips of a benchmark set are recognised: make bench-recognition SET=folder
-	@$(BIN)/python -m benchmarks.recognition $(SET)
+bench-recognition: .venv/dev.stamp ## how many clips of a benchmark set are recognised: make bench-recognition SET=folder [TIMES=10]
+	@$(BIN)/python -m benchmarks.recognition $(SET) $(if $(TIMES),--times $(TIMES) --workers 4)
 
 calibrate: .venv/dev.stamp ## fit the confidence again: make calibrate SETS="folder folder" UNSEEN=folder
 	@$(BIN)/python -m benchmarks.calibrate $(SETS) $(if $(UNSEEN),--unseen $(UNSEEN))

@@ -3,12 +3,14 @@
     python -m benchmarks.calibrate SET [SET ...] [--unseen SET ...]     (or: make calibrate SETS="..." UNSEEN="...")
 
 A SET is a folder with `library.csv` (path), `queries.csv` (query_path, track_path, start_s, length_s, condition) and
-the files that they name; an empty track_path means that the clip is of no song in the library. Every other clip is used
-twice: as it is, and as a stranger, its own song taken out of the answers. Songs that share recordings (a clean clip of
-one gets many votes in the other) are neither right nor wrong, and left out.
+the files that they name; an empty track_path means that the clip is of no song in the library. Every other clip is
+asked twice: as it is, and as a stranger, its own song hidden from the library. Songs that share recordings (a clean
+clip of one gets many votes in the other) are neither right nor wrong, and left out.
 
-Printed are the constants to paste, then for the unseen sets (without any: for the sets themselves) the share of
-right answers by kind of clip at 1 % strangers, and stated against observed confidence.
+The weights are fitted to the best answer of each look, sparse or dense; how far strangers reach is counted over what
+the cascade of both answers. Printed are the constants to paste, then for each unseen set (without any: for the sets
+themselves) what they give: the share of right answers by kind of clip, of strangers, and stated against observed
+confidence.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from scipy.optimize import minimize
 
 from benchmarks.shelf import Shelf
 from pipeline import audio
-from pipeline.calibration import STRANGERS, terms
+from pipeline.calibration import STRANGERS, WEIGHTS, confidence, terms
 from pipeline.config import Settings
-from pipeline.recognise import DENSE, SPARSE, Answer, Clip, ask
+from pipeline.evaluation import Without
+from pipeline.recognise import DENSE, RESOLVED, SPARSE, Answer, Clip, Library, ask
 
 SAME_RECORDING = 0.15  # of the votes of its own song, that a clean clip gets in another one which shares the recording
 RIDGE = 1e-4
+NOTHING = 30.0  # minus the logit of no answer
 SHELF: Shelf
 
 
@@ -47,8 +51,8 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """A clip and its answers, as it is or as a stranger.
+class Look:
+    """What a clip was answered at one effort.
 
     Parameters
     ----------
@@ -58,10 +62,30 @@ class Asked:
         ``(n_answers,)`` bool; none for a stranger.
     """
 
-    question: Question
-    stranger: bool
     terms: NDArray[np.float64]
     right: NDArray[np.bool_]
+
+    def best(self, weights: NDArray[np.float64]) -> tuple[float, bool]:
+        """The highest logit, and whether it is right; one that nobody believes without an answer."""
+        if not len(self.right):
+            return -NOTHING, False
+        logits = self.terms @ weights
+        place = int(np.argmax(logits))
+        return float(logits[place]), bool(self.right[place])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A clip, as it is or as a stranger, and its looks, sparse and dense."""
+
+    question: Question
+    stranger: bool
+    looks: tuple[Look, Look]
+
+    def best(self, weights: NDArray[np.float64]) -> tuple[float, bool]:
+        """What the cascade answers."""
+        sparse, dense = (look.best(weights) for look in self.looks)
+        return sparse if confidence(sparse[0]) >= RESOLVED else dense
 
 
 def read(folder: str) -> list[Question]:
@@ -81,10 +105,12 @@ def library(folder: str) -> list[str]:
         return [row["path"] for row in csv.DictReader(file)]
 
 
-def answer(path: str) -> list[list[Answer]]:
-    """One clip's answers, at each effort of the cascade."""
+def answer(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
+    """A clip's answers at each effort of the cascade: as it is, and without its own song."""
+    path, song_id = task
     clip = Clip(audio.read(path, SHELF.settings.sample_rate)[0], SHELF.settings)
-    return [ask([clip], SHELF, effort)[0] for effort in (SPARSE, DENSE)]
+    libraries: list[Library] = [SHELF] if song_id is None else [SHELF, Without(SHELF, song_id)]
+    return [[ask([clip], library, effort)[0] for effort in (SPARSE, DENSE)] for library in libraries]
 
 
 def gather(folder: str, processes: int) -> list[Asked]:
@@ -94,31 +120,29 @@ def gather(folder: str, processes: int) -> list[Asked]:
     questions = read(folder)
     with ProcessPoolExecutor(processes) as pool:
         SHELF = Shelf.of(paths, Settings(), pool.map)
-    with ProcessPoolExecutor(processes, initializer=_lend, initargs=(SHELF,)) as pool:
-        answers = list(pool.map(answer, [question.path for question in questions], chunksize=8))
     names = {song_id: os.path.basename(path) for song_id, path in enumerate(paths, start=1)}
-    shared = _same_recordings(questions, answers, names)
-    asked = []
-    for question, efforts in zip(questions, answers, strict=True):
-        for found in efforts:
-            fair = [one for one in found if frozenset((question.track, names[one.candidate.song_id])) not in shared]
-            own = [names[one.candidate.song_id] == question.track for one in fair]
-            if fair and question.track:
-                asked.append(_asked(question, fair, own))
-            if not all(own):
-                rest = [one for one, its in zip(fair, own, strict=True) if not its]
-                asked.append(_asked(question, rest, None))
-    return asked
+    ids = {name: song_id for song_id, name in names.items()}
+    with ProcessPoolExecutor(processes, initializer=_lend, initargs=(SHELF,)) as pool:
+        tasks = [(question.path, ids.get(question.track)) for question in questions]
+        answers = list(pool.map(answer, tasks, chunksize=8))
+    shared = _same_recordings(questions, [found[0] for found in answers], names)
+
+    def look(question: Question, found: list[Answer]) -> Look:
+        fair = [one for one in found if frozenset((question.track, names[one.candidate.song_id])) not in shared]
+        rows = [terms(one.candidate.votes, one.rivals, one.evidence) for one in fair]
+        right = [names[one.candidate.song_id] == question.track for one in fair]
+        return Look(np.array(rows).reshape(len(rows), len(WEIGHTS)), np.array(right, bool))
+
+    return [
+        Asked(question, stranger or not question.track, (look(question, found[0]), look(question, found[1])))
+        for question, both in zip(questions, answers, strict=True)
+        for stranger, found in enumerate(both)
+    ]
 
 
 def _lend(shelf: Shelf) -> None:
     global SHELF
     SHELF = shelf
-
-
-def _asked(question: Question, answers: list[Answer], own: list[bool] | None) -> Asked:
-    rows = [terms(one.candidate.votes, one.rivals, one.evidence) for one in answers]
-    return Asked(question, own is None, np.array(rows), np.array(own or [False] * len(rows)))
 
 
 def _same_recordings(
@@ -138,13 +162,13 @@ def _same_recordings(
 
 def fit(asked: list[Asked]) -> NDArray[np.float64]:
     """The weights with which the best answer's logit tells right from wrong."""
-    rows = np.concatenate([one.terms for one in asked])
-    weights = _logistic(rows, np.concatenate([one.right for one in asked]))
-    for _ in range(3):  # of the answers of a clip only the best is given, so only the best are fitted
-        best = [np.argmax(one.terms @ weights) for one in asked]
+    looks = [look for one in asked for look in one.looks if len(look.right)]
+    weights = _logistic(np.concatenate([look.terms for look in looks]), np.concatenate([look.right for look in looks]))
+    for _ in range(4):  # of the answers of a look only the best is given, so only the best are fitted
+        best = [np.argmax(look.terms @ weights) for look in looks]
         weights = _logistic(
-            np.array([one.terms[place] for one, place in zip(asked, best, strict=True)]),
-            np.array([one.right[place] for one, place in zip(asked, best, strict=True)]),
+            np.array([look.terms[place] for look, place in zip(looks, best, strict=True)]),
+            np.array([look.right[place] for look, place in zip(looks, best, strict=True)]),
         )
     return weights
 
@@ -166,29 +190,38 @@ def _logistic(rows: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np
     return found
 
 
-def report(asked: list[Asked], weights: NDArray[np.float64]) -> str:
-    """Constants, and what they do."""
-    logits, right = [], []
-    for one in asked:
-        each = one.terms @ weights
-        logits.append(each.max())
-        right.append(one.right[np.argmax(each)])
-    logit, is_right = np.array(logits), np.array(right)
-    strange = np.array([one.stranger for one in asked])
-    reached = {share: round(float(np.quantile(logit[strange], 1 - share)), 2) for share in sorted(STRANGERS)[::-1]}
-    lines = [f"STRANGERS = {reached}  # of {strange.sum()}", "", "right and named at 1 % strangers, %:"]
+def strangers_reach(asked: list[Asked], weights: NDArray[np.float64]) -> dict[float, float]:
+    """The logit that each share of strangers reaches, rising."""
+    logit = [one.best(weights)[0] for one in asked if one.stranger]
+    return {share: round(float(np.quantile(logit, 1 - share)), 2) for share in sorted(STRANGERS)[::-1]}
+
+
+def report(asked: list[Asked], weights: NDArray[np.float64], needed: float) -> str:
+    """What the constants give: clips named right and strangers named, and stated against observed confidence."""
+    answers = [one.best(weights) for one in asked]
     cells: dict[tuple[str, float], list[bool]] = defaultdict(list)
-    for one, its_logit, its_right in zip(asked, logit, is_right, strict=True):
-        if not one.stranger:
-            cells[one.question.condition, one.question.length_s].append(bool(its_right and its_logit > reached[0.01]))
-    lines += [f"{kind:10} {s:4g} s {100 * np.mean(cells[kind, s]):6.1f}" for kind, s in sorted(cells)]
-    stated = 1 / (1 + np.exp(-logit))
+    named: dict[bool, list[bool]] = defaultdict(list)
+    for one, (logit, right) in zip(asked, answers, strict=True):
+        if one.stranger:
+            named[one.question.track == ""].append(logit > needed)
+        else:
+            cells[one.question.condition, one.question.length_s].append(right and logit > needed)
+    lines = [f"{kind:10} {s:4g} s {100 * np.mean(cells[kind, s]):6.1f} % right" for kind, s in sorted(cells)]
+    lines.append(f"mean of the kinds {np.mean([100 * np.mean(cell) for cell in cells.values()]):.2f} % right")
+    lines.append(f"strangers named: {sum(named[False])} of {len(named[False])} whose song is hidden,")
+    lines.append(f"{sum(named[True])} of {len(named[True])} whose song was never there")
+    stated, observed = confidences(answers)
     lines += ["", "stated  observed  answers"]
     for low in np.arange(10) / 10:
         inside = (stated >= low) & (stated < low + 0.1)
         if inside.any():
-            lines.append(f"{stated[inside].mean():.3f}   {is_right[inside].mean():.3f}     {inside.sum()}")
+            lines.append(f"{stated[inside].mean():.3f}   {observed[inside].mean():.3f}     {inside.sum()}")
     return "\n".join(lines)
+
+
+def confidences(answers: list[tuple[float, bool]]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of each best answer, how sure it is and whether it is right."""
+    return np.array([confidence(logit) for logit, _ in answers]), np.array([right for _, right in answers])
 
 
 def main() -> None:
@@ -199,8 +232,13 @@ def main() -> None:
     chosen = parser.parse_args()
     fitted = [one for folder in chosen.sets for one in gather(folder, chosen.processes)]
     weights = fit(fitted)
+    reach = strangers_reach(fitted, weights)
     print("WEIGHTS =", tuple(round(float(weight), 3) for weight in weights))
-    print(report([one for folder in chosen.unseen for one in gather(folder, chosen.processes)] or fitted, weights))
+    print("STRANGERS =", reach)
+    for folder in chosen.unseen:
+        print(f"\n{folder}:\n{report(gather(folder, chosen.processes), weights, reach[0.01])}", flush=True)
+    if not chosen.unseen:
+        print(report(fitted, weights, reach[0.01]))
 
 
 if __name__ == "__main__":

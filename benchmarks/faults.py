@@ -87,8 +87,9 @@ def same(one: str, other: str) -> bool:
     ids = songs["song_id"].to_pylist()
     peaks, others = first.constellations(ids), second.constellations(ids)
     if not all(
-        np.array_equal(peaks[song].frame, others[song].frame) and np.array_equal(peaks[song].bin, others[song].bin)
+        np.array_equal(getattr(peaks[song], column), getattr(others[song], column))
         for song in ids
+        for column in ("frame", "bin", "level")
     ):
         return False
     return postings(first).equals(postings(second))

@@ -69,6 +69,7 @@ class Spread:
         offsets = np.sort(rng.integers(0, FRAMES * length, hashes.shape, np.int32), axis=1)
         frames = np.sort(rng.integers(0, FRAMES * length, (count, PEAKS_PER_SONG * length), np.int32), axis=1)
         bins = rng.integers(8, 1024, frames.shape, np.int32)
+        levels = np.clip(np.rint(rng.normal(3, 6, frames.shape)), -30, 27).astype(np.int8)
         return [
             StagedSong(
                 path=f"/synthetic/{seed:06d}-{place:04d}.mp3",
@@ -83,7 +84,7 @@ class Spread:
                 size_bytes=int(SONG_S * length * 24000),
                 modified_ns=0,
                 hashes=Hashes(hashes[place], offsets[place]),
-                peaks=Peaks(frames[place], bins[place]),
+                peaks=Peaks(frames[place], bins[place], levels[place]),
             )
             for place in range(count)
         ]

@@ -15,9 +15,9 @@ from pipeline.match import Candidate
 from pipeline.verify import Evidence
 
 # Weight of each of `terms`, in their order.
-WEIGHTS = (1.505, -2.786, 0.154, 2.262, 0.058, 3.908, 1.39, -15.398)
+WEIGHTS = (1.029, -3.861, 0.241, 2.413, 0.841, 2.27, 2.074, 0.923, 5.69, -13.982, -17.522)
 # Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -2.4, 0.03: -0.93, 0.01: 1.3, 0.003: 4.5, 0.001: 6.2}
+STRANGERS = {0.1: -3.05, 0.03: -1.37, 0.01: 0.2, 0.003: 2.05, 0.001: 4.06}
 # No spread is believed that is less than so much of what independent peaks of spread 1 would give.
 LEAST_SPREAD = 0.5
 FURTHEST = 25.0
@@ -36,19 +36,22 @@ def rival_votes(candidates: Sequence[Candidate]) -> float:
 
 
 def terms(votes: int, rivals: float, evidence: Evidence) -> tuple[float, ...]:
-    """What the regression sees of a candidate: votes against chance, and the answer against chance in its spreads."""
+    """What the regression sees of a candidate: votes and answer against chance, and how its levels agree."""
     root = math.sqrt(max(evidence.peaks, 1))
-    over_places = evidence.level - evidence.places_level
-    over_bins = evidence.level - evidence.bins_level
+    over_places = evidence.answer - evidence.places_mean
+    over_aside = evidence.answer - evidence.aside_mean
     least = LEAST_SPREAD / root
     return (
         math.log(votes + 1.0),
         math.log(rivals + 1.0),
         root,
         over_places,
-        over_bins,
+        over_aside,
         math.sqrt(min(max(over_places / max(evidence.places_spread, least), 0.0), FURTHEST)),
-        math.sqrt(min(max(over_bins / max(evidence.bins_spread, least), 0.0), FURTHEST)),
+        math.sqrt(min(max(over_aside / max(evidence.aside_spread, least), 0.0), FURTHEST)),
+        evidence.plain_answer,
+        evidence.likeness,
+        evidence.lacking,
         1.0,
     )
 

@@ -23,6 +23,7 @@ STRETCH = 8192  # frames whose levels are worked out at once: three hours of the
 SURROUNDINGS_S = 0.75  # seconds to either side over which the local level and the number of peaks are measured
 LOWEST_BIN = 8  # below 43 Hz there is rumble, and no loudspeaker
 SILENCE = 1e-6  # power: what the dither of 16 bit leaves in one bin is a tenth of it
+LEVEL_DB = 2.0  # the step in which a peak's level is kept: finer ones recognise no better
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,10 +34,13 @@ class Peaks:
     ----------
     frame, bin
         ``(n_peaks,)`` int32.
+    level
+        ``(n_peaks,)`` int8: power, in steps of `LEVEL_DB`.
     """
 
     frame: NDArray[np.int32]
     bin: NDArray[np.int32]
+    level: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -50,12 +54,15 @@ class Maxima:
     ----------
     frame, bin
         ``(n,)`` int32.
+    level
+        ``(n,)`` float32: log power.
     salience
         ``(n,)`` float32: log power less the mean log power around.
     """
 
     frame: NDArray[np.int32]
     bin: NDArray[np.int32]
+    level: NDArray[np.float32]
     salience: NDArray[np.float32]
 
 
@@ -150,12 +157,14 @@ def find_maxima(
             decide()
             held_power, held_max = held_power[-2 * reach_frames :], held_max[-2 * reach_frames :]
     if not bands:
-        return Maxima(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+        none, nothing = np.empty(0, np.int32), np.empty(0, np.float32)
+        return Maxima(none, none, nothing, nothing)
     held_power, held_max = np.concatenate([held_power, edge]), np.concatenate([held_max, edge])
     decide()
-    frame, bin_, level = (np.concatenate(part) for part in zip(*found, strict=True))
+    frame, bin_, power = (np.concatenate(part) for part in zip(*found, strict=True))
+    level = np.log(power)
     around = round(SURROUNDINGS_S / settings.frame_s)
-    return Maxima(frame, bin_, np.log(level) - _local_level(np.concatenate(bands), around, frame, bin_))
+    return Maxima(frame, bin_, level, level - _local_level(np.concatenate(bands), around, frame, bin_))
 
 
 def most_salient(maxima: Maxima, settings: Settings, peaks_per_s: float) -> Peaks:
@@ -167,7 +176,8 @@ def most_salient(maxima: Maxima, settings: Settings, peaks_per_s: float) -> Peak
     around = round(SURROUNDINGS_S / settings.frame_s)
     most = peaks_per_s * (2 * around + 1) * settings.frame_s
     keep = _more_salient_around(maxima.frame, maxima.salience, around) < most
-    return Peaks(maxima.frame[keep], maxima.bin[keep])
+    steps = np.rint(maxima.level[keep] * (10 / np.log(10) / LEVEL_DB))
+    return Peaks(maxima.frame[keep], maxima.bin[keep], steps.astype(np.int8))
 
 
 def running_max(x: NDArray[np.float32], reach: int, axis: int) -> NDArray[np.float32]:

@@ -101,7 +101,7 @@ def survivors(song: Peaks, heard: Peaks, settings: Settings, start_s: float = 0.
         (heard, ~known, ORANGE, "new"),
         (song, kept, BLUE, f"kept: {share:.0%}"),
     ):
-        chosen = Peaks(peaks.frame[some], peaks.bin[some])
+        chosen = Peaks(peaks.frame[some], peaks.bin[some], peaks.level[some])
         ax = constellation(chosen, settings, start_s, ax, facecolors=colour, edgecolors="none", label=label)
     assert ax is not None
     ax.legend(loc="upper right")

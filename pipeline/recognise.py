@@ -20,7 +20,7 @@ from pipeline.constellation import SURROUNDINGS_S, Maxima, Peaks, find_maxima, m
 from pipeline.errors import ParameterError
 from pipeline.landmarks import FURTHEST_FRAME, Postings, pair_peaks
 from pipeline.match import TICKS, Candidate, Question, join, vote
-from pipeline.verify import Evidence, listen, tones, weigh
+from pipeline.verify import Evidence, Heard, hear, listen, weigh
 
 
 class Library(Protocol):
@@ -81,7 +81,7 @@ class Clip:
         self.padded = np.pad(samples, (self.lead, self.lead + settings.hop))
         self.n_samples = len(samples)
         self._power: dict[int, NDArray[np.float32]] = {}
-        self._surface: dict[int, NDArray[np.float32]] = {}
+        self._heard: dict[int, Heard] = {}
 
     def power(self, shift: int) -> NDArray[np.float32]:
         """``(n_frames, n_bins)`` of the copy that starts `shift` ticks later."""
@@ -91,11 +91,11 @@ class Clip:
             self._power[shift] = np.concatenate([batch.copy() for batch in batches])
         return self._power[shift]
 
-    def surface(self, shift: int) -> NDArray[np.float32]:
-        """What the matched filter of `tones` answers to it."""
-        if shift not in self._surface:
-            self._surface[shift] = tones(self.power(shift))
-        return self._surface[shift]
+    def heard(self, shift: int) -> Heard:
+        """The same as verification hears it."""
+        if shift not in self._heard:
+            self._heard[shift] = hear(self.power(shift))
+        return self._heard[shift]
 
     def question(self, effort: Effort) -> Question:
         """The clip's landmarks at all shifts: the copies are treated as one recording, one after another."""
@@ -107,6 +107,7 @@ class Clip:
         maxima = Maxima(
             np.concatenate([copy.frame + np.int32(place * apart) for place, copy in enumerate(copies)]),
             np.concatenate([copy.bin for copy in copies]),
+            np.concatenate([copy.level for copy in copies]),
             np.concatenate([copy.salience for copy in copies]),
         )
         hashes = pair_peaks(most_salient(maxima, self.settings, effort.peaks_per_s), effort.fan_out)
@@ -114,23 +115,23 @@ class Clip:
         copy, frame = hashes.offset[order] // apart, hashes.offset[order] % apart
         return Question(hashes.hash[order], frame * np.int32(TICKS) + copy * np.int32(TICKS // effort.shifts))
 
-    def placed(self, candidate: Candidate) -> tuple[NDArray[np.float32], int]:
+    def placed(self, candidate: Candidate) -> tuple[Heard, int]:
         """The copy whose frames stand where the song's do, and the song's frame at its first."""
         shift = -candidate.delta % TICKS
-        return self.surface(shift), (candidate.delta + shift) // TICKS
+        return self.heard(shift), (candidate.delta + shift) // TICKS
 
     def shortlist(self, candidates: Sequence[Candidate], songs: Mapping[int, Peaks]) -> list[Candidate]:
         """Those that sound most like their song, and those with most votes."""
         levels = [
-            listen(surface, songs[c.song_id], place)[1] for c in candidates for surface, place in [self.placed(c)]
+            listen(heard.answer, songs[c.song_id], place)[1] for c in candidates for heard, place in [self.placed(c)]
         ]
         order = sorted(range(len(candidates)), key=lambda index: -levels[index])
         return [candidates[index] for index in sorted({*order[:SOUNDING], *range(min(VOTED, len(candidates)))})]
 
     def weigh(self, candidate: Candidate, song: Peaks) -> Evidence:
         """The evidence for a candidate."""
-        surface, place = self.placed(candidate)
-        return weigh(surface, song, place)
+        heard, place = self.placed(candidate)
+        return weigh(heard, song, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ CANDIDATES = 100
 SOUNDING, VOTED = 8, 4  # of them, those that are weighed
 SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 128)
 DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64)
-RESOLVED = 0.995  # a sparse answer this sure is not asked again
+RESOLVED = 0.98  # a sparse answer this sure is not asked again: denser looks change one in a thousand
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
 

@@ -8,18 +8,23 @@ other places of the same song, and with the same peaks moved aside by a few bins
 The filter is the linear discriminant between what surrounds the peaks of true candidates and of the best false ones, on
 real music in rooms, under voices and noise, made separable and symmetric. False candidates are no random places: they
 are music in the same key, whose tones stand at the same bins but begin and end at other times.
+
+How loud the song's peaks are says more. Noise drowns the quiet ones first, so that the loud ones count for more. And it
+only adds: a song that is in the clip has its loud peaks there, all with about the same gain. Music that merely shares
+some sounds with the song, a drum loop or a sample, lacks what else the song plays there.
 docs/RECOGNITION.md has the figures, and what else was tried.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.constellation import LOWEST_BIN, SILENCE, Peaks, running_sum
+from pipeline.constellation import LEVEL_DB, LOWEST_BIN, SILENCE, Peaks, running_sum
 
 # The filter is separable. Along each axis: weights around the point, and one for everything further around.
 LOBE = (-0.16, 0.41, 1.04, 0.41, -0.16)  # of the window, across bins
@@ -28,6 +33,28 @@ COURSE = (-0.19, 0.47, 1.06, 0.47, -0.19)  # across frames: a tone that begins o
 COURSE_AROUND, COURSE_REST = 8, -0.06
 OTHER_PLACES = 60
 BINS_ASIDE = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
+NEPERS = LEVEL_DB * math.log(10) / 10  # a step of a peak's level, as log power
+# What a peak counts for, by its level and 128 more: the fourth root of its power.
+LOUDNESS: NDArray[np.float32] = np.exp(np.arange(-128, 128) * (NEPERS / 4)).astype(np.float32)
+# A loud peak is lacking if it is this much weaker than the best heard ones say (log power: 13 dB), but not so much that
+# the loudspeaker will have no such tones (22 dB).
+LACKING, CUT_OFF, BEST_HEARD = -3.0, -5.0, 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A clip as verification hears it, ``(n_frames, n_bins)`` float32 each.
+
+    Parameters
+    ----------
+    answer
+        What the matched filter of `tones` answers.
+    level
+        Log power, the most of a frame and its two neighbours.
+    """
+
+    answer: NDArray[np.float32]
+    level: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +65,40 @@ class Evidence:
     ----------
     peaks
         How many peaks the song has where the clip lies.
-    level
-        Mean of the matched filter over them.
-    places_level, places_spread
+    answer
+        Mean answer of the matched filter at them, the louder ones counted for more.
+    places_mean, places_spread
         Mean and standard deviation of the same at other places of the song.
-    bins_level, bins_spread
+    aside_mean, aside_spread
         The same with the peaks moved aside.
+    plain_answer
+        `answer`, all peaks counted alike.
+    likeness
+        Correlation of the levels of the song's peaks with those of the clip there.
+    lacking
+        Share of the louder peaks that the clip should have, and has not.
     """
 
     peaks: int
-    level: float
-    places_level: float
+    answer: float
+    places_mean: float
     places_spread: float
-    bins_level: float
-    bins_spread: float
+    aside_mean: float
+    aside_spread: float
+    plain_answer: float
+    likeness: float
+    lacking: float
 
 
-def tones(power: NDArray[np.float32]) -> NDArray[np.float32]:
+NO_EVIDENCE = Evidence(0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+
+
+def tones(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the matched filter answers.
 
     Parameters
     ----------
-    power
+    log_power
         ``(n_frames, n_bins)`` float32.
 
     Returns
@@ -67,7 +106,6 @@ def tones(power: NDArray[np.float32]) -> NDArray[np.float32]:
     NDArray
         ``(n_frames, n_bins)`` float32; 0 where nothing stands out, 1 a standard deviation of the frame.
     """
-    log_power = np.log(power + np.float32(SILENCE))
     across_bins = _weighted(np.ascontiguousarray(log_power.T), LOBE, LOBE_AROUND, LOBE_REST).T
     answer: NDArray[np.float32] = _weighted(np.ascontiguousarray(across_bins), COURSE, COURSE_AROUND, COURSE_REST)
     answer /= answer.std(axis=1, keepdims=True) + np.float32(0.1)
@@ -84,45 +122,93 @@ def _weighted(x: NDArray[np.float32], weights: Sequence[float], around: int, res
     return total
 
 
-def listen(surface: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, float]:
+def hear(power: NDArray[np.float32]) -> Heard:
+    """What verification needs of a clip.
+
+    Parameters
+    ----------
+    power
+        ``(n_frames, n_bins)`` float32.
+    """
+    log_power = np.log(power + np.float32(SILENCE))
+    level = log_power.copy()
+    np.maximum(level[1:], log_power[:-1], out=level[1:])
+    np.maximum(level[:-1], log_power[1:], out=level[:-1])
+    return Heard(tones(log_power), level)
+
+
+def listen(answer: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, float]:
     """How many peaks the song has where the clip lies, and the mean answer of the filter there.
 
     Parameters
     ----------
-    surface
+    answer
         ``(n_frames, n_bins)`` float32, what `tones` gave.
     song
-        The song's constellation.
+        The song's constellation; louder peaks count for more.
     place
         The song's frame at which the clip's frame 0 lies.
     """
-    first, last = np.searchsorted(song.frame, [place, place + len(surface)])
+    first, last = np.searchsorted(song.frame, [place, place + len(answer)])
     if first == last:
         return 0, 0.0
-    return int(last - first), float(surface[song.frame[first:last] - place, song.bin[first:last]].mean())
+    weights = _loudness(song.level[first:last])
+    answers = answer[song.frame[first:last] - place, song.bin[first:last]]
+    return int(last - first), float(answers @ weights / weights.sum())
 
 
-def weigh(surface: NDArray[np.float32], song: Peaks, place: int) -> Evidence:
-    """`listen`, and what it gives by chance."""
-    n_frames, n_bins = surface.shape
-    peaks, level = listen(surface, song, place)
+def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
+    """`listen`, what it gives by chance, and how the levels agree."""
+    n_frames, n_bins = heard.answer.shape
+    peaks, answer = listen(heard.answer, song, place)
     if not peaks:
-        return Evidence(0, 0.0, 0.0, 1.0, 0.0, 1.0)
+        return NO_EVIDENCE
     first, last = np.searchsorted(song.frame, [place, place + n_frames])
     frame, bin_ = song.frame[first:last] - place, song.bin[first:last]
+    weights = _loudness(song.level[first:last])
     aside = bin_[None, :] + np.array(BINS_ASIDE, np.int32)[:, None]
     aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
     aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
-    moved = surface[frame[None, :], aside].mean(axis=1)
-    elsewhere = _elsewhere(surface, song, place)
+    moved = heard.answer[frame[None, :], aside] @ weights / weights.sum()
+    elsewhere = _elsewhere(heard.answer, song, place)
+    level, its = song.level[first:last] * np.float32(NEPERS), heard.level[frame, bin_]
     return Evidence(
-        peaks, level, float(elsewhere.mean()), float(elsewhere.std()), float(moved.mean()), float(moved.std())
+        peaks,
+        answer,
+        float(elsewhere.mean()),
+        float(elsewhere.std()),
+        float(moved.mean()),
+        float(moved.std()),
+        float(heard.answer[frame, bin_].mean()),
+        _correlation(level, its),
+        _lacking(level, its),
     )
 
 
-def _elsewhere(surface: NDArray[np.float32], song: Peaks, place: int) -> NDArray[np.float32]:
-    """The mean answer at other places of the song, at least two frames from this one; zeros when it has too few."""
-    n_frames = len(surface)
+def _loudness(level: NDArray[np.int8]) -> NDArray[np.float32]:
+    weights: NDArray[np.float32] = LOUDNESS[level.astype(np.intp) + 128]
+    return weights
+
+
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    size = math.sqrt(float(one @ one) * float(other @ other))
+    return float(one @ other) / size if size else 0.0
+
+
+def _lacking(level: NDArray[np.float32], its: NDArray[np.float32]) -> float:
+    """Share of the louder half of peaks that are much weaker in the clip than the best heard of them say."""
+    loud = level > np.median(level)
+    if not loud.any():
+        return 0.0
+    gain = its[loud] - level[loud]
+    over = gain - float(np.quantile(gain, BEST_HEARD))
+    return float(((over < LACKING) & (over > CUT_OFF)).mean())
+
+
+def _elsewhere(answer: NDArray[np.float32], song: Peaks, place: int) -> NDArray[np.float32]:
+    """What `listen` gives at other places, at least two frames from this one; a zero when the song has too few."""
+    n_frames = len(answer)
     last = int(song.frame[-1]) - n_frames // 2
     places = np.unique(np.linspace(-(n_frames // 2), last, OTHER_PLACES).astype(np.int32))
     places = places[np.abs(places - place) > 2]
@@ -133,6 +219,7 @@ def _elsewhere(surface: NDArray[np.float32], song: Peaks, place: int) -> NDArray
         return np.zeros(1, np.float32)
     starts = np.cumsum(count) - count
     index = np.arange(count.sum()) - np.repeat(starts - first, count)
-    answers = surface[song.frame[index] - np.repeat(places, count), song.bin[index]]
-    means: NDArray[np.float32] = np.add.reduceat(answers, starts) / count
-    return means
+    weights = _loudness(song.level[index])
+    answers = answer[song.frame[index] - np.repeat(places, count), song.bin[index]] * weights
+    means = np.add.reduceat(answers, starts) / np.add.reduceat(weights, starts)
+    return means.astype(np.float32, copy=False)

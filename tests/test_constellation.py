@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from pipeline import synthesis
 from pipeline.config import Settings
 from pipeline.constellation import (
+    LEVEL_DB,
     LOWEST_BIN,
     SILENCE,
     _more_salient_around,
@@ -28,7 +29,10 @@ def constellation(blocks):
 
 
 def same(one, other):
-    return np.array_equal(one.frame, other.frame) and np.array_equal(one.bin, other.bin)
+    return all(
+        np.array_equal(mine, its)
+        for mine, its in ((one.frame, other.frame), (one.bin, other.bin), (one.level, other.level))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,7 @@ def test_a_delay_of_whole_frames_moves_peaks_and_nothing_else(music):
     moved = later.frame >= margin + delay
     assert np.array_equal(later.frame[moved] - delay, there.frame[inside])
     assert np.array_equal(later.bin[moved], there.bin[inside])
+    assert np.array_equal(later.level[moved], there.level[inside])
 
 
 @pytest.mark.parametrize("loudness", [2.0**-6, 2.0**3])
@@ -83,6 +88,8 @@ def test_loudness_changes_hardly_any_peak(music, loudness):
     one, other = constellation([music]), constellation([music * np.float32(loudness)])
     key = [set(zip(peaks.frame.tolist(), peaks.bin.tolist(), strict=True)) for peaks in (one, other)]
     assert len(key[0] & key[1]) > 0.95 * len(key[0] | key[1])
+    louder = np.median(other.level) - np.median(one.level)
+    assert louder == pytest.approx(20 * np.log10(loudness) / LEVEL_DB, abs=1)
 
 
 @pytest.mark.parametrize("samples", [0, 1, SETTINGS.window - 1, SETTINGS.window, 20 * SETTINGS.window])

@@ -76,7 +76,10 @@ def contents(store: Store) -> dict[str, Any]:
     return {
         "songs": songs.to_pylist(),
         "postings": [postings.hash.tolist(), postings.song_id.tolist(), postings.offset.tolist()],
-        "peaks": {song_id: (found.frame.tolist(), found.bin.tolist()) for song_id, found in peaks.items()},
+        "peaks": {
+            song_id: (found.frame.tolist(), found.bin.tolist(), found.level.tolist())
+            for song_id, found in peaks.items()
+        },
     }
 
 

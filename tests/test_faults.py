@@ -38,7 +38,7 @@ Contents = dict[str, tuple[list[tuple[int, int]], list[int]]]
 def make_song(number: int) -> StagedSong:
     """A small song whose landmarks come from its peaks; its digest says which one it is."""
     at = np.unique(np.random.default_rng(number).integers(0, 200 * 64, 150))
-    peaks = Peaks((at // 64).astype(np.int32), (at % 64).astype(np.int32))
+    peaks = Peaks((at // 64).astype(np.int32), (at % 64).astype(np.int32), (at % 61 - 30).astype(np.int8))
     return StagedSong(
         path=f"/music/{number}.flac", title=None, artist=None, album=None, duration_s=9.0, digest=str(number),
         decoder="soundfile", sample_rate=44100, decoded_share=1.0, size_bytes=1000, modified_ns=5,

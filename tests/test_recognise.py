@@ -12,13 +12,13 @@ from benchmarks.shelf import Shelf
 from pipeline import match, synthesis
 from pipeline.calibration import STRANGERS, confidence, threshold
 from pipeline.config import Settings
-from pipeline.constellation import Peaks
+from pipeline.constellation import LEVEL_DB, Peaks
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pack, pair_peaks
 from pipeline.match import TICKS, Hits, Question, join, vote
 from pipeline.recognise import DENSE, Clip, Query, affordable, at_speed, recognise
-from pipeline.verify import listen, tones, weigh
+from pipeline.verify import Heard, hear, listen, weigh
 from tests import naive
 
 SETTINGS = Settings()
@@ -202,16 +202,41 @@ def test_more_songs_hardly_change_the_confidence(shelf):
 def test_listening_reads_the_filter_at_the_songs_peaks(seed, place):
     rng = np.random.default_rng(seed)
     surface = rng.standard_normal((20, 64)).astype(np.float32)
-    song_peaks = Peaks(np.sort(rng.integers(0, 400, 300)).astype(np.int32), rng.integers(8, 64, 300).astype(np.int32))
+    song_peaks = Peaks(
+        np.sort(rng.integers(0, 400, 300)).astype(np.int32),
+        rng.integers(8, 64, 300).astype(np.int32),
+        rng.integers(-30, 27, 300).astype(np.int8),
+    )
     inside = [
-        float(surface[frame - place, bin_])
-        for frame, bin_ in zip(song_peaks.frame, song_peaks.bin, strict=True)
+        (float(surface[frame - place, bin_]), 10 ** (LEVEL_DB * level / 10 / 4))
+        for frame, bin_, level in zip(song_peaks.frame, song_peaks.bin, song_peaks.level.tolist(), strict=True)
         if 0 <= frame - place < 20
     ]
-    peaks, level = listen(surface, song_peaks, place)
+    peaks, answer = listen(surface, song_peaks, place)
     assert peaks == len(inside)
-    assert level == pytest.approx(np.mean(inside) if inside else 0.0, abs=1e-5)
-    assert weigh(surface, song_peaks, place).level == level
+    expected = sum(a * w for a, w in inside) / sum(w for _, w in inside) if inside else 0.0
+    assert answer == pytest.approx(expected, abs=1e-5)
+    evidence = weigh(Heard(surface, surface), song_peaks, place)
+    assert evidence.answer == answer
+    assert evidence.plain_answer == pytest.approx(np.mean([a for a, _ in inside]) if inside else 0.0, abs=1e-5)
+
+
+def test_levels_tell_the_song_under_noise_from_music_that_shares_a_loop_with_it(rng):
+    n_frames, n_bins, n_peaks = 60, 256, 400
+    at = np.sort(rng.choice(n_frames * n_bins // 2, n_peaks, replace=False))
+    song = Peaks(
+        (at // 128).astype(np.int32), (2 * (at % 128)).astype(np.int32), rng.integers(0, 16, n_peaks).astype(np.int8)
+    )
+    floor = rng.exponential(1.0, (n_frames, n_bins)).astype(np.float32) * 1e-2
+    power = 10 ** (LEVEL_DB * song.level / 10)
+    whole, loop = floor.copy(), floor.copy()
+    whole[song.frame, song.bin] += power / 100  # quieter, and under noise
+    whole += rng.exponential(0.1, whole.shape)
+    some = rng.random(n_peaks) < 0.6
+    loop[song.frame[some], song.bin[some]] += power[some] / 100
+    kept, shared = (weigh(hear(heard), song, 0) for heard in (whole, loop))
+    assert kept.likeness > shared.likeness + 0.2
+    assert kept.lacking < 0.05 < shared.lacking
 
 
 def test_the_filter_answers_to_a_note_more_than_to_a_steady_tone_and_not_to_loudness(rng):
@@ -219,9 +244,10 @@ def test_the_filter_answers_to_a_note_more_than_to_a_steady_tone_and_not_to_loud
     steady, note = floor.copy(), floor.copy()
     steady[:, 100] = 1e3
     note[30:32, 100] = 1e3
-    assert tones(note)[30, 100] > 1.3 * tones(steady)[30, 100]
-    assert abs(tones(note)[:, 120:].mean()) < 0.2
-    np.testing.assert_allclose(tones(note * 7), tones(note), rtol=1e-2, atol=1e-2)
+    struck, standing, louder = (hear(power).answer for power in (note, steady, note * 7))
+    assert struck[30, 100] > 1.3 * standing[30, 100]
+    assert abs(struck[:, 120:].mean()) < 0.2
+    np.testing.assert_allclose(louder, struck, rtol=1e-2, atol=1e-2)
 
 
 def test_the_threshold_falls_as_more_strangers_may_be_named():

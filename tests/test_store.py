@@ -46,7 +46,7 @@ def make_song(name: str, seed: int = 0, hashes: int = 300, hash_bits: int = 8, p
             rng.integers(0, 1 << hash_bits, hashes).astype(np.int32),
             np.sort(rng.integers(0, 2000, hashes)).astype(np.int32),
         ),
-        peaks=Peaks((at // 1025).astype(np.int32), (at % 1025).astype(np.int32)),
+        peaks=Peaks((at // 1025).astype(np.int32), (at % 1025).astype(np.int32), (at % 61 - 30).astype(np.int8)),
     )
 
 
@@ -90,6 +90,7 @@ def test_songs_come_back_as_they_were_staged(store: Store) -> None:
     assert list(peaks) == [1, 3]
     np.testing.assert_array_equal(peaks[3].frame, songs[2].peaks.frame)
     np.testing.assert_array_equal(peaks[3].bin, songs[2].peaks.bin)
+    np.testing.assert_array_equal(peaks[3].level, songs[2].peaks.level)
     assert peaks[3].bin.dtype == peaks[3].frame.dtype == np.int32
 
 
@@ -302,7 +303,8 @@ def test_misuse_is_refused_in_a_sentence(store: Store) -> None:
         stage(store.url, "x", [])
     with pytest.raises(ParameterError, match="no column 'speed'"):
         store.snapshot().songs(["speed"])
-    unsorted = dataclasses.replace(make_song("a"), peaks=Peaks(np.array([2, 1], np.int32), np.array([1, 1], np.int32)))
+    falling = Peaks(np.array([2, 1], np.int32), np.array([1, 1], np.int32), np.array([0, 0], np.int8))
+    unsorted = dataclasses.replace(make_song("a"), peaks=falling)
     with pytest.raises(ParameterError, match="sorted by frame"):
         stage(store.url, "x", [unsorted])
     negative: NDArray[np.int32] = np.array([-1], np.int32)

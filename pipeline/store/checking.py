@@ -231,8 +231,8 @@ def _check_constellations(file: Any, data: DataFile, report: _FileReport) -> str
             return f"the smallest and largest song_id of row group {group} are not what its footer says"
         for batch in table.to_batches():
             steps, bins = batch.column("frame_step"), batch.column("bin")
-            if not steps.offsets.equals(bins.offsets):
-                return "it has songs with more frames than bins"
+            if not steps.offsets.equals(bins.offsets) or not steps.offsets.equals(batch.column("level").offsets):
+                return "it has songs with more frames than bins or levels"
             if (pc.min(steps.values).as_py() or 0) < 0 or (pc.min(bins.values).as_py() or 0) < 0:
                 return "it has a frame or bin below 0"
             ids.append(batch.column("song_id").to_numpy().astype(np.int64))

@@ -40,6 +40,7 @@ def to_table(song_ids: Sequence[int], peaks: Sequence[Peaks]) -> pa.Table:
     steps = [np.diff(part.frame, prepend=np.int32(0)) for part in peaks]
     frame_step = np.concatenate([*steps, np.zeros(0, np.int32)]).astype(np.int32)
     bins = np.concatenate([*(part.bin for part in peaks), np.zeros(0, np.int32)])
+    levels = np.concatenate([*(part.level for part in peaks), np.zeros(0, np.int8)])
     if len(frame_step) and (frame_step.min() < 0 or bins.min() < 0 or bins.max() > LARGEST_BIN):
         raise ParameterError(f"peaks must be sorted by frame, with bins from 0 to {LARGEST_BIN}")
     offsets = pa.array(ends.astype(np.int32))
@@ -48,6 +49,7 @@ def to_table(song_ids: Sequence[int], peaks: Sequence[Peaks]) -> pa.Table:
             pa.array(np.asarray(song_ids, np.int32)),
             pa.ListArray.from_arrays(offsets, pa.array(frame_step)),
             pa.ListArray.from_arrays(offsets, pa.array(bins.astype(np.int16))),
+            pa.ListArray.from_arrays(offsets, pa.array(levels)),
         ],
         schema=tables.SCHEMAS[tables.CONSTELLATIONS],
     )
@@ -57,12 +59,13 @@ def from_table(table: pa.Table) -> dict[int, Peaks]:
     """The songs of `to_table` again."""
     found: dict[int, Peaks] = {}
     for batch in table.to_batches():
-        steps, bins = batch.column("frame_step"), batch.column("bin")
+        steps = batch.column("frame_step")
         ends = steps.offsets.to_numpy()
-        frame_step, bin_ = steps.values.to_numpy(), bins.values.to_numpy()
+        frame_step, bin_ = steps.values.to_numpy(), batch.column("bin").values.to_numpy()
+        level = batch.column("level").values.to_numpy()
         for song_id, start, stop in zip(batch.column("song_id").to_pylist(), ends[:-1], ends[1:], strict=True):
             frame = np.cumsum(frame_step[start:stop], dtype=np.int32)
-            found[song_id] = Peaks(frame, bin_[start:stop].astype(np.int32))
+            found[song_id] = Peaks(frame, bin_[start:stop].astype(np.int32), level[start:stop])
     return found
 
 
@@ -78,6 +81,7 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
             "song_id": "DELTA_BINARY_PACKED",
             "frame_step.list.element": "BYTE_STREAM_SPLIT",
             "bin.list.element": "BYTE_STREAM_SPLIT",
+            "level.list.element": "BYTE_STREAM_SPLIT",
         },
         write_statistics=["song_id"],
         write_page_checksum=True,

@@ -9,7 +9,7 @@ from pipeline.errors import StoreError
 from pipeline.store.location import Location
 
 NAME = "songprint.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def read(location: Location) -> Settings:

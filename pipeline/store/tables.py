@@ -74,6 +74,7 @@ SCHEMAS = {
             pa.field("song_id", pa.int32(), nullable=False),
             pa.field("frame_step", pa.list_(pa.int32()), nullable=False),
             pa.field("bin", pa.list_(pa.int16()), nullable=False),
+            pa.field("level", pa.list_(pa.int8()), nullable=False),
         ]
     ),
 }
