@@ -32,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from benchmarks import targets
 from benchmarks.machine import describe, spread, table
 from benchmarks.synthetic import Spread, build, store_at
 from pipeline import audio, synthesis
@@ -72,13 +73,17 @@ def excerpts(real: Store, count: int, seed: int = 1) -> list[Excerpt]:
     songs = real.snapshot().songs(["path", "duration_s"]).to_pylist()
     songs = [song for song in songs if song["duration_s"] > 3 * CLIP_S]
     rate = real.settings.sample_rate
-    made = []
+    of_song: dict[str, list[tuple[int, float]]] = {}
     for place in range(count):
         song = songs[rng.integers(len(songs))]
-        start = rng.uniform(CLIP_S, song["duration_s"] - 2 * CLIP_S)
-        samples, _ = audio.read(song["path"], rate, start, start + CLIP_S)
-        made.append(Excerpt(song["path"], synthesis.recording(samples, OVER_NOISE_DB, place, rate)))
-    return made
+        of_song.setdefault(song["path"], []).append((place, rng.uniform(CLIP_S, song["duration_s"] - 2 * CLIP_S)))
+    made: dict[int, Excerpt] = {}
+    for path, places in of_song.items():  # each song is decoded once
+        whole, _ = audio.read(path, rate)
+        for place, start in places:
+            samples = whole[round(start * rate) : round((start + CLIP_S) * rate)]
+            made[place] = Excerpt(path, synthesis.recording(samples, OVER_NOISE_DB, place, rate))
+    return [made[place] for place in range(count)]
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -131,8 +136,41 @@ def right(snapshot: Snapshot, clips: list[Excerpt], query: Query) -> float:
     return 100 * named / len(clips)
 
 
-def at_size(store: Store, clips: list[Excerpt], pairs: int) -> list[str]:
-    """One row: a single clip cold and warm, against DuckDB; whole clips one by one, and all."""
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a store of one size costs: milliseconds, of each pair where there are pairs, of each clip in `batch`."""
+
+    postings: int
+    bytes_each: float
+    cold: float
+    warm: list[float]
+    duckdb: list[float]
+    single: float
+    batch: float
+    right: float
+
+    @property
+    def over_duckdb(self) -> list[float]:
+        """Our time over DuckDB's."""
+        return [ours / theirs for ours, theirs in zip(self.warm, self.duckdb, strict=True)]
+
+    def row(self) -> list[str]:
+        """A line of the table."""
+        return [
+            f"{self.postings / 1e6:.0f} M",
+            f"{self.bytes_each:.2f}",
+            f"{self.cold:.0f}",
+            spread(self.warm, "{:.0f}"),
+            spread(self.duckdb, "{:.0f}"),
+            spread([1 / ratio for ratio in self.over_duckdb], "{:.0f}"),
+            f"{self.single:.0f}",
+            f"{self.batch:.0f}",
+            f"{self.right:.0f}",
+        ]
+
+
+def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
+    """A single clip cold and warm, against DuckDB; whole clips one by one, and all."""
     questions = [Clip(clip.samples, store.settings).question(SPARSE) for clip in clips[: pairs + 1]]
     drop_cache(store.url)
     cold = seconds(lambda: look_up(store.snapshot(), questions[-1]))
@@ -152,17 +190,16 @@ def at_size(store: Store, clips: list[Excerpt], pairs: int) -> list[str]:
     percent = right(snapshot, clips, Query())
     batch = (time.process_time() - began) / len(clips)
     size = snapshot.size()
-    return [
-        f"{size['postings'] / 1e6:.0f} M",
-        f"{size['bytes_per_posting']:.2f}",
-        f"{cold * 1e3:.0f}",
-        spread([took * 1e3 for took in ours], "{:.0f}"),
-        spread([took * 1e3 for took in theirs], "{:.0f}"),
-        spread([b / a for a, b in zip(ours, theirs, strict=True)], "{:.0f}"),
-        f"{statistics.median(single) * 1e3:.0f}",
-        f"{batch * 1e3:.0f}",
-        f"{percent:.0f}",
-    ]
+    return Figures(
+        size["postings"],
+        size["bytes_per_posting"],
+        1e3 * cold,
+        [1e3 * took for took in ours],
+        [1e3 * took for took in theirs],
+        1e3 * statistics.median(single),
+        1e3 * batch,
+        percent,
+    )
 
 
 def by_reads(store: Store, clips: list[Excerpt]) -> list[list[str]]:
@@ -204,20 +241,21 @@ def main() -> None:
         index([str(options.music)], real, executor)
         clips = excerpts(real, options.clips)
         drawn = Spread(real)
+        n_songs = f"{real.snapshot().n_songs} songs"
         few = recognise_all_cpu(real, clips)
-        print(f"One clip, {real.snapshot().n_songs} songs, without decoding: {few} CPU ms")
+        print(f"One clip, {n_songs}, without decoding: {spread(few, '{:.0f}')} CPU ms")
         shell = from_shell(real, clips, options.pairs)
-        print(f"From the shell, wall over importing pandas, pyarrow, scipy.fft: {shell}\n")
+        print(f"From the shell, wall over importing pandas, pyarrow, scipy.fft: {spread(shell)}\n")
         store = store_at(folder / "store", real)
         store.absorb(real)
-        rows = []
+        sizes = []
         for millions in options.sizes.split(","):
             build(drawn, store, int(float(millions) * 1e6), executor)
             store.compact(map=executor.map, grace_hours=0)
-            rows.append(at_size(store, clips, options.pairs))
+            sizes.append(at_size(store, clips, options.pairs))
         head = ["postings", "bytes each", "one clip cold, ms", "warm, ms", "DuckDB warm, ms", "DuckDB over ours",
                 "one clip whole, CPU ms", f"each of {len(clips)} clips, CPU ms", "right, %"]  # fmt: skip
-        print(table(head, rows))
+        print(table(head, [size.row() for size in sizes]))
         print("\nAt the largest size, by `Query.reads`:\n")
         print(table(["reads", "a clip, CPU ms", "right, %"], by_reads(store, clips[:200])))
         ratios = []
@@ -229,9 +267,20 @@ def main() -> None:
         print(
             f"\nAdding {ADDED_SONGS} songs to the largest, CPU over adding them to an empty store: {spread(ratios)}\n"
         )
+        largest = sizes[-1]
+        where = f"{largest.postings / 1e6:.0f} M postings"
+        met = [
+            targets.row(targets.ADDING, ratios, where),
+            targets.row(targets.BYTES, [largest.bytes_each], where),
+            targets.row(targets.SHELL, shell, n_songs),
+            targets.row(targets.FEW_SONGS, few, n_songs),
+            targets.row(targets.DUCKDB, largest.over_duckdb, where),
+            targets.row(targets.MANY_CLIPS, [largest.batch], f"{len(clips)} clips, {where}"),
+        ]
+        print(targets.report(met))
 
 
-def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> str:
+def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> list[float]:
     """Wall time of ``songprint identify`` with one clip, over that of importing some libraries."""
     import soundfile
 
@@ -245,20 +294,17 @@ def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> str:
             soundfile.write(path, clip.samples, store.settings.sample_rate)
             ours = wall("-m", "jobs", "identify", path, "--store", store.url)
             ratios.append(ours / wall("-c", "import pandas, pyarrow, scipy.fft"))
-    return spread(ratios)
+    return ratios
 
 
-def recognise_all_cpu(store: Store, clips: list[Excerpt]) -> str:
+def recognise_all_cpu(store: Store, clips: list[Excerpt]) -> list[float]:
     """CPU milliseconds of single clips, each by itself."""
     snapshot = store.snapshot()
     recognise([clips[0].samples], snapshot, Query())  # holds the store in memory from now on
-    return spread(
-        [
-            1e3 * seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
-            for clip in clips[:50]
-        ],
-        "{:.0f}",
-    )
+    return [
+        1e3 * seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        for clip in clips[:50]
+    ]
 
 
 if __name__ == "__main__":

@@ -25,11 +25,13 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
+from benchmarks import targets
 from benchmarks.machine import describe, spread, table
 
 CODECS = {"mp3": ["-c:a", "libmp3lame", "-b:a", "192k"], "flac": ["-c:a", "flac"], "ogg": ["-c:a", "libvorbis"]}
-# The system's is what people compare with; builds differ by a factor of 1.5.
-FFMPEG = shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+# The system's is what people compare with, the wheel's is the same everywhere; builds differ by a factor of two.
+WHEEL, SYSTEM = imageio_ffmpeg.get_ffmpeg_exe(), shutil.which("ffmpeg")
+FFMPEG = SYSTEM or WHEEL
 
 # Runs in a process of its own, so that its memory and CPU time are its own; prints CPU s, wall s, peak MB, bytes.
 INDEX = """
@@ -115,10 +117,16 @@ def cpu_of(commands: Iterator[list[str]]) -> tuple[float, float]:
     return cpu, time.perf_counter() - began
 
 
-def ffmpeg(folder: Path) -> tuple[float, float]:
+def ffmpeg(folder: Path, binary: str = FFMPEG) -> tuple[float, float]:
     """Decoding alone."""
     files = sorted(folder.iterdir())
-    return cpu_of([FFMPEG, "-v", "error", "-threads", "1", "-i", str(file), "-f", "null", "-"] for file in files)
+    return cpu_of([binary, "-v", "error", "-threads", "1", "-i", str(file), "-f", "null", "-"] for file in files)
+
+
+def version(command: str) -> str:
+    """What a program says it is."""
+    said = subprocess.run([command, "-version"], check=True, capture_output=True, text=True).stdout
+    return " ".join(said.splitlines()[0].split()[:3])
 
 
 def fpcalc(folder: Path) -> tuple[float, float]:
@@ -189,41 +197,60 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--hours", type=float, default=1.0, help="how much of it to take")
     options = parser.parse_args()
+    decoders = {"PATH": SYSTEM, "wheel": WHEEL} if SYSTEM else {"wheel": WHEEL}
     print(f"## Indexing\n\n{describe()}\n")
+    print(", ".join(f"{name}'s {version(binary)}" for name, binary in decoders.items() if binary), end="")
+    print(f", {version('fpcalc')}\n" if shutil.which("fpcalc") else "; no fpcalc on the PATH\n")
+    met = []
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folders = encode(options.music, options.hours, place)
         rows = []
         for codec, folder in folders.items():
-            ours, theirs, fingerprints = [], [], []
+            ours: list[tuple[float, ...]] = []
+            walls, prints = [], []
+            ratios: dict[str, list[float]] = {name: [] for name in decoders}
             for _ in range(options.pairs):
-                ours.append(songprint(folder))
-                theirs.append(ffmpeg(folder))
+                run = songprint(folder)
+                ours.append(run)
+                for name, binary in decoders.items():
+                    cpu, wall = ffmpeg(folder, binary or WHEEL)
+                    ratios[name].append(run[0] / cpu)
+                    if binary == FFMPEG:
+                        walls.append(run[1] / wall)
                 if shutil.which("fpcalc"):
-                    fingerprints.append(fpcalc(folder))
+                    prints.append(run[0] / fpcalc(folder)[0])
             hours = ours[0][5]
             rows.append(
                 [
                     codec,
                     spread([hours * 3600 / run[0] for run in ours], "{:.0f}"),
-                    spread([a[0] / b[0] for a, b in zip(ours, theirs, strict=True)]),
-                    spread([a[1] / b[1] for a, b in zip(ours, theirs, strict=True)]),
-                    spread([a[0] / b[0] for a, b in zip(ours, fingerprints, strict=False)]) if fingerprints else "-",
+                    *map(spread, ratios.values()),
+                    spread(walls),
+                    spread(prints) if prints else "-",
                     spread([run[2] for run in ours], "{:.0f}"),
                 ]
             )
-        head = ["format", "x real time per core", "CPU over ffmpeg", "wall over ffmpeg", "CPU over fpcalc", "peak MB"]
+            if codec == "mp3":
+                met += [targets.row(targets.FFMPEG, ratios[name], f"the {name}'s") for name in decoders]
+                met += [targets.row(targets.FPCALC, prints)] if prints else []
+        head = ["format", "x real time per core", *(f"CPU over {name}'s ffmpeg" for name in decoders),
+                f"wall over {next(iter(decoders))}'s", "CPU over fpcalc", "peak MB"]  # fmt: skip
         print(table(head, rows))
         cores = len(os.sched_getaffinity(0))
         pairs = [(songprint(folders["mp3"], 1), songprint(folders["mp3"], cores)) for _ in range(options.pairs)]
-        speed_up = spread([one[1] / all_[1] for one, all_ in pairs])
-        print(f"\n{cores} workers over 1, wall, the cluster's start apart: {speed_up} times as fast\n")
+        speed_ups = [one[1] / all_[1] for one, all_ in pairs]
+        print(f"\n{cores} workers over 1, wall, the cluster's start apart: {spread(speed_ups)} times as fast\n")
+        if cores in targets.WORKERS:
+            met.append(targets.row(targets.WORKERS[cores], speed_ups))
         print(table(["stage (mp3)", "CPU s per hour of audio"],
                     [[name, f"{seconds:.2f}"] for name, seconds in stages(folders["mp3"], 3)]))  # fmt: skip
         _, _, peak, _, _, hours = songprint(long_recording(folders["mp3"], place / "long", 3.0))
         print(f"\nPeak memory, an MP3 of {hours:.1f} hours: {peak:.0f} MB")
+        met.append(targets.row(targets.MEMORY, [peak], f"{hours:.1f} hours"))
         *_, size, postings, hours = ours[0]
         print(f"\n{size / hours / 1e6:.2f} MB per hour of audio, {postings / hours / 3600:.0f} postings per second\n")
+    print(targets.report(met))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""What songprint is meant to cost at most, and whether a measurement keeps to it.
+
+A floor must be kept, an aim is what would be good. Each benchmark prints a table of its targets, from the same run as
+its other figures; benchmarks/README.md says of those that are missed where the limit is.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.machine import spread, table
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure's bounds: the lower the better, unless the aim is above the floor."""
+
+    name: str
+    floor: float
+    aim: float
+    form: str = "{:.2f}"
+
+
+FFMPEG = Target("index CPU over `ffmpeg -f null` CPU, 192k MP3, 1 worker, store included", 1.0, 0.7)
+FPCALC = Target("index CPU over `fpcalc -length 0 -ignore-errors` CPU, likewise", 1.45, 1.0)
+WORKERS = {
+    4: Target("index wall, 1 worker over 4", 3.2, 3.7),
+    2: Target("index wall, 1 worker over 2", 1.7, 1.9),
+}
+MEMORY = Target("peak memory of a worker, 3-hour MP3, MB", 400, 200, "{:.0f}")
+ADDING = Target("adding 100 songs, CPU, large store over empty store", 1.15, 1.05)
+BYTES = Target("bytes per posting after compaction", 4.0, 3.5)
+SHELL = Target("one clip from the shell, wall over importing pandas, pyarrow, scipy.fft", 3.0, 1.5)
+FEW_SONGS = Target("one clip, open store of the music alone, CPU ms without decoding", 40, 15, "{:.0f}")
+DUCKDB = Target("one 5 s clip, warm, 2 threads, wall over DuckDB's", 1 / 10, 1 / 30, "{:.3f}")
+MANY_CLIPS = Target("1,000 clips in one run, CPU ms a clip", 60, 20, "{:.0f}")
+
+
+def row(target: Target, values: Sequence[float], where: str = "") -> list[str]:
+    """A line of `report`: the median of some measurements against its target, and `where` it was measured."""
+    median = statistics.median(values)
+    sign = -1 if target.aim > target.floor else 1
+    met = "aim" if sign * median <= sign * target.aim else "floor" if sign * median <= sign * target.floor else "missed"
+    shown = spread(values, target.form) if len(values) > 1 else target.form.format(median)
+    name = f"{target.name} ({where})" if where else target.name
+    return [name, shown, target.form.format(target.floor), target.form.format(target.aim), met]
+
+
+def report(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as a Markdown table."""
+    return table(["target", "measured", "floor", "aim", "met"], rows)
