@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from jobs import options
 from jobs.running import messages
-
-# Dejavu's README: 45 songs, clips heard by a laptop's microphone; seconds to match t = 1.364757 * length - 0.034373.
-ORIGINAL = {1: 60.0, 2: 95.6, 3: 97.8, 4: 97.8, 5: 100.0, 6: 100.0}
-ORIGINAL_MB = {"mp3": 339, "wav": 1885, "fingerprints": 377}
 
 
 def evaluate(
@@ -22,12 +22,21 @@ def evaluate(
     songs: Annotated[int, typer.Option("--songs", min=1, metavar="N", help="Draw at most so many songs.")] = 50,
     conditions: Annotated[
         str,
-        typer.Option("--conditions", metavar="LIST", help="Of clean, codec, room10, room0, noise10, noise0, speed2."),
+        typer.Option(
+            "--conditions",
+            metavar="LIST",
+            help="Of clean, codec, room10 (noise at 10 dB), noise0 (no room), speed2 (percent); also other numbers.",
+        ),
     ] = "clean,codec,room10,room0,noise10,noise0,speed2",
-    lengths: Annotated[str, typer.Option("--lengths", metavar="LIST", help="Seconds of the clips.")] = "1,2,3,5,10",
+    lengths: Annotated[
+        str, typer.Option("--lengths", metavar="LIST", help="Seconds of the clips, up to 15.")
+    ] = "1,2,3,4,5,10",
     noise: Annotated[
         list[str] | None,
         typer.Option("--noise", metavar="PATH", help="Recordings of noise; voices by formula without."),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", metavar="FOLDER", help="Draw recall, confidence and time into it.")
     ] = None,
     false_positives: Annotated[
         float, typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named.")
@@ -41,6 +50,7 @@ def evaluate(
     """Cut and degrade clips of your songs, identify them, and print how many were right.
 
     Each clip is asked twice: as it is, and with its song hidden, as a stranger. `--output` keeps one row per clip.
+    Rooms are simulated where the extra `evaluation` is installed, and by formula without.
 
     Example: songprint evaluate ~/Music --store ~/music.songprint --songs 20 --output clips.csv
     """
@@ -52,37 +62,49 @@ def evaluate(
     from pipeline.store import Store
 
     tables.check_output(output)
-    wanted = tuple(name.strip() for name in conditions.split(","))
-    if odd := [name for name in wanted if name not in evaluation.CONDITIONS]:
-        raise ParameterError(f"--conditions: {', '.join(odd)} unknown; there are {', '.join(evaluation.CONDITIONS)}")
     try:
         seconds = tuple(float(part) for part in lengths.split(","))
     except ValueError:
         raise ParameterError(f"--lengths: {lengths!r} is no list of seconds; for example 1,2,5") from None
-    plan = evaluation.Plan(wanted, seconds, songs, seed)
+    plan = evaluation.Plan(tuple(name.strip() for name in conditions.split(",")), seconds, songs, seed)
+    query = Query(false_positives=false_positives)
+    if pictures is not None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ParameterError("--pictures needs the package matplotlib: pip install 'songprint[evaluation]'")
+        os.makedirs(pictures, exist_ok=True)
     snapshot = Store.open(store).snapshot()
+    around = evaluation.surroundings(noise or (), seed)
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty() and not quiet:
             print(f"\r{done} of {total} songs", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    rows = evaluation.evaluate(
-        paths, snapshot, Query(false_positives=false_positives), plan, noise or (), progress=progress
-    )
+    rows = evaluation.evaluate(paths, snapshot, query, plan, around, progress)
     if output != "-":
         tables.write([rows], rows.schema, output, format_, rows.schema.names)
+    recall, timing, storage = evaluation.recall(rows), evaluation.timing(rows), evaluation.storage(snapshot)
     parts = {
-        "Recall": evaluation.recall(rows),
-        "Clips of songs that are not in the library": evaluation.strangers(rows),
-        "Confidence, stated and observed": evaluation.reliability(rows),
-        "Seconds to match": evaluation.timing(rows),
-        "Storage": evaluation.storage(snapshot),
+        "made": ("Made with", evaluation.made(plan, around, query)),
+        "recall": ("Recall", recall),
+        "strangers": ("Strangers: clips of songs that the library does not have", evaluation.strangers(rows)),
+        "confidence": ("Confidence, stated and observed", evaluation.reliability(rows)),
+        "timing": ("Milliseconds to match, decoding excluded", timing),
+        "storage": ("Storage", storage),
+        "article": (f"Beside {evaluation.ARTICLE}", evaluation.beside_the_article(recall, timing, storage)),
     }
-    for title, table in parts.items():
-        if format_ is options.Format.TABLE:
-            print(f"\n{title}")
-        tables.write([table], table.schema, "-", format_, table.schema.names)
-    if format_ is options.Format.TABLE:
-        heard = ", ".join(f"{length} s {percent:g} %" for length, percent in ORIGINAL.items())
-        print(f"\nThe original article (45 songs): microphone {heard};")
-        print("seconds to match = 1.365 x length - 0.034; MB " + ", ".join(f"{k} {v}" for k, v in ORIGINAL_MB.items()))
+    if format_ is options.Format.JSON:
+        print(json.dumps({name: table.to_pylist() for name, (_, table) in parts.items()}, indent=2))
+    else:
+        for title, table in parts.values():
+            if format_ is options.Format.TABLE:
+                print(title)
+            tables.write([table], table.schema, "-", format_, table.schema.names)
+            print()
+    if pictures is not None:
+        from pipeline import plots
+
+        answers, timed = evaluation.answers(rows), evaluation.timed(rows)
+        if recall.num_rows:
+            plots.save(plots.recall_by_condition(recall.to_pylist()), pictures / "recall.png")
+            plots.save(plots.time_to_match(timed.length_s, timed.match_ms), pictures / "time.png")
+        plots.save(plots.reliability(answers.confidence, answers.is_right), pictures / "confidence.png")

@@ -4,18 +4,22 @@ axes, in seconds and hertz, and returns the axes. Only here is matplotlib known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.config import Settings
 from pipeline.constellation import Peaks, power_batches
+from pipeline.evaluation import described, fitted, wilson
 from pipeline.landmarks import BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME, pair_peaks, unpack
 
 # Told apart by colour-blind eyes and on grey prints (Okabe and Ito).
@@ -191,6 +195,42 @@ def recall(
     return ax
 
 
+def recall_by_condition(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Share of clips named rightly over their length, a panel for each condition, with its 95 % interval.
+
+    Parameters
+    ----------
+    rows
+        Of `pipeline.evaluation.recall`, as ``table.to_pylist()`` gives them.
+    """
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    across = min(4, len(conditions))
+    down = math.ceil(len(conditions) / across)
+    size = (1.2 + 2.2 * across, 0.8 + 2.2 * down)
+    figure, grid = plt.subplots(down, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    lengths_s = sorted({row["length_s"] for row in rows})
+    lowest = min(row["low_percent"] for row in rows)
+    for ax, condition in zip(grid.flat, conditions, strict=False):
+        some = [row for row in rows if row["condition"] == condition]
+        right = np.array([row["right_percent"] for row in some])
+        low, high = (np.array([row[end] for row in some]) for end in ("low_percent", "high_percent"))
+        at = [lengths_s.index(row["length_s"]) for row in some]  # lengths differ by ratios: evenly apart
+        aside = np.maximum((right - low, high - right), 0)
+        ax.errorbar(at, right, aside, fmt="o-", color=BLUE, ecolor=GREY, capsize=2, markersize=4)
+        clips = sorted({row["clips"] for row in some})
+        n = f"{clips[0]} to {clips[-1]}" if len(clips) > 1 else f"{clips[0]}"
+        ax.set_title(f"{described(condition)} (n = {n})", fontsize=9)
+        ax.set_xticks(range(len(lengths_s)), [f"{length_s:g}" for length_s in lengths_s])
+        ax.set_xlim(-0.4, len(lengths_s) - 0.6)
+        ax.set_ylim(10 * math.floor((lowest - 1) / 10), 102)
+        _quiet(ax)
+    for ax in grid.flat[len(conditions) :]:
+        ax.set_visible(False)
+    figure.supxlabel("length of the clip (s)", fontsize=10)
+    figure.supylabel("named rightly (%), with 95 % interval", fontsize=10)
+    return figure
+
+
 def fitted_line(x: ArrayLike, y: ArrayLike, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
     """Points and the line fitted to them by least squares, with its equation."""
     ax = ax or _axes()
@@ -221,12 +261,66 @@ def reliability(confidence: ArrayLike, right: ArrayLike, ax: Axes | None = None,
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     for one in np.unique(place):
         inside = place == one
-        ax.plot(confidence[inside].mean(), right[inside].mean(), "o", color=BLUE, markersize=4 + np.sqrt(inside.sum()))
-        where = (confidence[inside].mean(), right[inside].mean())
-        ax.annotate(f"{inside.sum()}", where, xytext=(8, -10), textcoords="offset points", fontsize=8)
-    ax.set(xlabel="stated confidence", ylabel="share that is right", xlim=(-0.05, 1.1), ylim=(-0.05, 1.1))
+        stated, observed = confidence[inside].mean(), right[inside].mean()
+        low, high = (end[0] for end in wilson(np.array([right[inside].sum()]), np.array([inside.sum()])))
+        aside = [[max(observed - low, 0)], [max(high - observed, 0)]]  # rounding may leave less than nothing
+        ax.errorbar(stated, observed, aside, fmt="o", color=BLUE, ecolor=GREY, capsize=2)
+        # Beside the point, on the side where there is room.
+        side, anchor = (-7, "right") if stated > 0.5 else (7, "left")
+        ax.annotate(
+            f"{inside.sum():,}",
+            (stated, observed),
+            (side, 0),
+            textcoords="offset points",
+            ha=anchor,
+            va="center",
+            fontsize=8,
+        )
+    ax.set(
+        xlabel="stated confidence",
+        ylabel="share that is right, with 95 % interval",
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.03),
+    )
+    ax.set_title(f"{len(confidence):,} answers in {n_bins} bins", fontsize=10)
     ax.set_aspect("equal")
+    _quiet(ax)
     return ax
+
+
+def time_to_match(length_s: ArrayLike, match_ms: ArrayLike, ax: Axes | None = None) -> Axes:
+    """The time of each clip as a point, the median of each length, and the line fitted to these.
+
+    Parameters
+    ----------
+    length_s, match_ms
+        ``(n,)``, seconds of a clip and milliseconds to match it.
+    """
+    ax = ax or _axes(width=6.0, height=4.0)
+    length_s, match_ms = np.asarray(length_s, float), np.asarray(match_ms, float)
+    lengths, top = np.unique(length_s), 1.05 * np.quantile(match_ms, 0.99)
+    above = np.count_nonzero(match_ms > top)
+    label = f"{len(length_s):,} clips" + (f", {above} above the picture" if above else "")
+    aside = np.random.default_rng(0).uniform(-0.12, 0.12, len(length_s))  # so that points do not hide each other
+    ax.plot(length_s + aside, match_ms, ".", color=GREY, alpha=0.35, markersize=4, label=label)
+    middle = [np.median(match_ms[length_s == one]) for one in lengths]
+    ax.plot(lengths, middle, "o", color=BLUE, label="median of a length")
+    if len(lengths) > 1:
+        fixed, slope = fitted(length_s, match_ms)
+        label = f"fitted to the medians: {fixed:.3g} ms {'+' if slope >= 0 else '-'} {abs(slope):.3g} ms a second"
+        ax.plot(lengths, fixed + slope * lengths, color=ORANGE, label=label)
+    ax.set(xlabel="length of the clip (s)", ylabel="time to match (ms)", ylim=(0, top))
+    ax.legend(loc="upper left", fontsize=8)
+    _quiet(ax)
+    return ax
+
+
+def save(drawn: Axes | Figure, path: str | Path) -> None:
+    """Write a picture to a file, on white, and forget it."""
+    figure = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
+    assert figure is not None
+    figure.savefig(path, dpi=150, facecolor="white")
+    plt.close(figure)
 
 
 def timeline(rows: Sequence[Mapping[str, Any]], durations_s: Mapping[str, float], ax: Axes | None = None) -> Axes:
@@ -256,6 +350,13 @@ def timeline(rows: Sequence[Mapping[str, Any]], durations_s: Mapping[str, float]
     ax.invert_yaxis()
     ax.set_xlabel("time in the recording (s)")
     return ax
+
+
+def _quiet(ax: Axes) -> None:
+    """No box, and a grid that does not speak louder than what is drawn."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+    ax.set_axisbelow(True)
 
 
 def _axes(width: float = 9.0, height: float = 4.0) -> Axes:

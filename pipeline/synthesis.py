@@ -8,6 +8,8 @@ One seed gives one song, byte for byte, whatever its length: a longer one starts
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,10 @@ SAMPLE_RATE = 22050
 
 SOUNDFILE_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS", ".mp3": "MPEG_LAYER_III"}
 FFMPEG_CODECS = {".m4a": "aac", ".opus": "libopus"}
+
+REFLECTIONS = 12
+"""How often sound is followed from wall to wall: of 24 rooms the direct sound is 7.7 dB below the rest in the median,
+with ten times as many reflections 8.0 dB, which cost fifty times as long."""
 
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10))
 VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
@@ -173,11 +179,14 @@ def recording(
     return heard
 
 
-def loudspeaker(samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+def loudspeaker(
+    samples: NDArray[np.float32], sample_rate: int = SAMPLE_RATE, band_hz: tuple[float, float] = (300.0, 5000.0)
+) -> NDArray[np.float32]:
     """Music from a small loudspeaker: no bass, little treble, slightly overdriven."""
+    low, high = band_hz
     size = scipy.fft.next_fast_len(len(samples), real=True)
     hz = scipy.fft.rfftfreq(size, 1 / sample_rate).astype(np.float32)
-    gain = (hz / 300) ** 2 / (1 + (hz / 300) ** 2) / (1 + (hz / 5000) ** 4)
+    gain = (hz / low) ** 2 / (1 + (hz / low) ** 2) / (1 + (hz / high) ** 4)
     thin = scipy.fft.irfft(scipy.fft.rfft(samples, size) * gain, size)[: len(samples)]
     driven: NDArray[np.float32] = np.tanh(thin / np.float32(4 * _rms(thin)))
     return driven
@@ -190,9 +199,68 @@ def reverberate(
     tail = rng.standard_normal(sample_rate // 2, dtype=np.float32)
     tail *= np.float32(0.04) * np.exp(np.linspace(0, -6.9, len(tail), dtype=np.float32))
     tail[0] = 1.0
-    size = scipy.fft.next_fast_len(len(samples) + len(tail), real=True)
-    wet: NDArray[np.float32] = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(tail, size), size)
+    return heard_in(samples, tail)
+
+
+def heard_in(samples: NDArray[np.float32], response: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The samples through the impulse response of a `room`, ``(n,)`` as they were."""
+    size = scipy.fft.next_fast_len(len(samples) + len(response), real=True)
+    wet: NDArray[np.float32] = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(response, size), size)
     return wet[: len(samples)]
+
+
+def room_simulator() -> str | None:
+    """The name and version of the library that `room` simulates with, None where it is not installed."""
+    if importlib.util.find_spec("pyroomacoustics") is None:
+        return None
+    return f"pyroomacoustics {importlib.metadata.version('pyroomacoustics')}"
+
+
+def room(rng: np.random.Generator, sample_rate: int = SAMPLE_RATE, simulated: bool = False) -> NDArray[np.float32]:
+    """The impulse response of some living room, between a loudspeaker and a microphone 0.5 to 4 m apart.
+
+    Parameters
+    ----------
+    rng
+        Draws the room (3 to 8 m by 3 to 7 m, 2.4 to 3.5 m high), the two places in it, and how long it rings: 0.25 to
+        0.6 s for 60 dB.
+    simulated
+        Follow the reflections between the walls, with the library of `room_simulator`. Else the direct sound and, as
+        loud over it as the theory of diffuse sound has it, noise that dies away.
+
+    Returns
+    -------
+    ndarray
+        ``(n,)`` float32, largest value 1.
+    """
+    distance_m, absorbed = 0.0, 1.0
+    while not (0.5 < distance_m < 4 and absorbed < 1):
+        size_m = rng.uniform([3, 3, 2.4], [8, 7, 3.5])
+        rings_s = rng.uniform(0.25, 0.6)
+        source, microphone = rng.uniform(0.4, size_m - 0.4), rng.uniform(0.4, size_m - 0.4)
+        distance_m = float(np.linalg.norm(source - microphone))
+        surface_m2 = 2 * (size_m[0] * size_m[1] + size_m[0] * size_m[2] + size_m[1] * size_m[2])
+        absorbed = 0.161 * np.prod(size_m) / (surface_m2 * rings_s)  # Sabine
+    if simulated:
+        import pyroomacoustics
+
+        box = pyroomacoustics.ShoeBox(
+            size_m, fs=sample_rate, materials=pyroomacoustics.Material(absorbed), max_order=REFLECTIONS
+        )
+        box.add_source(source)
+        box.add_microphone(microphone)
+        box.compute_rir()
+        response = np.asarray(box.rir[0][0], np.float32)
+    else:
+        response = rng.standard_normal(round(rings_s * sample_rate), dtype=np.float32)
+        response *= np.exp(np.linspace(0, -np.log(1000), len(response), dtype=np.float32))
+        diffuse = (
+            16 * np.pi * distance_m**2 * (1 - absorbed) / (absorbed * surface_m2)
+        )  # energy, over the direct sound's
+        response *= np.float32(np.sqrt(diffuse / np.sum(response**2)))
+        response[0] = 1.0
+    loudest = np.abs(response).max()
+    return np.asarray(response / loudest, np.float32)
 
 
 def babble(n_samples: int, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:

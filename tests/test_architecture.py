@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the top down: a room may import only what stands further down, and of that only what is listed.
 ROOMS: dict[str, set[str]] = {
-    "plots": {"config", "constellation", "landmarks"},
+    "plots": {"config", "constellation", "evaluation", "landmarks"},
     "demo": {"indexing", "store", "synthesis"},
     "indexing": {"audio", "catalog", "config", "errors", "executor", "fingerprinting", "store"},
     "identification": {"audio", "catalog", "errors", "executor", "recognise", "recording", "store"},
@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
         "catalog",
         "config",
         "constellation",
+        "duplicates",
         "errors",
         "landmarks",
         "recognise",
@@ -62,6 +63,7 @@ KEEPERS: dict[str, set[str]] = {
     "imageio_ffmpeg": {"pipeline.audio", "pipeline.synthesis"},
     "sounddevice": {"pipeline.listening"},
     "mutagen": {"pipeline.catalog", "pipeline.audio"},
+    "pyroomacoustics": {"pipeline.synthesis"},
     "matplotlib": {"pipeline.plots"},
     "typer": {"jobs"},
     "click": {"jobs"},

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from jobs.cli import run
-from pipeline import evaluation, synthesis
-from pipeline.evaluation import ROWS, Plan
+from pipeline import Query, Store, evaluation, index, synthesis
+from pipeline.errors import CatalogError
+from pipeline.evaluation import RATE, ROWS, Plan
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +23,72 @@ def music(tmp_path_factory):
     return folder, store
 
 
-def test_evaluate_finds_the_users_songs_and_names_no_stranger(music, tmp_path, capfd):
+@pytest.fixture(scope="module")
+def around():
+    return evaluation.surroundings()
+
+
+def test_evaluate_finds_the_users_songs_names_no_stranger_and_says_how_it_was_made(music, tmp_path, capfd):
     folder, store = music
     kept = tmp_path / "clips.csv"
-    arguments = ["evaluate", str(folder), "--store", store, "--conditions", "clean,codec,room10,speed2"]
+    arguments = ["evaluate", str(folder), "--store", store, "--conditions", "clean,room10,speed2"]
     arguments += ["--lengths", "3,5", "--quiet", "--format", "json"]
-    assert run([*arguments, "--output", str(kept)]) == 0
-    printed = capfd.readouterr().out
-    assert len(kept.read_text().splitlines()) == 1 + 5 * 4 * 2  # two songs asked twice, the third as a stranger only
-    recall, *_ = json.JSONDecoder().raw_decode(printed)
-    assert {row["condition"] for row in recall} == {"clean", "codec", "room10", "speed2"}
-    assert all(row["right_percent"] == 100.0 for row in recall if row["condition"] == "clean")
+    assert run([*arguments, "--output", str(kept), "--pictures", str(tmp_path / "pictures")]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert len(kept.read_text().splitlines()) == 1 + 5 * 3 * 2  # two songs asked twice, the third as a stranger only
+    assert [row["condition"] for row in told["recall"][::2]] == ["clean", "room10", "speed2"]
+    assert all(row["right_percent"] == 100.0 for row in told["recall"] if row["condition"] == "clean")
+    assert told["strangers"][-1]["condition"] == "all"
+    assert (told["strangers"][-1]["clips"], told["strangers"][-1]["named"]) == (18, 0)
+    assert len(told["confidence"]) == 10
+    assert {row["what"]: row["how"] for row in told["made"]}["rooms"] == (synthesis.room_simulator() or "formula")
+    beside = {row["what"]: (row["article"], row["ours"]) for row in told["article"]}
+    recalled = {row["length_s"]: row["right_percent"] for row in told["recall"] if row["condition"] == "room10"}
+    assert beside["recall of 5 s, noisy microphone, %"] == (100.0, recalled[5.0])
+    assert beside["fingerprints, MB a song"] == (8.4, told["storage"][-1]["mb_per_song"])
+    drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert drawn == ["confidence.png", "recall.png", "time.png"]
     assert run([*arguments, "--output", str(tmp_path / "again.csv")]) == 0
     again = [line.rsplit(",", 1)[0] for line in (tmp_path / "again.csv").read_text().splitlines()]
     assert again == [line.rsplit(",", 1)[0] for line in kept.read_text().splitlines()]  # all but the time it took
 
 
-@pytest.mark.parametrize(("option", "value"), [("--conditions", "clean,underwater"), ("--lengths", "1,long")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--conditions", "clean,underwater"), ("--conditions", "speed50"), ("--lengths", "1,long"), ("--lengths", "0")],
+)
 def test_evaluate_refuses_what_it_does_not_know(music, option, value, capfd):
     folder, store = music
     assert run(["evaluate", str(folder), "--store", store, option, value]) == 1
-    assert option in capfd.readouterr().err
+    assert option.strip("-") in capfd.readouterr().err
+
+
+def test_songs_shorter_than_the_clips_are_one_sentence(music, tmp_path, capfd):
+    _, store = music
+    synthesis.write(tmp_path / "short.wav", synthesis.song(4, 2.0, 22050), 22050)
+    assert run(["evaluate", str(tmp_path), "--store", store, "--lengths", "5", "--conditions", "clean"]) == 1
+    assert "no clip could be cut" in capfd.readouterr().err
+
+
+def test_a_seed_draws_the_same_surroundings_and_another_draws_others(around):
+    again, other = evaluation.surroundings(seed=1), evaluation.surroundings(seed=2)
+    assert np.array_equal(around.noise, again.noise)
+    assert all(np.array_equal(one, two) for one, two in zip(around.rooms, again.rooms, strict=True))
+    assert not np.array_equal(around.noise, other.noise)
+
+
+def test_recorded_noise_is_never_silent_and_what_cannot_be_heard_is_left_out(tmp_path, rng):
+    bursts = np.zeros(2 * 22050, np.float32)
+    bursts[:22050] = rng.standard_normal(22050) / 10  # one second of two
+    synthesis.write(tmp_path / "bursts.wav", bursts, 22050)
+    synthesis.write(tmp_path / "silence.wav", np.zeros(22050, np.float32), 22050)
+    noise = evaluation.surroundings([str(tmp_path)]).noise
+    assert np.sqrt(np.mean(noise**2)) == pytest.approx(1.0, abs=1e-3)
+    level = np.sqrt(np.mean(noise[: 50 * RATE].reshape(-1, RATE // 10) ** 2, axis=1))
+    assert np.mean(level > 0.4) > 0.9
+    (tmp_path / "bursts.wav").unlink()
+    with pytest.raises(CatalogError, match="none of 1 recordings of noise can be heard"):
+        evaluation.surroundings([str(tmp_path)])
 
 
 def row(**values):
@@ -56,23 +102,63 @@ def test_the_tables_count_what_was_answered():
     table = pa.Table.from_pylist(rows, schema=ROWS)
     (recall,) = evaluation.recall(table).to_pylist()
     assert (recall["right"], recall["wrong"], recall["unknown"], recall["right_percent"]) == (3, 0, 1, 75.0)
-    (strangers,) = evaluation.strangers(table).to_pylist()
+    strangers, total = evaluation.strangers(table).to_pylist()
+    assert strangers | {"condition": "all"} == total
     assert (strangers["clips"], strangers["named"], strangers["named_percent"]) == (10, 1, 10.0)
-    (bin_,) = evaluation.reliability(table).to_pylist()
-    assert (bin_["answers"], bin_["stated"], bin_["observed"]) == (4, 0.945, 0.75)
+    assert (strangers["low_percent"], strangers["high_percent"]) == (1.79, 40.42)
+    *empty, bin_ = evaluation.reliability(table).to_pylist()
+    assert (bin_["above"], bin_["answers"], bin_["stated"], bin_["observed"]) == (0.9, 4, 0.945, 0.75)
+    assert [(one["answers"], one["stated"], one["observed"]) for one in empty] == [(0, None, None)] * 9
 
 
 def test_the_time_to_match_is_a_line_over_the_length():
-    table = pa.Table.from_pylist([row(length_s=s, match_s=0.2 + 0.03 * s) for s in (1.0, 2.0, 5.0, 10.0)], schema=ROWS)
-    line = evaluation.timing(table).to_pylist()[0]
-    assert (line["fixed_s"], line["per_second_s"]) == pytest.approx((0.2, 0.03), abs=1e-6)
+    usual = [row(length_s=s, match_s=0.2 + 0.03 * s) for s in (1.0, 2.0, 5.0, 10.0) for _ in range(3)]
+    rest = [row(match_s=9.0), row(length_s=5.0, match_s=9.0, hidden=True), row(match_s=9.0, condition="speed2")]
+    line = evaluation.timing(pa.Table.from_pylist(usual + rest, schema=ROWS)).to_pylist()[0]
+    assert (line["fixed_ms"], line["per_second_ms"]) == pytest.approx((200, 30), abs=1e-6)  # one slow clip is no line
 
 
-@pytest.mark.parametrize("condition", evaluation.CONDITIONS)
-def test_a_degraded_clip_is_as_long_as_the_clip(condition):
-    rate = 11025
-    samples = synthesis.song(4, 4.0, rate)
-    heard = evaluation.degrade(samples, condition, 1.0, np.zeros(0, np.float32), rate, np.random.default_rng(1))
-    assert abs(len(heard) - (len(samples) - rate)) < 0.02 * rate
+def test_a_copy_in_the_library_is_no_stranger_and_a_right_answer(tmp_path, around):
+    other = tmp_path / "music"
+    other.mkdir()
+    samples = synthesis.song(1, 20.0, 22050)
+    synthesis.write(other / "1.wav", samples, 22050)
+    synthesis.write(other / "louder.wav", samples * 1.2, 22050)  # another file, the same recording
+    synthesis.write(other / "2.wav", synthesis.song(2, 20.0, 22050), 22050)
+    store = Store.open_or_create(str(tmp_path / "store"))
+    index([str(other)], store)
+    plan = Plan(("clean",), (3.0, 5.0))
+    rows = evaluation.evaluate([str(other)], store.snapshot(), Query(), plan, around)
+    outcomes = rows.to_pandas().groupby([rows["clip"].to_pandas().str.split("/").str[-1], "hidden"]).outcome.unique()
+    assert {key: list(values) for key, values in outcomes.items()} == {
+        ("1.wav", False): ["right"],
+        ("1.wav", True): ["copy"],
+        ("louder.wav", False): ["right"],
+        ("louder.wav", True): ["copy"],
+        ("2.wav", False): ["right"],
+        ("2.wav", True): ["unknown"],
+    }
+    assert evaluation.strangers(rows)["clips"].to_pylist() == [2, 2]
+    assert sum(evaluation.reliability(rows)["answers"].to_pylist()) == 6
+
+
+def test_a_library_of_strangers_has_no_recall_and_no_time():
+    rows = pa.Table.from_pylist([row(hidden=True, outcome="unknown")] * 2, schema=ROWS)
+    assert (evaluation.recall(rows).num_rows, evaluation.timing(rows).num_rows) == (0, 0)
+    assert evaluation.strangers(rows).num_rows == 2
+
+
+@pytest.mark.parametrize("condition", [*evaluation.CONDITIONS, "room-5", "noise-10", "speed3"])
+def test_a_degraded_clip_is_as_long_as_the_clip(condition, around):
+    samples = synthesis.song(4, 4.0, RATE)
+    heard = evaluation.degrade(samples, condition, 1.0, around, np.random.default_rng(1))
+    assert abs(len(heard) - (len(samples) - RATE)) < 0.02 * RATE
     assert np.isfinite(heard).all()
-    assert Plan().conditions == evaluation.CONDITIONS
+
+
+@pytest.mark.parametrize("snr_db", [10, 0, -5])
+def test_noise_is_as_loud_beside_the_clip_as_asked(snr_db, around):
+    samples = synthesis.song(4, 4.0, RATE)
+    heard = evaluation.degrade(samples, f"noise{snr_db}", 1.0, around, np.random.default_rng(1))
+    noise = heard - samples[RATE:]
+    assert 20 * np.log10(np.std(samples[RATE:]) / np.std(noise)) == pytest.approx(snr_db, abs=0.1)

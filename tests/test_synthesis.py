@@ -40,6 +40,32 @@ def test_a_recording_is_as_noisy_as_asked(snr_db: float) -> None:
     assert 20 * np.log10(np.std(gain * quiet) / np.std(noise)) == pytest.approx(snr_db, abs=1.0)
 
 
+@pytest.mark.parametrize("sample_rate", [11025, 44100])
+def test_rooms_by_formula_and_simulated_ones_are_as_reverberant_at_any_rate(sample_rate: int) -> None:
+    if synthesis.room_simulator() is None:
+        pytest.skip("the extra evaluation is not installed")
+
+    def direct_over_rest_db(simulated: bool) -> float:
+        shares = []
+        for seed in range(24):
+            power = synthesis.room(np.random.default_rng(seed), sample_rate, simulated) ** 2
+            first = int(np.argmax(power > 0.25 * power[: sample_rate // 50].max()))
+            direct = power[max(first - sample_rate // 1000, 0) : first + sample_rate // 1000].sum()
+            shares.append(10 * np.log10(direct / (power.sum() - direct)))
+        return float(np.median(shares))
+
+    assert direct_over_rest_db(False) == pytest.approx(direct_over_rest_db(True), abs=1.5)
+
+
+def test_a_room_keeps_the_length_and_the_place_of_a_sound(rng: np.random.Generator) -> None:
+    click = np.zeros(22050, np.float32)
+    click[5000] = 1.0
+    heard = synthesis.heard_in(click, synthesis.room(rng))
+    assert heard.shape == click.shape
+    assert int(np.argmax(np.abs(heard))) == 5000
+    assert np.abs(heard[:5000]).max() < 1e-5
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_is_written_with_its_tags(suffix: str, tmp_path: Path) -> None:
     import mutagen
