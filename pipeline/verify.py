@@ -149,12 +149,19 @@ def listen(answer: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, f
     place
         The song's frame at which the clip's frame 0 lies.
     """
-    first, last = np.searchsorted(song.frame, [place, place + len(answer)])
+    first, last = _inside(song, place, len(answer))
     if first == last:
         return 0, 0.0
     weights = _loudness(song.level[first:last])
     answers = answer[song.frame[first:last] - place, song.bin[first:last]]
-    return int(last - first), float(answers @ weights / weights.sum())
+    return last - first, float(answers @ weights / weights.sum())
+
+
+def _inside(song: Peaks, place: int, n_frames: int) -> tuple[int, int]:
+    """From and up to which of the song's peaks a clip lies."""
+    ends = np.array([place, place + n_frames], np.int32)  # int32 as they are: else all frames are converted first
+    first, last = np.searchsorted(song.frame, ends).tolist()
+    return first, last
 
 
 def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
@@ -163,7 +170,7 @@ def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
     peaks, answer = listen(heard.answer, song, place)
     if not peaks:
         return NO_EVIDENCE
-    first, last = np.searchsorted(song.frame, [place, place + n_frames])
+    first, last = _inside(song, place, n_frames)
     frame, bin_ = song.frame[first:last] - place, song.bin[first:last]
     weights = _loudness(song.level[first:last])
     aside = bin_[None, :] + np.array(BINS_ASIDE, np.int32)[:, None]

@@ -65,7 +65,8 @@ def from_table(table: pa.Table) -> dict[int, Peaks]:
         level = batch.column("level").values.to_numpy()
         for song_id, start, stop in zip(batch.column("song_id").to_pylist(), ends[:-1], ends[1:], strict=True):
             frame = np.cumsum(frame_step[start:stop], dtype=np.int32)
-            found[song_id] = Peaks(frame, bin_[start:stop].astype(np.int32), level[start:stop])
+            # copies: a view would keep the other songs read with it in memory
+            found[song_id] = Peaks(frame, bin_[start:stop].astype(np.int32), level[start:stop].copy())
     return found
 
 

@@ -156,6 +156,10 @@ class Reader:
         self._rows = np.array(rows, np.int64)
         self._file = np.array(files, np.int64)
         self._group = np.array(groups, np.int64)
+        starts = np.flatnonzero(self._group == 0).tolist()
+        self._spans_of = list(itertools.pairwise([*starts, len(self._group)]))  # of each file in the arrays above
+        # up to each row group, how many postings each hash of it has, all that it spans taken alike
+        self._dense = np.append(0.0, np.cumsum(self._rows / np.maximum(1, self._high - self._low)))
 
     @property
     def rows(self) -> int:
@@ -182,17 +186,16 @@ class Reader:
         """
         spans = self._spans(hashes)
         shared = np.append(0.0, np.cumsum(self._rows / np.maximum(1, self._wanted(spans))))
-        dense = np.append(0.0, np.cumsum(self._rows / np.maximum(1, self._high - self._low)))
         rows, found = np.zeros(len(hashes)), np.zeros(len(hashes))
         for some, first, stop in spans:
             rows[some] += shared[stop] - shared[first]
-            found[some] += dense[stop] - dense[first]
+            found[some] += self._dense[stop] - self._dense[first]
         return rows, found
 
     def _spans(self, hashes: NDArray[np.integer[Any]]) -> list[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
         """For each file: a slice of the sorted hashes, and from and up to which row group each of them may be."""
         spans = []
-        for start, stop in itertools.pairwise([*np.flatnonzero(self._group == 0).tolist(), len(self._group)]):
+        for start, stop in self._spans_of:
             some = slice(*np.searchsorted(hashes, [self._low[start], self._high[stop - 1] + 1]).tolist())
             first = start + np.searchsorted(self._high[start:stop], hashes[some], side="left")
             last = start + np.searchsorted(self._low[start:stop], hashes[some], side="right")
