@@ -26,11 +26,13 @@ from tests import fuzz_audio, zoo
 
 SONGS = 12
 SONG_S = 15.0
-# Pools and caches fill in the first half of a run, Dask's for a quarter of an hour; the second half is judged, by its
-# slope. What is known to grow there: libsndfile 1.2.2 loses 6 kB of each malformed Ogg that it refuses to open, two in
-# a round here, 7 MB an hour; and the log of the store, 30 days of it, is held while it is read.
+# Pools and caches fill in the first half of a run; the second half is judged, by its slope. What is known to grow:
+# libsndfile 1.2.2 loses 6 kB of each malformed Ogg that it refuses to open, two in a round here, 5 to 7 MB an hour.
 SETTLED = 0.5
 HOURLY_MB = 30.0
+# A store's log keeps its commits for days, and who reads it holds some 4 kB for each: a round makes ten, in seconds.
+# So a new store is begun now and then; what still grows is lost.
+ROUNDS_A_STORE = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="songprint-soak-"))
     music, clips = furnish(folder)
-    store = Store.create(str(folder / "store"))
+    stores = folder / "stores"
     counts: list[Count] = []
     wrongs: list[str] = []
     expected: set[tuple[str, str]] | None = None
@@ -137,6 +139,9 @@ def main() -> int:
     began = said = time.monotonic()
     with cluster.local(1) as worker:
         while time.monotonic() - began < options.minutes * 60 and not wrongs:
+            if len(counts) % ROUNDS_A_STORE == 0:
+                shutil.rmtree(stores, ignore_errors=True)
+                store = Store.create(str(stores / str(len(counts))))
             place = worker if len(counts) % 2 else None  # in turn in the worker and in this process
             index([str(music)], store, place, limit_s=60)
             answers = identify([str(clips)], store, executor=place, limit_s=60)
@@ -150,7 +155,7 @@ def main() -> int:
             store.remove(songs["song_id"].to_pylist()[len(counts) % 2 :: 2])
             store.compact(grace_hours=0, map=place.map if place else map)
             wrongs += [f"round {len(counts)}: {problem}" for problem in store.check()]
-            counts.append(count(folder / "store", (time.monotonic() - began) / 60))
+            counts.append(count(stores, (time.monotonic() - began) / 60))
             if time.monotonic() - said > 60:
                 said = time.monotonic()
                 print(f"{len(counts)} rounds, {counts[-1]}", flush=True)

@@ -11,7 +11,7 @@ import pytest
 from pipeline import cluster
 from pipeline.cluster import Cluster
 from pipeline.errors import ClusterError
-from pipeline.executor import Died, Done, Loop, in_order, within
+from pipeline.executor import Died, Done, Loop, in_order, patience_s, within
 
 
 def square(number: int) -> int:
@@ -101,6 +101,12 @@ def test_a_call_in_time_gives_what_it_returns_and_raises_what_it_raises():
         within(60, lambda: fail(1))
     with pytest.raises(TimeoutError, match="of its own"):
         within(60, lambda: fail_with(TimeoutError("of its own")))
+
+
+def test_a_file_is_waited_for_somewhat_longer_than_its_limit_and_without_one_by_its_size():
+    assert patience_s(10**9, 60.0) == 90.0
+    assert patience_s(0, None) == 3600.0
+    assert patience_s(10**9, None) == 3600.0 + 100_000.0
 
 
 def test_a_read_that_never_returns_is_left_behind_and_ends_when_it_comes_back():
