@@ -4,8 +4,9 @@
 
 A SET is a folder with `library.csv` (path), `queries.csv` (query_path, track_path, start_s, length_s, condition) and
 the files that they name; an empty track_path means that the clip is of no song in the library. Every other clip is
-asked twice: as it is, and as a stranger, its own song hidden from the library. Songs that share recordings (a clean
-clip of one gets many votes in the other) are neither right nor wrong, and left out.
+asked twice: as it is, and as a stranger, its own song hidden from the library. Songs that share a recording (more than
+one clip of one is surely found in the other) are neither right nor wrong, and left out; a set should withhold no song
+that its library holds under another name.
 
 The weights are fitted to the best answer of each look, sparse or dense; how far strangers reach is counted over what
 the cascade of both answers. Printed are the constants to paste, then for each unseen set (without any: for the sets
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import pickle
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +36,7 @@ from pipeline.config import Settings
 from pipeline.evaluation import Without
 from pipeline.recognise import DENSE, RESOLVED, SPARSE, Answer, Clip, Library, ask
 
-SAME_RECORDING = 0.15  # of the votes of its own song, that a clean clip gets in another one which shares the recording
+SURELY = 5.0  # the logit at which clips of one song are in another one because it holds the same recording
 RIDGE = 1e-4
 NOTHING = 30.0  # minus the logit of no answer
 SHELF: Shelf
@@ -58,11 +60,14 @@ class Look:
     ----------
     terms
         ``(n_answers, n_terms)`` float64.
+    songs
+        The song of each.
     right
         ``(n_answers,)`` bool; none for a stranger.
     """
 
     terms: NDArray[np.float64]
+    songs: tuple[str, ...]
     right: NDArray[np.bool_]
 
     def best(self, weights: NDArray[np.float64]) -> tuple[float, bool]:
@@ -72,6 +77,11 @@ class Look:
         logits = self.terms @ weights
         place = int(np.argmax(logits))
         return float(logits[place]), bool(self.right[place])
+
+    def of(self, keep: Sequence[bool]) -> Look:
+        """Some of the answers."""
+        kept = np.array(keep, bool)
+        return Look(self.terms[kept], tuple(np.array(self.songs, object)[kept]), self.right[kept])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,8 +123,13 @@ def answer(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
     return [[ask([clip], library, effort)[0] for effort in (SPARSE, DENSE)] for library in libraries]
 
 
-def gather(folder: str, processes: int) -> list[Asked]:
-    """Ask all clips of a set."""
+def gather(folder: str, processes: int, keep: str | None) -> list[Asked]:
+    """Ask all clips of a set, or read what they were answered when it was kept."""
+    kept = os.path.join(keep, f"{os.path.basename(os.path.normpath(folder))}.pickle") if keep else None
+    if kept and os.path.exists(kept):
+        with open(kept, "rb") as file:
+            asked: list[Asked] = pickle.load(file)
+        return asked
     global SHELF
     paths = library(folder)
     questions = read(folder)
@@ -125,19 +140,22 @@ def gather(folder: str, processes: int) -> list[Asked]:
     with ProcessPoolExecutor(processes, initializer=_lend, initargs=(SHELF,)) as pool:
         tasks = [(question.path, ids.get(question.track)) for question in questions]
         answers = list(pool.map(answer, tasks, chunksize=8))
-    shared = _same_recordings(questions, [found[0] for found in answers], names)
 
     def look(question: Question, found: list[Answer]) -> Look:
-        fair = [one for one in found if frozenset((question.track, names[one.candidate.song_id])) not in shared]
-        rows = [terms(one.candidate.votes, one.rivals, one.evidence) for one in fair]
-        right = [names[one.candidate.song_id] == question.track for one in fair]
-        return Look(np.array(rows).reshape(len(rows), len(WEIGHTS)), np.array(right, bool))
+        rows = [terms(one.candidate.votes, one.rivals, one.evidence) for one in found]
+        songs = tuple(names[one.candidate.song_id] for one in found)
+        right = np.array([song == question.track for song in songs], bool)
+        return Look(np.array(rows).reshape(len(rows), len(WEIGHTS)), songs, right)
 
-    return [
-        Asked(question, stranger or not question.track, (look(question, found[0]), look(question, found[1])))
+    asked = [
+        Asked(question, bool(hidden) or not question.track, (look(question, sparse), look(question, dense)))
         for question, both in zip(questions, answers, strict=True)
-        for stranger, found in enumerate(both)
+        for hidden, (sparse, dense) in enumerate(both)
     ]
+    if kept:
+        with open(kept, "wb") as file:
+            pickle.dump(asked, file)
+    return asked
 
 
 def _lend(shelf: Shelf) -> None:
@@ -145,19 +163,31 @@ def _lend(shelf: Shelf) -> None:
     SHELF = shelf
 
 
-def _same_recordings(
-    questions: Sequence[Question], answers: list[list[list[Answer]]], names: dict[int, str]
-) -> set[frozenset[str]]:
-    """Pairs of songs of which one gets many votes from clean clips of the other, more than once."""
+def sharing(asked: list[Asked], weights: NDArray[np.float64]) -> set[frozenset[str]]:
+    """Pairs of songs that share a recording: of one, more than one clip is surely found in the other."""
     pairs: Counter[frozenset[str]] = Counter()
-    for question, efforts in zip(questions, answers, strict=True):
-        votes: dict[str, int] = defaultdict(int)
-        for one in efforts[-1]:
-            votes[names[one.candidate.song_id]] = max(votes[names[one.candidate.song_id]], one.candidate.votes)
-        if question.condition == "disk" and question.track in votes:
-            least = SAME_RECORDING * votes[question.track]
-            pairs.update(frozenset((question.track, name)) for name, count in votes.items() if count >= least)
-    return {pair for pair, count in pairs.items() if len(pair) == 2 and count > 1}
+    for one in asked:
+        if one.stranger and one.question.track:
+            found = {
+                song
+                for look in one.looks
+                for song, logit in zip(look.songs, look.terms @ weights, strict=True)
+                if logit > SURELY
+            }
+            pairs.update(frozenset((one.question.track, song)) for song in found)
+    return {pair for pair, count in pairs.items() if count > 1}
+
+
+def apart(asked: list[Asked], shared: set[frozenset[str]]) -> list[Asked]:
+    """The same without the answers that name a song which shares a recording with the clip's own."""
+
+    def fair(question: Question, look: Look) -> Look:
+        return look.of([frozenset((question.track, song)) not in shared for song in look.songs])
+
+    return [
+        Asked(one.question, one.stranger, (fair(one.question, one.looks[0]), fair(one.question, one.looks[1])))
+        for one in asked
+    ]
 
 
 def fit(asked: list[Asked]) -> NDArray[np.float64]:
@@ -191,9 +221,19 @@ def _logistic(rows: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np
 
 
 def strangers_reach(asked: list[Asked], weights: NDArray[np.float64]) -> dict[float, float]:
-    """The logit that each share of strangers reaches, rising."""
-    logit = [one.best(weights)[0] for one in asked if one.stranger]
-    return {share: round(float(np.quantile(logit, 1 - share)), 2) for share in sorted(STRANGERS)[::-1]}
+    """The logit that each share of strangers reaches, rising.
+
+    Clips whose song was never there are few, but nobody has left out those that share something with the library. Those
+    whose song is hidden are many, and tell more of the tail. Whichever reach further count.
+    """
+    groups = [
+        [one.best(weights)[0] for one in asked if one.stranger and (one.question.track == "") == never]
+        for never in (False, True)
+    ]
+    return {
+        share: round(max(float(np.quantile(logits, 1 - share, method="higher")) for logits in groups if logits), 2)
+        for share in sorted(STRANGERS)[::-1]
+    }
 
 
 def report(asked: list[Asked], weights: NDArray[np.float64], needed: float) -> str:
@@ -229,16 +269,22 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="SET")
     parser.add_argument("--unseen", nargs="*", default=[], metavar="SET", help="sets to judge the fit by")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--keep", metavar="FOLDER", help="what the sets were answered is kept here, and used again")
     chosen = parser.parse_args()
-    fitted = [one for folder in chosen.sets for one in gather(folder, chosen.processes)]
-    weights = fit(fitted)
-    reach = strangers_reach(fitted, weights)
+    fitted = [one for folder in chosen.sets for one in gather(folder, chosen.processes, chosen.keep)]
+    shared: set[frozenset[str]] = set()
+    for _ in range(3):  # the more of them are left out, the clearer the others
+        weights = fit(apart(fitted, shared))
+        shared = sharing(fitted, weights)
+    reach = strangers_reach(apart(fitted, shared), weights)
     print("WEIGHTS =", tuple(round(float(weight), 3) for weight in weights))
     print("STRANGERS =", reach)
-    for folder in chosen.unseen:
-        print(f"\n{folder}:\n{report(gather(folder, chosen.processes), weights, reach[0.01])}", flush=True)
-    if not chosen.unseen:
-        print(report(fitted, weights, reach[0.01]))
+    for folder in chosen.unseen or chosen.sets:
+        asked = gather(folder, chosen.processes, chosen.keep)
+        shared = sharing(asked, weights)
+        print(f"\n{folder}:")
+        print("share a recording:", "; ".join(" and ".join(sorted(pair)) for pair in shared) or "none")
+        print(report(apart(asked, shared), weights, reach[0.01]), flush=True)
 
 
 if __name__ == "__main__":

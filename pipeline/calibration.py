@@ -15,9 +15,9 @@ from pipeline.match import Candidate
 from pipeline.verify import Evidence
 
 # Weight of each of `terms`, in their order.
-WEIGHTS = (1.029, -3.861, 0.241, 2.413, 0.841, 2.27, 2.074, 0.923, 5.69, -13.982, -17.522)
+WEIGHTS = (0.848, -3.904, 0.25, 2.53, 0.711, 2.251, 2.214, 1.102, 5.731, -14.075, -17.696)
 # Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -3.05, 0.03: -1.37, 0.01: 0.2, 0.003: 2.05, 0.001: 4.06}
+STRANGERS = {0.1: -3.54, 0.03: -1.19, 0.01: 0.39, 0.003: 1.93, 0.001: 4.16}
 # No spread is believed that is less than so much of what independent peaks of spread 1 would give.
 LEAST_SPREAD = 0.5
 FURTHEST = 25.0
