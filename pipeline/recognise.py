@@ -97,6 +97,11 @@ class Clip:
             self._heard[shift] = hear(self.power(shift))
         return self._heard[shift]
 
+    def forget(self) -> None:
+        """Free the spectrograms, of which a clip of 5 s has 11 MB when it was asked densely."""
+        self._power.clear()
+        self._heard.clear()
+
     def question(self, effort: Effort) -> Question:
         """The clip's landmarks at all shifts: the copies are treated as one recording, one after another."""
         shifts = range(0, TICKS, TICKS // effort.shifts)
@@ -274,14 +279,15 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
     postings = library.postings(unique(np.concatenate([question.hash for question in questions])))
     found = [vote(join(question, postings), CANDIDATES) for question in questions]
     songs = library.constellations(sorted({candidate.song_id for candidates in found for candidate in candidates}))
-    return [
-        sorted(
-            (Answer(candidate, rivals, clip.weigh(candidate, songs[candidate.song_id])) for candidate in shortlist),
-            key=lambda answer: -answer.logit,
-        )
-        for clip, candidates in zip(clips, found, strict=True)
-        for rivals, shortlist in [(rival_votes(candidates), clip.shortlist(candidates, songs))]
-    ]
+    answers = []
+    for clip, candidates in zip(clips, found, strict=True):
+        rivals, shortlist = rival_votes(candidates), clip.shortlist(candidates, songs)
+        weighed = [
+            Answer(candidate, rivals, clip.weigh(candidate, songs[candidate.song_id])) for candidate in shortlist
+        ]
+        answers.append(sorted(weighed, key=lambda answer: -answer.logit))
+        clip.forget()
+    return answers
 
 
 def affordable(question: Question, library: Library, reads: float) -> Question:

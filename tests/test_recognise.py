@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.errors import ParameterError
 from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pack, pair_peaks
 from pipeline.match import TICKS, Hits, Question, join, vote
-from pipeline.recognise import DENSE, Clip, Query, affordable, at_speed, recognise
+from pipeline.recognise import DENSE, SPARSE, Clip, Query, affordable, ask, at_speed, recognise
 from pipeline.verify import Heard, hear, listen, weigh
 from tests import naive
 
@@ -187,6 +188,19 @@ def test_clips_do_not_see_each_other(shelf):
     clips = [excerpt(2, 5.0, 2), synthesis.recording(excerpt(3, 7.0, 3), 0.0, 1, RATE), excerpt(5, 12.0, 1)]
     together = recognise(clips, shelf, Query())
     assert together == [recognise([clip], shelf, Query())[0] for clip in clips]
+
+
+def test_of_many_clips_only_one_is_verified_in_memory_at_a_time(shelf):
+    def peak(count):
+        clips = [Clip(excerpt(1 + place % SONGS, 3.0, 5.0), SETTINGS) for place in range(count)]
+        tracemalloc.start()
+        ask(clips, shelf, SPARSE)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    spectrogram = 4 * SETTINGS.window // 2 * (5.0 + SETTINGS.window / RATE) / SETTINGS.frame_s  # bytes
+    assert peak(24) - peak(8) < 16 * SPARSE.shifts * spectrogram * 1.5  # what is verified is thrice that
 
 
 def test_more_songs_hardly_change_the_confidence(shelf):
