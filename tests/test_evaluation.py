@@ -118,6 +118,31 @@ def test_the_time_to_match_is_a_line_over_the_length():
     assert (line["fixed_ms"], line["per_second_ms"]) == pytest.approx((200, 30), abs=1e-6)  # one slow clip is no line
 
 
+def test_without_the_library_rooms_are_by_formula_and_the_output_says_so(monkeypatch):
+    monkeypatch.setattr(synthesis, "room_simulator", lambda: None)
+    around = evaluation.surroundings(seed=3)
+    told = evaluation.made(Plan(seed=3), around, Query()).to_pylist()
+    assert {"what": "rooms", "how": "formula"} in told
+    assert len({room.tobytes() for room in around.rooms}) == len(around.rooms)
+
+
+def test_a_broken_song_is_a_line_and_the_rest_go_on(music, tmp_path, capfd):
+    folder, store = music
+    (tmp_path / "broken.wav").write_bytes(b"RIFF no sound in here" * 100)
+    arguments = ["evaluate", str(tmp_path), str(folder / "1.wav"), "--store", store]
+    assert run([*arguments, "--lengths", "3", "--conditions", "clean", "--format", "json"]) == 0
+    told = capfd.readouterr()
+    assert "broken.wav" in told.err
+    assert json.loads(told.out)["recall"][0]["clips"] == 1
+
+
+def test_pictures_need_matplotlib_and_say_so_before_the_work(music, tmp_path, monkeypatch, capfd):
+    folder, store = music
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run(["evaluate", str(folder), "--store", store, "--pictures", str(tmp_path / "pictures")]) == 1
+    assert "pip install 'songprint[evaluation]'" in capfd.readouterr().err
+
+
 def test_a_copy_in_the_library_is_no_stranger_and_a_right_answer(tmp_path, around):
     other = tmp_path / "music"
     other.mkdir()
