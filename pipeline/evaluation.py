@@ -12,8 +12,9 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,10 +54,8 @@ ROWS = pa.schema(
         ("condition", pa.string()),
         ("length_s", pa.float64()),
         ("hidden", pa.bool_()),
-        (
-            "outcome",
-            pa.string(),
-        ),  # right, wrong, unknown, or copy: the hidden song's recording, in the library once more
+        ("outcome", pa.string()),  # right, wrong, unknown, or copy: a hidden song's recording, in the library once more
+        ("named", pa.string()),  # path of the song that was named
         ("confidence", pa.float64()),
         ("start_error_s", pa.float64()),
         ("match_s", pa.float64()),
@@ -240,14 +239,13 @@ def evaluate(
     CatalogError
         If a path leads to no audio file, or to none that a clip can be cut from.
     """
-    songs = snapshot.songs(["digest", "song_id", "duration_s"]).to_pylist()
-    known = {song["digest"]: song["song_id"] for song in songs}
-    durations_s = {song["song_id"]: song["duration_s"] for song in songs}
+    songs = {song["song_id"]: song for song in snapshot.songs(["song_id", "digest", "path", "duration_s"]).to_pylist()}
+    known = {song["digest"]: song_id for song_id, song in songs.items()}
     rng = np.random.default_rng([plan.seed, 1])
     entries = catalog.walk(paths)
     drawn = [entries[place] for place in sorted(rng.permutation(len(entries))[: plan.songs])]
     rows: list[dict[str, object]] = []
-    _ask(around.noise[:RATE], snapshot, query, None)  # opens the store's files, which is not the first clip's cost
+    _ask(around.noise[:RATE], snapshot, query)  # opens the store's files, which is not the first clip's cost
     for done, entry in enumerate(drawn):
         progress(done, len(drawn))
         try:
@@ -257,20 +255,84 @@ def evaluate(
         except (AudioError, CatalogError) as error:
             log.warning("%s", error)
             continue
+        asked: list[Asked] = []
         for condition, length_s, start_s, heard in _clips(samples, plan, around, rng):
             clip = np.concatenate([*audio.resampled([heard], RATE, snapshot.settings.sample_rate)])
-            row = {"clip": entry.path, "condition": condition, "length_s": length_s}
             limits = dataclasses.replace(query, speed_range=max(query.speed_range, _off_speed(condition)))
-            if song_id is None:
-                rows.append(row | {"hidden": True} | _ask(clip, snapshot, limits, None))
-                continue
-            truth = Truth(snapshot, durations_s, song_id, start_s)
-            rows.append(row | {"hidden": False} | _ask(clip, snapshot, limits, truth))
-            rows.append(row | {"hidden": True} | _ask(clip, Without(snapshot, song_id), limits, truth))
+            libraries: list[Library] = [snapshot]
+            if song_id is not None:
+                libraries.append(Without(snapshot, song_id))
+            for place, library in enumerate(libraries):
+                best, match_s = _ask(clip, library, limits)
+                hidden = song_id is None or place == 1
+                asked.append(Asked(condition, length_s, hidden, start_s, best, match_s))
+        copies = _copies(asked, song_id, snapshot, songs)
+        rows += [{"clip": entry.path} | _row(one, song_id, copies, songs) for one in asked]
     progress(len(drawn), len(drawn))
     if not rows:
         raise CatalogError(f"{paths[0]}: no clip could be cut: the songs are shorter than the clips, silent, or broken")
     return pa.Table.from_pylist(rows, schema=ROWS)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One clip and its best answer; `start_s` is where it truly is in its song."""
+
+    condition: str
+    length_s: float
+    hidden: bool
+    start_s: float
+    best: Match | None
+    match_s: float
+
+
+def _ask(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, float]:
+    """The match with most votes, and the seconds that it took."""
+    started = time.perf_counter()
+    matches = recognise([clip], library, query)[0]
+    return max(matches, key=lambda match: match.votes, default=None), time.perf_counter() - started
+
+
+def _song_start_s(match: Match) -> float:
+    """Where in the song the clip begins."""
+    return match.song_start_s - match.clip_start_s * match.speed
+
+
+def _copies(
+    asked: Sequence[Asked], song_id: int | None, snapshot: Snapshot, songs: Mapping[int, Mapping[str, Any]]
+) -> set[int]:
+    """Of the songs named instead of one, those that hold the same recording, by the rules of `duplicates`.
+
+    They are compared at the distances of the answers; what is a copy at one is a copy, since music repeats itself.
+    """
+    copies: set[int] = set()
+    frame_s = snapshot.settings.frame_s
+    for one in asked:
+        if song_id is None or one.best is None or one.best.song_id in {song_id, *copies}:
+            continue
+        other = one.best.song_id
+        peaks = snapshot.constellations([song_id, other])
+        distance = round((_song_start_s(one.best) - one.start_s) / frame_s)
+        spans = compare(peaks[song_id], peaks[other], [distance - 1], frame_s)
+        if spans:
+            what = kind(spans, songs[song_id]["duration_s"], songs[other]["duration_s"])
+            if what != COMMON or max(span.peaks_share for span in spans) >= ONE_SOUND:
+                copies.add(other)
+    return copies
+
+
+def _row(
+    one: Asked, song_id: int | None, copies: set[int], songs: Mapping[int, Mapping[str, Any]]
+) -> dict[str, object]:
+    row: dict[str, object] = {name: getattr(one, name) for name in ("condition", "length_s", "hidden", "match_s")}
+    if one.best is None:
+        return row | {"outcome": "unknown"}
+    row |= {"named": songs[one.best.song_id]["path"], "confidence": one.best.confidence}
+    if one.best.song_id == song_id:
+        return row | {"outcome": "right", "start_error_s": abs(_song_start_s(one.best) - one.start_s)}
+    if one.best.song_id in copies:
+        return row | {"outcome": "copy" if one.hidden else "right"}
+    return row | {"outcome": "wrong"}
 
 
 def _off_speed(condition: str) -> float:
@@ -345,50 +407,6 @@ def _rms(samples: NDArray[np.float32]) -> np.float32:
 
 def _level(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples / _rms(samples)
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """Where a clip is from.
-
-    Parameters
-    ----------
-    durations_s
-        Of each song in the library, by its id.
-    """
-
-    snapshot: Snapshot
-    durations_s: dict[int, float]
-    song_id: int
-    start_s: float
-
-    def is_copy(self, match: Match) -> bool:
-        """The song named holds the same recording where it was found, by the rules of `duplicates`."""
-        settings = self.snapshot.settings
-        away_s = match.song_start_s - match.clip_start_s * match.speed - self.start_s
-        songs = self.snapshot.constellations([self.song_id, match.song_id])
-        frames = [round(away_s / settings.frame_s) - 1]  # looked at with its neighbours
-        spans = compare(songs[self.song_id], songs[match.song_id], frames, settings.frame_s)
-        if not spans:
-            return False
-        what = kind(spans, self.durations_s[self.song_id], self.durations_s[match.song_id])
-        return what != COMMON or max(span.peaks_share for span in spans) >= ONE_SOUND
-
-
-def _ask(clip: NDArray[np.float32], library: Library, query: Query, truth: Truth | None) -> dict[str, object]:
-    """How a clip was answered; `truth` is None where the library never had its song."""
-    started = time.perf_counter()
-    matches = recognise([clip], library, query)[0]
-    row: dict[str, object] = {"match_s": time.perf_counter() - started, "outcome": "unknown"}
-    if matches:
-        best = max(matches, key=lambda match: match.votes)
-        row |= {"confidence": best.confidence, "outcome": "wrong"}
-        if truth is not None and best.song_id == truth.song_id:
-            row["outcome"] = "right"
-            row["start_error_s"] = abs(best.song_start_s - best.clip_start_s * best.speed - truth.start_s)
-        elif truth is not None and truth.is_copy(best):
-            row["outcome"] = "copy" if isinstance(library, Without) else "right"
-    return row
 
 
 def described(condition: str) -> str:

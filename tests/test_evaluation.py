@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +9,11 @@ import pytest
 
 from jobs.cli import run
 from pipeline import Query, Store, evaluation, index, synthesis
+from pipeline.config import Settings
+from pipeline.constellation import Peaks
 from pipeline.errors import CatalogError
 from pipeline.evaluation import RATE, ROWS, Plan
+from pipeline.recognise import Match
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +191,22 @@ def test_noise_is_as_loud_beside_the_clip_as_asked(snr_db, around):
     heard = evaluation.degrade(samples, f"noise{snr_db}", 1.0, around, np.random.default_rng(1))
     noise = heard - samples[RATE:]
     assert 20 * np.log10(np.std(samples[RATE:]) / np.std(noise)) == pytest.approx(snr_db, abs=0.1)
+
+
+def test_a_copy_that_is_found_at_a_repeat_is_a_copy_all_the_same(rng):
+    """Music repeats itself: of a copy, another place may answer than the one where the clip is from."""
+    settings = Settings()
+    frame = np.sort(rng.integers(0, 2000, 5000)).astype(np.int32)
+    peaks = Peaks(frame, rng.integers(8, 1000, 5000).astype(np.int32), np.zeros(5000, np.int8))
+    other = Peaks(frame, rng.permutation(peaks.bin), peaks.level)
+    library = SimpleNamespace(settings=settings, constellations=lambda ids: {id_: songs[id_] for id_ in ids})
+    songs = {1: peaks, 2: peaks, 3: other}
+    known = {song_id: {"path": f"{song_id}.mp3", "duration_s": 2000 * settings.frame_s} for song_id in songs}
+
+    def asked(song_id: int, song_start_s: float) -> evaluation.Asked:
+        match = Match(song_id, 0.0, 2.0, song_start_s, song_start_s + 2.0, 50, 0.99, 1.0)
+        return evaluation.Asked("clean", 2.0, True, 30.0, match, 0.1)
+
+    answers = [asked(2, 30.0), asked(2, 50.0), asked(3, 30.0)]
+    copies = evaluation._copies(answers, 1, library, known)
+    assert [evaluation._row(one, 1, copies, known)["outcome"] for one in answers] == ["copy", "copy", "wrong"]
