@@ -28,10 +28,10 @@ test-faults: .venv/dev.stamp ## kill jobs at hundreds of moments, let five work 
 test-cluster: .venv/dev.stamp ## index while workers are killed at random, and compare: make test-cluster MUSIC=folder
 	@$(BIN)/python -m benchmarks.faults $(MUSIC)
 
-bench: .venv/dev.stamp ## what songprint costs beside ffmpeg, fpcalc and DuckDB: make bench MUSIC=folder SIZES=1,10,100,400
+bench: .venv/dev.stamp ## what songprint costs beside ffmpeg, fpcalc and DuckDB, against its targets: make bench MUSIC=folder SIZES=1,10
 	@[ -n "$(MUSIC)" ] || { echo "make: name a folder of music, an hour or more: make bench MUSIC=folder"; exit 2; }
 	@$(BIN)/python -m benchmarks.indexing $(MUSIC)
-	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(or $(SIZES),1,10,100)
+	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(or $(SIZES),1,10,100,400)
 
 bench-recognition: .venv/dev.stamp ## how many clips of a benchmark set are recognised: make bench-recognition SET=folder [TIMES=10]
 	@$(BIN)/python -m benchmarks.recognition $(SET) $(if $(TIMES),--times $(TIMES) --workers 4)

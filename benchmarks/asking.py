@@ -222,7 +222,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="What asking and adding cost, as Markdown.")
     parser.add_argument("music", type=Path, help="folder of real music")
-    parser.add_argument("--sizes", default="1,10,100", help="millions of postings, rising")
+    parser.add_argument("--sizes", default="1,10,100,400", help="millions of postings, rising")
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=11)
     parser.add_argument("--workers", type=int, default=0, help="processes that build the stores")

@@ -23,6 +23,7 @@ LIKELY = 4  # windows in which votes are counted, for each candidate that is wan
 # Hits are counted before they are sorted if there are more than a few, in as many cells as the cache holds.
 FEW, CELL_BITS = 200_000, 21
 SPREADS = (521_288_629, 362_436_069)  # odd, nothing in common: who shares a cell by one does not by the other
+MOST_COUNTED = 127  # in a cell: two of them fit a byte
 CROWDED = 40  # windows of which the fullest is tried first: then a tenth of two million hits is sorted
 
 
@@ -173,7 +174,7 @@ class _Crowd:
         self.cell = hits.song_id * np.int32(spread)
         self.cell += hits.delta >> (TICKS.bit_length() - 1)
         self.cell &= np.int32(size - 1)
-        count = np.bincount(self.cell, minlength=size)
+        count = np.minimum(np.bincount(self.cell, minlength=size), MOST_COUNTED).astype(np.uint8)
         self.around = count + np.roll(count, -1)  # a window that starts in a cell ends in it or in the next one
 
     def usual(self) -> int:
@@ -184,6 +185,6 @@ class _Crowd:
 
     def of(self, least: int) -> Hits:
         """The hits that may be in a window of at least so many."""
-        full = self.around >= least
+        full = self.around >= min(least, MOST_COUNTED)
         some = np.flatnonzero((full | np.roll(full, 1))[self.cell])
         return Hits(self.hits.song_id[some], self.hits.offset[some], self.hits.bin[some], self.hits.delta[some])

@@ -217,7 +217,7 @@ class Answer:
 
 CANDIDATES = 100
 SOUNDING, VOTED = 8, 4  # of them, those that are weighed
-SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 128)
+SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 256)
 DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64)
 RESOLVED = 0.98  # a sparse answer this sure is not asked again: denser looks change one in a thousand
 SECOND = 0.9  # a further song in the same clip must be this sure

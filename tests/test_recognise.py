@@ -92,8 +92,9 @@ def test_the_best_candidate_has_the_votes_of_the_plain_count(rows):
     st.integers(1, 12),
     st.integers(1, 9),
     st.sampled_from([3, 10, 40]),
+    st.sampled_from([1, 3, 127]),
 )
-def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bits, crowded):
+def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bits, crowded, counted):
     song_id, delta, bin_ = (ints(*(row[column] for row in rows)) for column in range(3))
     hits = Hits(song_id, np.arange(len(rows), dtype=np.int32), bin_, delta)
     with pytest.MonkeyPatch.context() as patch:
@@ -101,6 +102,7 @@ def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bit
         patch.setattr(match, "FEW", 0)
         patch.setattr(match, "CELL_BITS", bits)  # so few cells that songs meet in them
         patch.setattr(match, "CROWDED", crowded)
+        patch.setattr(match, "MOST_COUNTED", counted)
         assert vote(hits, most) == plain
 
 
