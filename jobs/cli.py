@@ -7,6 +7,7 @@ query do not pay for what they do not use.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 import typer
@@ -56,7 +57,14 @@ app.command()(demo)
 
 def main() -> None:
     """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage) or 130 (Ctrl-C)."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    processes = sys.modules.get("multiprocessing")
+    if processes and processes.active_children():
+        # Those hang in the kernel, beyond SIGKILL: Python would wait for them. What there was to write is written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -79,7 +79,7 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
 
     # Dask says at length what becomes a failure row or one sentence of ours anyway. Its loggers set their own levels.
     for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] == "distributed":
+        if name.split(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL + 1)
 
     path = str(report) if report else None

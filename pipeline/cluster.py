@@ -230,7 +230,7 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
         )
     with (
         dask.config.set(LOCAL),
-        processes,
+        _ended(processes),
         Client(processes) as client,
         _report(report, client),
     ):
@@ -242,6 +242,19 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
                 if nanny.pid:
                     os.kill(nanny.pid, signal.SIGKILL)
             raise
+
+
+@contextlib.contextmanager
+def _ended(processes: LocalCluster) -> Iterator[None]:
+    """Start what is still to start, and end it all, as far as it lets itself be ended."""
+    processes.__enter__()
+    try:
+        yield
+    finally:
+        try:
+            processes.close()
+        except TimeoutError:
+            log.warning("a worker process cannot be ended; does the file system hang that it reads from?")
 
 
 @contextlib.contextmanager

@@ -177,3 +177,17 @@ def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
         worker.map(lose_the_file_server, [1])
         with pytest.raises(ClusterError, match=r"no worker can do this job: worker .* for /; its file system hangs"):
             worker.map(square, [1])
+
+
+def test_a_worker_that_cannot_be_ended_does_not_take_the_results_along(monkeypatch, caplog):
+    end = cluster.LocalCluster.close
+
+    def time_out(self: cluster.LocalCluster) -> None:
+        end(self)
+        raise TimeoutError
+
+    monkeypatch.setattr(cluster.LocalCluster, "close", time_out)
+    with cluster.local(1) as worker:
+        squares = worker.map(square, [3])
+    assert squares == [9]
+    assert "cannot be ended" in caplog.text

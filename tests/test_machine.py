@@ -7,6 +7,7 @@ The disks are real ones, of the kernel's tmpfs, so these tests need root and are
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ import numpy as np
 import psutil
 import pytest
 
+from jobs import cli
 from jobs.cli import run
 from pipeline import (
     Settings,
@@ -330,3 +332,14 @@ def test_a_clip_that_never_comes_is_a_row_and_the_rest_go_on(
     assert told[library.paths[0]] == ("matched", "")
     assert told[str(hung)][0] == "failed"
     assert "hangs" in told[str(hung)][1]
+
+
+def test_a_command_ends_with_its_code_while_a_process_of_its_own_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(code: int) -> None:
+        raise SystemExit(f"at once, with {code}")
+
+    monkeypatch.setattr(cli, "run", lambda arguments: 7)
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: ["one"])
+    monkeypatch.setattr(os, "_exit", stop)
+    with pytest.raises(SystemExit, match="at once, with 7"):
+        cli.main()
