@@ -309,8 +309,8 @@ def time_to_match(length_s: ArrayLike, match_ms: ArrayLike, ax: Axes | None = No
         fixed, slope = fitted(length_s, match_ms)
         label = f"fitted to the medians: {fixed:.3g} ms {'+' if slope >= 0 else '-'} {abs(slope):.3g} ms a second"
         ax.plot(lengths, fixed + slope * lengths, color=ORANGE, label=label)
-    ax.set(xlabel="length of the clip (s)", ylabel="time to match (ms)", ylim=(0, top))
-    ax.legend(loc="upper left", fontsize=8)
+    ax.set(xlabel="length of the clip (s)", ylabel="time to match (ms)", ylim=(0, top), xticks=lengths)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False)  # above, where it hides no point
     _quiet(ax)
     return ax
 
