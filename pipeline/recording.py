@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 
 from pipeline import timeline
 from pipeline.calibration import rival_votes
-from pipeline.constellation import LOWEST_BIN, SILENCE, Peaks
+from pipeline.constellation import SILENCE, Peaks
 from pipeline.match import TICKS, Hits, join, vote
 from pipeline.recognise import SPARSE, Clip, Effort, Library, Match, Query, affordable, at_speed, unique
 from pipeline.timeline import BIN_S, Trace
@@ -49,16 +48,18 @@ SPEED_STEP = 0.01
 SAME_SPEED = 0.002
 # A stretch is explained when no more than this in one piece belongs to no song.
 UNEXPLAINED_S = 10.0
-# Over which the level is measured that a peak stands out of, in frames and bins to either side,
-AROUND_FRAMES, AROUND_BINS = 10, 16
-# and the level that a lasting tone has anyway.
-LASTING_S = 6.0
-# By which peaks are moved aside to see what chance gives.
-BINS_ASIDE = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
-# Two songs are versions of one recording when they share so many peaks; chance gives one in fifty.
-RELATED = 0.2
-# Of versions, the one with less evidence is dropped, unless it has nearly as much as the other.
+# From one reading of the matched filter to the next: a tone's beginning is not to be missed by half a frame.
+FINE_TICKS = TICKS // 2
+# By how many of these a line may be moved to where the song is heard best: 4 frames, what hits of a weak one are off.
+SETTLING = np.arange(-8, 9)
+# By which peaks are moved in time, in such steps, to see what chance gives: 0.25 to 3.5 s. Moved aside by some bins they
+# would leave the key of the music, and every song in the same key would seem to play.
+STEPS_ASIDE = tuple(sign * steps for steps in range(11, 155, 11) for sign in (-1, 1))
+# Of two songs that are heard at once one is heard better when the other's level is less than so much of its own: a
+# recording that the library holds twice is found twice.
 AS_GOOD = 0.9
+# And they are versions of each other when so many of its peaks are the other's too; chance gives one in six.
+RELATED = 0.25
 
 
 class Recording:
@@ -146,11 +147,70 @@ def speeds(speed_range: float) -> list[float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """A trace, its speed, and where in the stretch the song's peaks lie: sorted cells, frame and bin in one integer."""
+    """A song against a stretch along one line: what is heard at each of its peaks that lie there.
 
-    trace: Trace
+    Parameters
+    ----------
+    song_id
+        The song.
+    first
+        Bin of the recording, `BIN_S` long, at which the stretch begins.
+    place_s
+        ``(n_bins,)`` float64, the song's second at the start of each bin of the stretch.
+    pace
+        The speed at which the song is played.
+    frame_s
+        Length of a frame.
+    frame, bin
+        ``(n,)`` int64, where the peaks lie in the stretch, by frame.
+    level, spread
+        ``(n,)`` float32, what the recording answers there above chance, and the variance by chance.
+    voted
+        ``(n,)`` bool, anchors that agree.
+    """
+
+    song_id: int
+    first: int
+    place_s: NDArray[np.float64]
     pace: float
-    cells: NDArray[np.int64]
+    frame_s: float
+    frame: NDArray[np.int64]
+    bin: NDArray[np.int64]
+    level: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    voted: NDArray[np.bool_]
+
+    def trace(self, counts: NDArray[np.bool_] | None = None) -> Trace:
+        """What the peaks that count say, half second by half second; all of them when ``None``."""
+        counts = np.ones(len(self.frame), bool) if counts is None else counts
+        n_bins = len(self.place_s)
+        place = np.clip((self.frame[counts] * (self.frame_s / BIN_S)).astype(np.int64), 0, n_bins - 1)
+
+        def per_bin(of: NDArray[np.float32] | NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+            return np.bincount(place, None if of is None else of[counts], n_bins).astype(np.float64)
+
+        return Trace(
+            self.song_id,
+            self.first,
+            self.place_s,
+            peaks=per_bin(),
+            level=per_bin(self.level),
+            spread=per_bin(self.spread),
+            votes=per_bin(self.voted),
+        )
+
+    def within(self, span: timeline.Span) -> NDArray[np.bool_]:
+        """Which peaks lie in a span."""
+        second = self.frame * self.frame_s + self.first * BIN_S
+        inside: NDArray[np.bool_] = (second >= span.start * BIN_S) & (second < span.stop * BIN_S)
+        return inside
+
+    def shared(self, other: Held, span: timeline.Span) -> NDArray[np.bool_]:
+        """Which peaks another song has too, to a frame and a bin, in a span of it."""
+        there = other.within(span)
+        cells = other.frame[there] << 10 | other.bin[there]
+        around = (np.arange(-1, 2)[:, None] << 10) + np.arange(-1, 2)
+        return np.isin(self.frame << 10 | self.bin, (cells[:, None] + around.ravel()).ravel())
 
 
 class Stretch:
@@ -170,7 +230,9 @@ class Stretch:
         self.library = library
         self.effort = effort
         self.clip = Clip(samples, library.settings)
-        self.surface = standing_out(self.clip.power(0), LASTING_S / library.settings.frame_s)
+        # Frames half a hop apart: the sparse question needs these spectrograms anyway.
+        copies = [self.clip.surface(shift) for shift in range(0, TICKS, FINE_TICKS)]
+        self.surface = np.stack(copies, axis=1).reshape(-1, copies[0].shape[1])
         self._held: list[Held] = []
 
     def ask(self, speed: float) -> float | None:
@@ -198,22 +260,33 @@ class Stretch:
         found = chains(hits, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({chain.song_id for chain in found})
         by_song = {song_id: _take(hits, hits.song_id == song_id) for song_id in songs}
-        lines = [(chain.song_id, fit(chain, by_song[chain.song_id])) for chain in found]
+        lines = [(chain, fit(chain, by_song[chain.song_id])) for chain in found]
         held = [
-            self._hold(song_id, songs[song_id], by_song[song_id], line, speed)
-            for song_id, line in lines
+            self._hold(chain, songs[chain.song_id], by_song[chain.song_id], line, speed)
+            for chain, line in lines
             if abs(line.slope) <= STEEPEST
         ]
-        return [one for one in held if timeline.likely(one.trace)]
+        return [one for one in held if timeline.likely(one.trace())]
 
     def traces(self) -> list[Trace]:
-        """What was found: of versions of one recording only the one with most evidence."""
-        best = [max(timeline.spans([one.trace]), key=lambda span: span.score) for one in self._held]
-        return [
-            one.trace
-            for one, span in zip(self._held, best, strict=True)
-            if not any(self._is_shadow(one, span, other) for other in self._held)
-        ]
+        """What was found; what a song has in common with one that is heard better does not speak for it.
+
+        So a song does not seem to play where another version of it does, or one that is made of the same sounds.
+        """
+        best = [max(timeline.spans([one.trace()]), key=lambda span: span.score) for one in self._held]
+        traces = []
+        for one, span in zip(self._held, best, strict=True):
+            counts = np.ones(len(one.frame), bool)
+            for other, theirs in zip(self._held, best, strict=True):
+                there = dataclasses.replace(span, trace=theirs.trace)
+                if other.song_id == one.song_id:
+                    continue
+                if timeline.mean_level(span) < AS_GOOD * timeline.mean_level(there):
+                    shared = one.shared(other, theirs)
+                    related = shared[one.within(span)].mean() >= RELATED
+                    counts &= ~shared & ~related
+            traces.append(one.trace(counts))
+        return traces
 
     def unexplained_s(self, matches: list[Match]) -> float:
         """The longest piece in which something sounds that belongs to no song."""
@@ -226,18 +299,26 @@ class Stretch:
         edges = np.flatnonzero(np.diff(sounds.astype(np.int8), prepend=0, append=0))
         return float((edges[1::2] - edges[::2]).max(initial=0)) * BIN_S
 
-    def _is_shadow(self, one: Held, span: timeline.Span, other: Held) -> bool:
-        if other.trace.song_id == one.trace.song_id:
-            return False
-        there = dataclasses.replace(span, trace=other.trace)
-        if timeline.mean_level(span) >= AS_GOOD * timeline.mean_level(there):
-            return False
-        frames = np.array([span.start - self.first, span.stop - self.first]) * BIN_S / self.library.settings.frame_s
-        cells = one.cells[slice(*np.searchsorted(one.cells, frames.astype(np.int64) << 10))]
-        around = (np.arange(-1, 2)[:, None] << 10) + np.arange(-1, 2)
-        return bool(np.isin(cells, (other.cells[:, None] + around.ravel()).ravel()).mean() >= RELATED)
+    def _settled(self, chain: Chain, song: Peaks, line: Line, speed: float) -> Line:
+        """The line near this one, or level through its middle, along which the song is heard best."""
+        first, last = chain.middles[0] - REACH, chain.middles[-1] + REACH
+        best = -np.inf
+        for slope in (0.0, line.slope):
+            delta = line.delta + (line.slope - slope) * (first + last) / 2
+            tick = (song.frame * TICKS - delta) / (1 + slope)
+            near = (tick >= first) & (tick <= last)
+            fine = np.rint(tick[near] / (speed * FINE_TICKS)).astype(np.int64) + SETTLING[:, None]
+            bin_ = np.rint(song.bin[near] * speed).astype(np.int64)
+            inside = bin_ < self.surface.shape[1]
+            fine = np.clip(fine[:, inside], 0, len(self.surface) - 1)
+            heard = self.surface[fine, bin_[inside]].sum(axis=1)
+            place = int(heard.argmax())
+            if heard[place] > best:
+                best = float(heard[place])
+                settled = Line(delta - int(SETTLING[place]) * FINE_TICKS * speed * (1 + slope), slope)
+        return settled
 
-    def _hold(self, song_id: int, song: Peaks, hits: Hits, line: Line, speed: float) -> Held:
+    def _hold(self, chain: Chain, song: Peaks, hits: Hits, line: Line, speed: float) -> Held:
         """What the stretch says of a song along a line.
 
         Parameters
@@ -245,76 +326,39 @@ class Stretch:
         hits
             Of this song alone, in the ticks of the copy at `speed`.
         """
+        line = self._settled(chain, song, line, speed)
         rate, hop = self.library.settings.sample_rate, self.library.settings.hop
         n_bins = -(-len(self.samples) // round(BIN_S * rate))
         pace = speed * (1 + line.slope)
-        frame = np.rint((song.frame * TICKS - line.delta) / (pace * TICKS)).astype(np.int64)
+        fine = np.rint((song.frame * TICKS - line.delta) / (pace * FINE_TICKS)).astype(np.int64)
         bin_ = np.rint(song.bin * pace).astype(np.int64)
-        inside = (frame >= 0) & (frame < len(self.samples) // hop) & (bin_ < self.surface.shape[1])
-        frame, bin_ = frame[inside], bin_[inside]
-        chance = self.surface[frame, _moved_aside(bin_, self.surface.shape[1])]
-        level = self.surface[frame, bin_] - chance.mean(axis=0)
-
+        inside = (fine >= 0) & (fine < len(self.samples) // hop * (TICKS // FINE_TICKS))
+        inside &= bin_ < self.surface.shape[1]
+        fine, bin_ = fine[inside], bin_[inside]
+        chance = self.surface[_moved(fine, len(self.surface)), bin_]
+        level = self.surface[fine, bin_] - chance.mean(axis=0)
         agree = np.abs(hits.delta - (line.delta + line.slope * _tick(hits))) <= NEAR_TICKS
-        _, first = np.unique(hits.offset[agree].astype(np.int64) << 10 | hits.bin[agree], return_index=True)
-        voted = _tick(hits)[agree][first] / (speed * TICKS)
-
-        def per_bin(
-            frames: NDArray[np.floating | np.integer], of: NDArray[np.float32] | None = None
-        ) -> NDArray[np.float64]:
-            place = np.clip((frames * (hop / rate / BIN_S)).astype(np.int64), 0, n_bins - 1)
-            return np.bincount(place, of, n_bins).astype(np.float64)
-
+        anchors = hits.offset[agree].astype(np.int64) << 10 | hits.bin[agree]
         start_s = (line.delta * hop / TICKS + self.clip.lead) / rate
-        trace = Trace(
-            song_id=song_id,
+        return Held(
+            song_id=chain.song_id,
             first=self.first,
             place_s=start_s + BIN_S * pace * np.arange(n_bins, dtype=np.float64),
-            peaks=per_bin(frame),
-            level=per_bin(frame, level),
-            spread=per_bin(frame, chance.var(axis=0)),
-            votes=per_bin(voted),
+            pace=pace,
+            frame_s=hop / rate,
+            frame=fine // (TICKS // FINE_TICKS),
+            bin=bin_,
+            level=level,
+            spread=chance.var(axis=0),
+            voted=np.isin(song.frame.astype(np.int64) << 10 | song.bin, anchors)[inside],
         )
-        return Held(trace, pace, np.sort(frame << 10 | bin_))
 
 
-def standing_out(power: NDArray[np.float32], lasting: float) -> NDArray[np.float32]:
-    """How far each bin, or the best of its 8 neighbours, stands above its surroundings and above its own habit.
-
-    A tone that lasts stands out all the time, and would speak for any song that has peaks in its bin.
-
-    Parameters
-    ----------
-    power
-        ``(n_frames, n_bins)`` float32.
-    lasting
-        Frames to either side over which a bin's habit is measured.
-
-    Returns
-    -------
-    NDArray
-        The same shape, float32, in standard deviations of the log power around.
-    """
-
-    def around(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        in_time = uniform_filter1d(x, 2 * AROUND_FRAMES + 1, axis=0, mode="nearest")
-        mean: NDArray[np.float32] = uniform_filter1d(in_time, 2 * AROUND_BINS + 1, axis=1, mode="nearest")
-        return mean
-
-    level: NDArray[np.float32] = np.log(power + np.float32(SILENCE))
-    level -= around(level)
-    level /= np.sqrt(around(level * level) + np.float32(1e-2))
-    level[:, 1:-1] = np.maximum(np.maximum(level[:, :-2], level[:, 1:-1]), level[:, 2:])
-    level[1:-1] = np.maximum(np.maximum(level[:-2], level[1:-1]), level[2:])
-    level -= uniform_filter1d(level, 2 * round(lasting) + 1, axis=0, mode="nearest")
-    return level
-
-
-def _moved_aside(bin_: NDArray[np.int64], n_bins: int) -> NDArray[np.int64]:
-    aside = bin_ + np.array(BINS_ASIDE)[:, None]
-    aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
-    inside: NDArray[np.int64] = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
-    return inside
+def _moved(fine: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Places `STEPS_ASIDE` from each; what would lie beyond an end is folded back."""
+    moved = np.abs(fine + np.array(STEPS_ASIDE)[:, None])
+    folded: NDArray[np.int64] = np.clip(np.where(moved >= length, 2 * length - 2 - moved, moved), 0, length - 1)
+    return folded
 
 
 @dataclass(slots=True)
