@@ -176,6 +176,11 @@ def mean_level(span: Span) -> float:
     return float(span.trace.level[here].sum() / max(span.trace.peaks[here].sum(), 1.0))
 
 
+def apart_s(span: Span, there: Span) -> float:
+    """By how much the places of two traces differ on the same bins."""
+    return float(np.abs(span.trace.place_s[span.here] - there.trace.place_s[there.here]).mean())
+
+
 def _logit(span: Span) -> float:
     """Log odds that a span is a performance."""
     trace, here = span.trace, span.here
