@@ -10,6 +10,7 @@ which `timeline` makes segments. Where nothing explains what sounds, the stretch
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -260,7 +261,7 @@ class Stretch:
             if held and abs(held[0].pace - speed) > SAME_SPEED:
                 speed = held[0].pace
                 held = self._heard_at(speed) or held
-        self._held += [one for one in held if not self._anywhere(one)]
+        self._held += [one for one in held if not self._anywhere(one, held)]
         return held[0].pace if held else None
 
     def _heard_at(self, speed: float) -> list[Held]:
@@ -301,8 +302,8 @@ class Stretch:
                 traces.append(one.trace(counts))
         return traces
 
-    def _anywhere(self, one: Held) -> bool:
-        """Whether the song is heard faintly, and nearly as well if it were some seconds further on.
+    def _anywhere(self, one: Held, others: Sequence[Held]) -> bool:
+        """Whether the song is heard faintly, and nearly as well at another of its places or some seconds further on.
 
         Then it is not the song that is heard but a loop that both are made of.
         """
@@ -310,6 +311,11 @@ class Stretch:
         level = timeline.mean_level(span)
         if level >= CLEAR:
             return False
+        for other in others:
+            there = dataclasses.replace(span, trace=other.trace())
+            elsewhere = other.song_id == one.song_id and timeline.apart_s(span, there) > NEXT_LOOP_S
+            if elsewhere and timeline.mean_level(there) >= A_LOOP * level:
+                return True
         fine_s = one.frame_s * FINE_TICKS / TICKS
         start, stop = (round((bin_ - self.first) * BIN_S / fine_s) for bin_ in (span.start, span.stop))
         stop = min(stop, len(self.surface))
