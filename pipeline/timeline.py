@@ -39,7 +39,7 @@ GAP = 20 * 50 * NEUTRAL_LEVEL
 # Of place that a performance may drift before it is said to have another speed: a frame of the spectrogram.
 STEADY_S = 0.05
 LONGEST_GAP_S = 20.0
-# Log odds of a performance: weights of its level above neutral in spreads of chance, of the root of its votes, and of 1.
+# Log odds of a performance: weights of its level above neutral in spreads of chance, of the root of its votes, and 1.
 # Fitted on spans of 3 to 12 s in six hours of mixes, half of them in a room under noise at 10 dB, against what other
 # songs gave there; the last one lower by 9, since these mixes have few strangers.
 WEIGHTS = (0.82, 3.0, -16.0)

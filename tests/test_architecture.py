@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "duplicates": {"constellation", "landmarks", "store", "timeline"},
     "listening": {"errors", "recognise", "recording"},
-    "recording": {"calibration", "constellation", "match", "recognise", "timeline"},
+    "recording": {"calibration", "constellation", "match", "recognise", "timeline", "verify"},
     "timeline": {"recognise"},
     "cluster": {"errors", "executor"},
     "executor": set(),
