@@ -135,6 +135,7 @@ def decode(
     sample_rate: int,
     consume: Callable[[Iterator[NDArray[np.float32]]], T],
     limit_s: float | None = None,
+    begun: Callable[[float | None], None] = lambda declared_s: None,
 ) -> tuple[T, Decoded]:
     """Hand a file's samples to `consume`, in blocks, and say how they were decoded.
 
@@ -152,6 +153,8 @@ def decode(
         ffmpeg takes over; the result of the longer decode counts.
     limit_s
         Wall seconds that the file may take, `consume` included.
+    begun
+        Called before `consume` is, with the seconds that the file says it has, if it does.
 
     Returns
     -------
@@ -182,6 +185,7 @@ def decode(
                     blocks = _in_time(_mono(track, sample_rate), path, limit_s, deadline)
                     first = next(blocks, None)
                     if first is not None:
+                        begun(track.declared_s)
                         result = consume(itertools.chain([first], blocks))
                         whole = track.ended and next(blocks, None) is None  # else `consume` had enough
                         told = track.decoded(track.declared_s if whole else None)

@@ -150,8 +150,8 @@ def answer(
         failures += answers.failures
         progress(Progress(done, len(entries), share, audio_s, failures))
 
-    def hearing(seconds: float) -> None:
-        progress(Progress(done, len(entries), share, audio_s + seconds, failures))
+    def hearing(seconds: float, size: float) -> None:
+        progress(Progress(done, len(entries), share + size / total_bytes, audio_s + seconds, failures))
 
     # A day of audio takes minutes: when the work is done in this process, it is seen to go on.
     task = partial(identify_batch, hearing=hearing) if isinstance(executor, Loop) else identify_batch
@@ -194,17 +194,18 @@ class _Heard:
     message: str = ""
 
 
-def identify_batch(batch: Batch, hearing: Callable[[float], None] = lambda seconds: None) -> BatchAnswers:
+def identify_batch(batch: Batch, hearing: Callable[[float, float], None] = lambda seconds, size: None) -> BatchAnswers:
     """Decode the clips of a batch, ask for them, and make their rows: the task that an executor runs.
 
     Parameters
     ----------
     hearing
-        Called while a recording is heard, with the seconds of audio that the batch has come to.
+        Called while a recording is heard, with the seconds of audio and about the bytes that the batch has come to.
     """
     began = time.monotonic()
     heard: list[_Heard] = []
     waiting: list[tuple[_Heard, NDArray[np.float32]]] = []
+    declared_s: float | None = None
     longest = round(LONGEST_CLIP_S * batch.snapshot.settings.sample_rate)
 
     def ask() -> None:
@@ -213,19 +214,27 @@ def identify_batch(batch: Batch, hearing: Callable[[float], None] = lambda secon
             clip.matches = matches
         waiting.clear()
 
+    def begun(seconds: float | None) -> None:
+        nonlocal declared_s
+        declared_s = seconds
+
     def listen(blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:
         """A clip's samples, to be asked for with others, or what was found in a recording."""
         start = _first(blocks, longest + 1)
         if len(start) <= longest:
             return start
         recording = Recording(batch.snapshot, batch.query)
+        before_s = sum(clip.duration_s for clip in heard)
+        before, entry = batch.entries[: len(heard)], batch.entries[len(heard)]
         for samples in itertools.chain([start], blocks):
             recording.hear(samples)
-            hearing(sum(before.duration_s for before in heard) + recording.heard_s)
+            part = min(recording.heard_s / declared_s, 1.0) if declared_s else 0.0
+            size = sum(one.size_bytes for one in before) + part * entry.size_bytes
+            hearing(before_s + recording.heard_s, size)
         return recording.finish()
 
     for entry in batch.entries:
-        clip, samples = _heard(entry, listen, batch)
+        clip, samples = _heard(entry, listen, begun, batch)
         heard.append(clip)
         if samples is not None:
             waiting.append((clip, samples))
@@ -260,7 +269,10 @@ def _first(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDArray[np.
 
 
 def _heard(
-    entry: Entry, listen: Callable[[Iterator[NDArray[np.float32]]], NDArray[np.float32] | list[Match]], batch: Batch
+    entry: Entry,
+    listen: Callable[[Iterator[NDArray[np.float32]]], NDArray[np.float32] | list[Match]],
+    begun: Callable[[float | None], None],
+    batch: Batch,
 ) -> tuple[_Heard, NDArray[np.float32] | None]:
     """One clip, decoded and listened to, and its samples if it is still to be asked for.
 
@@ -270,7 +282,7 @@ def _heard(
 
     def decode() -> tuple[NDArray[np.float32] | list[Match], audio.Decoded]:
         with catalog.local_copy(path) as local:
-            return audio.decode(local, batch.snapshot.settings.sample_rate, listen, limit_s=batch.limit_s)
+            return audio.decode(local, batch.snapshot.settings.sample_rate, listen, batch.limit_s, begun)
 
     try:
         result, decoded = within(patience_s(entry.size_bytes, batch.limit_s), decode)

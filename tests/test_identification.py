@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
+import pipeline
+from pipeline import Store, catalog, synthesis
 from pipeline.catalog import Entry
-from pipeline.identification import CLIPS_A_TASK, CLIPS_AT_ONCE, halve, plan
+from pipeline.executor import Progress
+from pipeline.identification import CLIPS_A_TASK, CLIPS_AT_ONCE, answer, halve, plan
 from pipeline.recognise import Query
 
 
@@ -46,3 +50,19 @@ def test_a_batch_is_halved_to_find_the_clip_that_kills() -> None:
     halves = halve(batch)
     assert [len(half.entries) for half in halves] == [1, 2]
     assert halve(dataclasses.replace(batch, entries=batch.entries[:1])) == [halve(batch)[0]]
+
+
+def test_a_long_recording_is_seen_to_go_on(tmp_path: Path) -> None:
+    synthesis.write(tmp_path / "song.wav", synthesis.song(1, 20.0))
+    store = Store.open_or_create(str(tmp_path / "store"))
+    pipeline.index([str(tmp_path / "song.wav")], store)
+    for name in ("evening.flac", "night.flac"):
+        synthesis.write(tmp_path / name, np.tile(synthesis.song(1, 20.0), 6))
+    seen: list[Progress] = []
+    recordings = catalog.walk([str(tmp_path / name) for name in ("evening.flac", "night.flac")])
+    assert len(list(answer(recordings, store, progress=seen.append))) == 1
+    shares = [progress.share for progress in seen]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert any(0.1 < share < 0.4 for share in shares)
+    assert any(0.6 < share < 0.9 for share in shares)
