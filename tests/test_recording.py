@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pytest
@@ -32,12 +32,13 @@ def song(seed: int) -> Samples:
 
 
 class Shelf:
-    """A library in memory: four songs, with ids 1 to 4."""
+    """A library in memory: four songs with ids 1 to 4, unless others are given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, songs: Mapping[int, Samples] | None = None) -> None:
+        songs = songs or {song_id: song(song_id) for song_id in range(1, 5)}
         self.settings = settings
-        self.n_songs = 4
-        self.peaks = {song_id: constellation(iter([song(song_id)]), settings) for song_id in range(1, 5)}
+        self.n_songs = len(songs)
+        self.peaks = {song_id: constellation(iter([samples]), settings) for song_id, samples in songs.items()}
         hashes = {song_id: pair_peaks(peaks, settings.fan_out) for song_id, peaks in self.peaks.items()}
         rows = np.concatenate([[h.hash, np.full(len(h), song_id), h.offset] for song_id, h in hashes.items()], axis=1)
         self.rows = rows[:, np.lexsort(rows[::-1])].astype(np.int32)
@@ -135,6 +136,28 @@ def test_a_turntable_is_followed_within_the_range_that_was_asked_for(shelf: Shel
     assert rows([first, second], speed) == [(1, 0, 60 / speed, 0), (2, 60 / speed, 100 / speed, -60)]
     assert [first.speed, second.speed] == pytest.approx([speed, speed], abs=1e-3)
     assert heard(medley, shelf) == []
+
+
+def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
+    """Faintly heard, and as well wherever the loop comes again in the song."""
+    loop = np.concatenate([synthesis.song(31, 8.0, RATE), synthesis.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
+    of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.5 * synthesis.song(33, 50.0, RATE)
+    shelf = Shelf(SETTINGS, {1: of_loops.astype(np.float32), 2: song(2)})
+    other = np.tile(loop, 10)[: 40 * RATE] + 4.0 * synthesis.song(STRANGER, 40.0, RATE)
+    assert heard(other.astype(np.float32), shelf) == []
+    assert rows(heard(of_loops, shelf)) == [(1, 0, 50, 0)]
+
+
+def test_another_version_of_a_song_is_not_named_beside_it() -> None:
+    """The library has a song, and the same with another voice over it; each is told from the other, a copy is not."""
+    voice = 0.7 * synthesis.song(41, 60.0, RATE)
+    versions = {1: song(1), 2: (song(1) + voice).astype(np.float32), 3: song(3)}
+    shelf = Shelf(SETTINGS, versions)
+    for song_id in (1, 2):
+        played = synthesis.recording(versions[song_id][: 50 * RATE], 10.0, seed=2, sample_rate=RATE)
+        assert rows(heard(played, shelf)) == [(song_id, 0, 50, 0)]
+    twins = Shelf(SETTINGS, {1: song(1), 2: 0.5 * song(1)})
+    assert [match.song_id for match in heard(cut(1, 0, 50), twins)] == [1, 2]
 
 
 def test_how_the_samples_come_does_not_matter(shelf: Shelf) -> None:

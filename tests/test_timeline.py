@@ -54,6 +54,16 @@ def test_a_performance_begins_and_ends_where_its_evidence_does() -> None:
     assert spans(trace(7, 0, silent(10) + playing(30) + silent(20))) == [(7, 10, 40)]
 
 
+def test_a_performance_is_followed_down_its_fade_by_what_it_was_before() -> None:
+    """What is as faint as noise brings by chance is a fade's end after faint music, and nothing after loud music."""
+    fade = [0.8, 0.6, 0.4, 0.3, 0.2, 0.1]
+    assert spans(trace(7, 0, silent(10) + fade[::-1] + playing(30) + fade + silent(20))) == [(7, 10, 46)]
+    after = [0.25, -0.1, 0.25, 0.1, 0.25, -0.1, 0.3]
+    loud, faint = [2.0 * level for level in playing(30)], [0.7 * level for level in playing(30)]
+    assert spans(trace(7, 0, loud + after + silent(20))) == [(7, 0, 30)]
+    assert spans(trace(7, 0, faint + after + silent(20))) == [(7, 0, 34)]
+
+
 def test_a_voice_over_the_music_does_not_end_a_performance() -> None:
     assert spans(trace(7, 0, playing(20) + silent(8) + playing(20))) == [(7, 0, 48)]
 
