@@ -67,7 +67,7 @@ RELATED = 0.25
 # A song that is heard by less than this is suspected of being heard elsewhere in it as well: so many seconds further
 # on, where loops come again, by such a share of the level. Under noise at 10 dB songs are heard by 0.3 to 1.5; what
 # shares loops with a song by 0.2 to 0.7, and elsewhere by 0.74 of that or more, as four of 150 songs were.
-CLEAR = 1.0
+CLEAR = 0.8
 NEXT_LOOP_S, LAST_LOOP_S = 1.5, 13.0
 A_LOOP = 0.72
 
