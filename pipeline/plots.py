@@ -204,8 +204,8 @@ def recall_by_condition(rows: Sequence[Mapping[str, Any]]) -> Figure:
         Of `pipeline.evaluation.recall`, as ``table.to_pylist()`` gives them.
     """
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    across = min(4, len(conditions))
-    down = math.ceil(len(conditions) / across)
+    down = math.ceil(len(conditions) / 4)
+    across = math.ceil(len(conditions) / down)
     size = (1.2 + 2.2 * across, 0.8 + 2.2 * down)
     figure, grid = plt.subplots(down, across, figsize=size, sharey=True, squeeze=False, layout="constrained")
     lengths_s = sorted({row["length_s"] for row in rows})
@@ -265,22 +265,12 @@ def reliability(confidence: ArrayLike, right: ArrayLike, ax: Axes | None = None,
         low, high = (end[0] for end in wilson(np.array([right[inside].sum()]), np.array([inside.sum()])))
         aside = [[max(observed - low, 0)], [max(high - observed, 0)]]  # rounding may leave less than nothing
         ax.errorbar(stated, observed, aside, fmt="o", color=BLUE, ecolor=GREY, capsize=2)
-        # Beside the point, on the side where there is room.
-        side, anchor = (-7, "right") if stated > 0.5 else (7, "left")
-        ax.annotate(
-            f"{inside.sum():,}",
-            (stated, observed),
-            (side, 0),
-            textcoords="offset points",
-            ha=anchor,
-            va="center",
-            fontsize=8,
-        )
+        ax.annotate(f"{inside.sum():,}", (stated, low), (0, -10), textcoords="offset points", ha="center", fontsize=8)
     ax.set(
         xlabel="stated confidence",
         ylabel="share that is right, with 95 % interval",
         xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.03),
+        ylim=(-0.08, 1.03),
     )
     ax.set_title(f"{len(confidence):,} answers in {n_bins} bins", fontsize=10)
     ax.set_aspect("equal")
