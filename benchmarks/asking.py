@@ -40,7 +40,7 @@ from pipeline.executor import Executor, Loop
 from pipeline.identification import CLIPS_AT_ONCE
 from pipeline.indexing import index
 from pipeline.match import Question, join, vote
-from pipeline.recognise import CANDIDATES, SPARSE, Clip, Query, affordable, recognise, unique
+from pipeline.recognise import SPARSE, Clip, Query, affordable, recognise, unique
 from pipeline.store import Snapshot, StagedSong, Store, stage
 
 THREADS = 2
@@ -103,7 +103,7 @@ def drop_cache(folder: str) -> None:
 def look_up(snapshot: Snapshot, question: Question) -> object:
     """What the join and the votes of one clip take."""
     question = affordable(question, snapshot, SPARSE.reads)
-    return vote(join(question, snapshot.postings(unique(question.hash))), CANDIDATES)
+    return vote(join(question, snapshot.postings(unique(question.hash))), SPARSE.candidates)
 
 
 def by_duckdb(store: Store) -> Callable[[Question], object]:

@@ -58,6 +58,9 @@ class Effort:
         What the question may cost in a large store, in postings read; `affordable` has the rule.
     together
         Clips that share a look-up: the more, the less is read for each, and the more is in memory.
+    candidates
+        How many are listened to, at most. In a library ten times as large chance brings more votes, and the true place
+        of a clip under noise is often not among the first hundred.
     """
 
     shifts: int
@@ -67,6 +70,7 @@ class Effort:
     fan_out: int
     reads: float
     together: int
+    candidates: int
 
 
 class Clip:
@@ -215,10 +219,10 @@ class Answer:
         return logit(self.candidate.votes, self.rivals, self.evidence)
 
 
-CANDIDATES = 100
-SOUNDING, VOTED = 8, 4  # of them, those that are weighed
-SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 256)
-DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64)
+SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 256, 100)
+DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64, 300)
+SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
+SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
 RESOLVED = 0.98  # a sparse answer this sure is not asked again: denser looks change one in a thousand
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
@@ -277,16 +281,19 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
         return []
     questions = [affordable(clip.question(effort), library, effort.reads * reads) for clip in clips]
     postings = library.postings(unique(np.concatenate([question.hash for question in questions])))
-    found = [vote(join(question, postings), CANDIDATES) for question in questions]
-    songs = library.constellations(sorted({candidate.song_id for candidates in found for candidate in candidates}))
+    found = [vote(join(question, postings), effort.candidates) for question in questions]
     answers = []
-    for clip, candidates in zip(clips, found, strict=True):
-        rivals, shortlist = rival_votes(candidates), clip.shortlist(candidates, songs)
-        weighed = [
-            Answer(candidate, rivals, clip.weigh(candidate, songs[candidate.song_id])) for candidate in shortlist
-        ]
-        answers.append(sorted(weighed, key=lambda answer: -answer.logit))
-        clip.forget()
+    few = SONGS_AT_ONCE // effort.candidates
+    for start in range(0, len(clips), few):
+        some = found[start : start + few]
+        songs = library.constellations(sorted({candidate.song_id for candidates in some for candidate in candidates}))
+        for clip, candidates in zip(clips[start : start + few], some, strict=True):
+            rivals, shortlist = rival_votes(candidates), clip.shortlist(candidates, songs)
+            weighed = [
+                Answer(candidate, rivals, clip.weigh(candidate, songs[candidate.song_id])) for candidate in shortlist
+            ]
+            answers.append(sorted(weighed, key=lambda answer: -answer.logit))
+            clip.forget()
     return answers
 
 
