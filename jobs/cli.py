@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -40,8 +41,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Audio fingerprinting in batches: index a music library, name the songs in recordings, verify every answer.",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from pipeline.cluster import songprint as version
+
+        print(f"songprint {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def songprint(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Audio fingerprinting in batches: index a music library, name the songs in recordings, verify every answer."""
+
+
 app.command()(index)
 app.command()(identify)
 app.command()(songs)

@@ -39,7 +39,7 @@ def test_an_option_has_help_and_a_place_in_the_readme(name: str, option: Any) ->
 
 
 def test_the_readme_names_no_option_that_is_not_there() -> None:
-    known = {opt for _, option in OPTIONS for opt in (*option.opts, *option.secondary_opts)} | {"--help"}
+    known = {opt for _, option in OPTIONS for opt in (*option.opts, *option.secondary_opts)} | {"--help", "--version"}
     named = set(re.findall(r"`(--[a-z][a-z-]*)", README))
     assert named <= known
 
@@ -51,6 +51,12 @@ def test_the_reference_is_what_the_docstrings_say_and_the_readme_knows_every_pub
 
 def test_the_picture_of_the_architecture_is_the_map_that_is_tested() -> None:
     assert architecture.PAGE.read_text(encoding="utf-8") == architecture.page(), "run: make reference"
+
+
+def test_the_version_is_said() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert shown.exit_code == 0
+    assert re.fullmatch(r"songprint (\d+\.\d+\.\d+|checkout) \(code [0-9a-f]{8}\)\n", shown.output)
 
 
 def test_every_argument_is_explained() -> None:
