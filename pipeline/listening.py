@@ -6,6 +6,7 @@ it, so that a song is named some seconds after it starts and what was named is n
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from pipeline.recognise import Library, Match, Query
 from pipeline.recording import Recording
 
 STEP_S = 1
+# How often a song is looked for while it plays: each time is another chance to be wrong.
+LOOKS = 50
 # Two matches of one song are one performance when it would have begun within this many seconds.
 SAME_START_S = 2.0
 RAW_BYTES = 8192
@@ -33,6 +36,7 @@ class Listener:
     """
 
     def __init__(self, library: Library, query: Query) -> None:
+        query = dataclasses.replace(query, false_positives=query.false_positives / LOOKS)
         self._recording = Recording(library, query, STEP_S)
         self._named: list[Match] = []
 
