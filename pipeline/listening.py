@@ -20,7 +20,7 @@ from pipeline.recording import Recording
 
 STEP_S = 1
 # How often a song is looked for while it plays: each time is another chance to be wrong.
-LOOKS = 50
+LOOKS = 5
 # Two matches of one song are one performance when it would have begun within this many seconds.
 SAME_START_S = 2.0
 RAW_BYTES = 8192
