@@ -59,8 +59,11 @@ class Effort:
     together
         Clips that share a look-up: the more, the less is read for each, and the more is in memory.
     candidates
-        How many are listened to, at most. In a library ten times as large chance brings more votes, and the true place
-        of a clip under noise is often not among the first hundred.
+        How many votes bring, at most.
+    listened
+        To how many of them the clip is listened for, those with most votes. In a library ten times as large chance
+        brings more votes, and the true place of a clip under noise is often not among the first hundred; a clip that
+        the sparse look resolves has it among the first few.
     """
 
     shifts: int
@@ -71,6 +74,7 @@ class Effort:
     reads: float
     together: int
     candidates: int
+    listened: int
 
 
 class Clip:
@@ -219,8 +223,8 @@ class Answer:
         return logit(self.candidate.votes, self.rivals, self.evidence)
 
 
-SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 256, 100)
-DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64, 300)
+SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 256, 100, 40)
+DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64, 300, 300)
 SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
 SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
 RESOLVED = 0.98  # a sparse answer this sure is not asked again: denser looks change one in a thousand
@@ -283,12 +287,14 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
     postings = library.postings(unique(np.concatenate([question.hash for question in questions])))
     found = [vote(join(question, postings), effort.candidates) for question in questions]
     answers = []
-    few = SONGS_AT_ONCE // effort.candidates
+    few = SONGS_AT_ONCE // effort.listened
     for start in range(0, len(clips), few):
         some = found[start : start + few]
-        songs = library.constellations(sorted({candidate.song_id for candidates in some for candidate in candidates}))
+        songs = library.constellations(
+            sorted({candidate.song_id for candidates in some for candidate in candidates[: effort.listened]})
+        )
         for clip, candidates in zip(clips[start : start + few], some, strict=True):
-            rivals, shortlist = rival_votes(candidates), clip.shortlist(candidates, songs)
+            rivals, shortlist = rival_votes(candidates), clip.shortlist(candidates[: effort.listened], songs)
             weighed = [
                 Answer(candidate, rivals, clip.weigh(candidate, songs[candidate.song_id])) for candidate in shortlist
             ]
