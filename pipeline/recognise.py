@@ -227,7 +227,7 @@ SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 256, 100, 40)
 DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64, 300, 300)
 SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
 SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
-RESOLVED = 0.98  # a sparse answer this sure is not asked again: denser looks change one in a thousand
+RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
 
