@@ -3,9 +3,10 @@
     python -m benchmarks.scale [--like STORE] [--clips FOLDER] [--sizes 10,20,40] [--check 100]
 
 Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) go through the real staging, committing,
-compacting and asking, in stores of growing size. Straight lines through the small ones are the model; what it says of
-the largest is printed beside what was measured there. Then come the tables of docs/SCALE.md. All times are CPU
-seconds of one worker, so that a busy machine tells the same. Without STORE and FOLDER, songs by formula are used.
+compacting and asking, in stores of growing size. Straight lines through the small ones are the model, for asking over
+the root of the size; what it says of the largest is printed beside what was measured there. Then come the tables of
+docs/SCALE.md. All times are CPU seconds of one worker, so that a busy machine tells the same. Without STORE and FOLDER,
+songs by formula are used.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ PROBES = 3
 PLANNED = (100_000, 200_000, 400_000, 1_000_000)
 FORMULA_SONGS = 12
 FORMULA_SONG_S = 120.0
+
+# What a window costs: the larger the store, the fewer of its hashes may be read (`recognise.affordable`).
+ASKING = ("window_s", "ask_mb")
 
 # A real library: songs of four minutes.
 SONG_S = 240.0
@@ -194,8 +198,10 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
         "stage_s": (sum(row["stage_s"] for row in commits) / sum(row["postings"] for row in commits) * 1e6,),
         "commit_s": tuple(max(0.0, float(value)) for value in commit),
     }
-    for name in ("bytes", "compact_s", "open_s", "window_s", "ask_mb"):
+    for name in ("bytes", "compact_s", "open_s"):
         constants[name] = line(millions, [size[name] for size in sizes])
+    for name in ASKING:
+        constants[name] = line(np.sqrt(millions).tolist(), [size[name] for size in sizes])
     for name in ("plan_s", "driver_mb"):
         constants[name] = line(songs, [plan[name] for plan in plans])
     return constants
@@ -205,7 +211,8 @@ def predict(constants: dict[str, tuple[float, ...]], postings: float, songs: flo
     """What the model says of a store of so many postings and songs."""
     p, s = postings / 1e6, songs / 1e6
     said = {name: constants[name][0] + constants[name][1] * p
-            for name in ("bytes", "compact_s", "open_s", "window_s", "ask_mb")}  # fmt: skip
+            for name in ("bytes", "compact_s", "open_s")}  # fmt: skip
+    said |= {name: constants[name][0] + constants[name][1] * p**0.5 for name in ASKING}
     said |= {name: constants[name][0] + constants[name][1] * s for name in ("plan_s", "driver_mb")}
     return said
 
@@ -296,8 +303,10 @@ def main() -> None:
         postings_per_s = like.snapshot().stats()["postings_per_second"]
         plans = [probed("--probe", str(n_songs)) for n_songs in PLANNED]
     constants = fit(sizes[:-1], plans[:-1])
-    print("\nPer million postings (bytes, compact_s, open_s, window_s, ask_mb, stage_s) or songs (plan_s, driver_mb):")
-    print("a start and a slope; commit_s: a start, per million songs in the store, per million postings added.\n")
+    print("\nPer million postings (bytes, compact_s, open_s, stage_s), the root of those (window_s, ask_mb) or million")
+    print(
+        "songs (plan_s, driver_mb): a start and a slope; commit_s: a start, per million songs, per million postings.\n"
+    )
     print(
         table(
             ["constant", "values"],
