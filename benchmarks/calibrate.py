@@ -31,7 +31,7 @@ from scipy.optimize import minimize
 
 from benchmarks.shelf import Shelf
 from pipeline import audio
-from pipeline.calibration import STRANGERS, WEIGHTS, confidence, terms
+from pipeline.calibration import LONGER_S, STRANGERS, SURER, WEIGHTS, confidence, terms
 from pipeline.config import Settings
 from pipeline.evaluation import Without
 from pipeline.recognise import DENSE, RESOLVED, SPARSE, Answer, Clip, Library, ask
@@ -242,10 +242,11 @@ def report(asked: list[Asked], weights: NDArray[np.float64], needed: float) -> s
     cells: dict[tuple[str, float], list[bool]] = defaultdict(list)
     named: dict[bool, list[bool]] = defaultdict(list)
     for one, (logit, right) in zip(asked, answers, strict=True):
+        needs = needed + np.interp(one.question.length_s, LONGER_S, (0.0, SURER))
         if one.stranger:
-            named[one.question.track == ""].append(logit > needed)
+            named[one.question.track == ""].append(logit > needs)
         else:
-            cells[one.question.condition, one.question.length_s].append(right and logit > needed)
+            cells[one.question.condition, one.question.length_s].append(right and logit > needs)
     lines = [f"{kind:10} {s:4g} s {100 * np.mean(cells[kind, s]):6.1f} % right" for kind, s in sorted(cells)]
     lines.append(f"mean of the kinds {np.mean([100 * np.mean(cell) for cell in cells.values()]):.2f} % right")
     lines.append(f"strangers named: {sum(named[False])} of {len(named[False])} whose song is hidden,")

@@ -18,6 +18,9 @@ from pipeline.verify import Evidence
 WEIGHTS = (0.848, -3.904, 0.25, 2.53, 0.711, 2.251, 2.214, 1.102, 5.731, -14.075, -17.696)
 # Logit of the best answer that a share of strangers reaches.
 STRANGERS = {0.1: -3.54, 0.03: -1.19, 0.01: 0.39, 0.003: 1.93, 0.001: 4.16}
+# So much more a clip needs at the second of these lengths: music that shares a loop with a song shares it for seconds,
+# and a clip so long is hardly ever less sure when it is right, but under voices.
+LONGER_S, SURER = (2.0, 5.0), 0.6
 # No spread is believed that is less than so much of what independent peaks of spread 1 would give.
 LEAST_SPREAD = 0.5
 FURTHEST = 25.0
@@ -66,17 +69,20 @@ def confidence(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-logit))
 
 
-def threshold(false_positives: float) -> float:
+def threshold(false_positives: float, length_s: float = 0.0) -> float:
     """The confidence that only a share of strangers reaches.
 
     Parameters
     ----------
     false_positives
         Above 0, at most 1: of clips that are not in the library.
+    length_s
+        Of the clip: a longer one must be surer.
     """
     shares = sorted(STRANGERS)
     ends = np.interp(math.log(false_positives), [math.log(share) for share in shares], [STRANGERS[s] for s in shares])
     if false_positives < shares[0]:  # beyond what was measured: on along the last slope
         slope = (STRANGERS[shares[1]] - STRANGERS[shares[0]]) / math.log(shares[1] / shares[0])
         ends += slope * math.log(false_positives / shares[0])
+    ends += np.interp(length_s, LONGER_S, (0.0, SURER))
     return confidence(float(ends)) if false_positives < 1 else 0.0

@@ -247,17 +247,18 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
         that holds a recording twice gives both songs.
     """
     rate = library.settings.sample_rate
-    needed = threshold(query.false_positives)
+    needed = [threshold(query.false_positives, len(clip) / rate) for clip in clips]
     matches: list[list[Match]] = [[] for _ in clips]
     sure = [0.0] * len(clips)
     for effort, speed in _stages(query):
-        open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed)]
-        first = max(needed, RESOLVED) if effort is SPARSE else needed  # two looks would be two chances to be wrong
+        open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed[place])]
+        least = RESOLVED if effort is SPARSE else 0.0  # two looks would be two chances to be wrong
         for start in range(0, len(open_), effort.together):
             some = open_[start : start + effort.together]
             heard = [Clip(at_speed(clips[place], speed), library.settings) for place in some]
             for place, clip, answers in zip(some, heard, ask(heard, library, effort, query.reads), strict=True):
-                found = _matches(answers, clip, speed, rate, first, max(needed, SECOND))
+                first, further = max(needed[place], least), max(needed[place], SECOND)
+                found = _matches(answers, clip, speed, rate, first, further)
                 if found and found[0].confidence > sure[place]:
                     matches[place], sure[place] = found, found[0].confidence
     return matches

@@ -271,6 +271,9 @@ def test_the_threshold_falls_as_more_strangers_may_be_named():
     needed = [threshold(share) for share in shares]
     assert needed == sorted(needed, reverse=True)
     assert threshold(0.01) == pytest.approx(confidence(STRANGERS[0.01]))
+    by_length = [threshold(0.01, length_s) for length_s in (0.5, 2.0, 3.0, 4.0, 5.0, 15.0)]
+    assert by_length[0] == by_length[1] == threshold(0.01)
+    assert by_length[1] < by_length[2] < by_length[3] < by_length[4] == by_length[5]
     assert threshold(1.0) == 0.0
 
 
