@@ -56,7 +56,7 @@ audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt; asks P
 	@if .venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt > build/audit.txt 2>&1; \
 	then tail -n 1 build/audit.txt; \
 	elif grep -qE '^(ERROR:|[A-Za-z_.]+Error: )' build/audit.txt; \
-	then echo "make: nothing is known of the versions in constraints.txt: the advisories of pypi.org could not be asked" \
+	then echo "make: nothing is known of the versions in constraints.txt: PyPI's advisories could not be asked" \
 		"($$(grep -E '^(ERROR:|[A-Za-z_.]+Error: )' build/audit.txt | tail -n 1 | cut -c 1-200)); the rest is in build/audit.txt"; exit 1; \
 	else cat build/audit.txt; echo "make: some versions in constraints.txt have known weaknesses (above)"; exit 1; fi
 
