@@ -152,9 +152,8 @@ def listen(answer: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, f
     first, last = _inside(song, place, len(answer))
     if first == last:
         return 0, 0.0
-    weights = _loudness(song.level[first:last])
     answers = answer[song.frame[first:last] - place, song.bin[first:last]]
-    return last - first, float(answers @ weights / weights.sum())
+    return last - first, float(_mean(answers, _loudness(song.level[first:last])))
 
 
 def _inside(song: Peaks, place: int, n_frames: int) -> tuple[int, int]:
@@ -167,26 +166,25 @@ def _inside(song: Peaks, place: int, n_frames: int) -> tuple[int, int]:
 def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
     """`listen`, what it gives by chance, and how the levels agree."""
     n_frames, n_bins = heard.answer.shape
-    peaks, answer = listen(heard.answer, song, place)
-    if not peaks:
-        return NO_EVIDENCE
     first, last = _inside(song, place, n_frames)
+    if first == last:
+        return NO_EVIDENCE
     frame, bin_ = song.frame[first:last] - place, song.bin[first:last]
     weights = _loudness(song.level[first:last])
     aside = bin_[None, :] + np.array(BINS_ASIDE, np.int32)[:, None]
     aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
     aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
-    moved = heard.answer[frame[None, :], aside] @ weights / weights.sum()
+    answers, moved = heard.answer[frame, bin_], _mean(heard.answer[frame[None, :], aside], weights)
     elsewhere = _elsewhere(heard.answer, song, place)
     level, its = song.level[first:last] * np.float32(NEPERS), heard.level[frame, bin_]
     return Evidence(
-        peaks,
-        answer,
+        last - first,
+        float(_mean(answers, weights)),
         float(elsewhere.mean()),
         float(elsewhere.std()),
         float(moved.mean()),
         float(moved.std()),
-        float(heard.answer[frame, bin_].mean()),
+        float(answers.mean()),
         _correlation(level, its),
         _lacking(level, its),
     )
@@ -195,6 +193,12 @@ def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
 def _loudness(level: NDArray[np.int8]) -> NDArray[np.float32]:
     weights: NDArray[np.float32] = LOUDNESS[level.astype(np.intp) + 128]
     return weights
+
+
+def _mean(answers: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of the last axis, the louder peaks counted for more."""
+    mean: NDArray[np.float32] = answers @ weights / weights.sum()
+    return mean
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
