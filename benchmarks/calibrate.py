@@ -31,7 +31,7 @@ from scipy.optimize import minimize
 
 from benchmarks.shelf import Shelf
 from pipeline import audio
-from pipeline.calibration import LONGER_S, STRANGERS, SURER, WEIGHTS, confidence, terms
+from pipeline.calibration import STRANGERS, WEIGHTS, confidence, more_for, terms
 from pipeline.config import Settings
 from pipeline.evaluation import Without
 from pipeline.recognise import DENSE, RESOLVED, SPARSE, Answer, Clip, Library, ask
@@ -242,7 +242,7 @@ def report(asked: list[Asked], weights: NDArray[np.float64], needed: float) -> s
     cells: dict[tuple[str, float], list[bool]] = defaultdict(list)
     named: dict[bool, list[bool]] = defaultdict(list)
     for one, (logit, right) in zip(asked, answers, strict=True):
-        needs = needed + np.interp(one.question.length_s, LONGER_S, (0.0, SURER))
+        needs = needed + more_for(one.question.length_s)
         if one.stranger:
             named[one.question.track == ""].append(logit > needs)
         else:

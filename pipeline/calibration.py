@@ -69,6 +69,11 @@ def confidence(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-logit))
 
 
+def more_for(length_s: float) -> float:
+    """So much higher a logit a clip of this length needs than a short one."""
+    return float(np.interp(length_s, LONGER_S, (0.0, SURER)))
+
+
 def threshold(false_positives: float, length_s: float = 0.0) -> float:
     """The confidence that only a share of strangers reaches.
 
@@ -84,5 +89,5 @@ def threshold(false_positives: float, length_s: float = 0.0) -> float:
     if false_positives < shares[0]:  # beyond what was measured: on along the last slope
         slope = (STRANGERS[shares[1]] - STRANGERS[shares[0]]) / math.log(shares[1] / shares[0])
         ends += slope * math.log(false_positives / shares[0])
-    ends += np.interp(length_s, LONGER_S, (0.0, SURER))
+    ends += more_for(length_s)
     return confidence(float(ends)) if false_positives < 1 else 0.0
