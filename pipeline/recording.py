@@ -22,7 +22,7 @@ from pipeline.constellation import SILENCE, Peaks
 from pipeline.match import TICKS, Hits, join, vote
 from pipeline.recognise import SPARSE, Clip, Effort, Library, Match, Query, affordable, at_speed, unique
 from pipeline.timeline import BIN_S, Trace
-from pipeline.verify import tones
+from pipeline.verify import loudness, tones
 
 STRETCH_S = 120
 # Heard again with the next stretch, so that a song that begins at the seam is found whole.
@@ -175,6 +175,8 @@ class Held:
         ``(n,)`` int64, where the peaks lie in the stretch, by frame.
     level, spread
         ``(n,)`` float32, what the recording answers there above chance, and the variance by chance.
+    loudness
+        ``(n,)`` float32, of the peaks in the song.
     voted
         ``(n,)`` bool, anchors that agree.
     song_fine, song_bin
@@ -190,6 +192,7 @@ class Held:
     bin: NDArray[np.int64]
     level: NDArray[np.float32]
     spread: NDArray[np.float32]
+    loudness: NDArray[np.float32]
     voted: NDArray[np.bool_]
     song_fine: NDArray[np.int64]
     song_bin: NDArray[np.int64]
@@ -210,6 +213,8 @@ class Held:
             peaks=per_bin(),
             level=per_bin(self.level),
             spread=per_bin(self.spread),
+            loudness=per_bin(self.loudness),
+            loud_level=per_bin(self.loudness * self.level),
             votes=per_bin(self.voted),
         )
 
@@ -391,6 +396,7 @@ class Stretch:
             bin=bin_,
             level=level,
             spread=chance.var(axis=0),
+            loudness=loudness(song.level[inside]),
             voted=np.isin(song.frame.astype(np.int64) << 10 | song.bin, anchors)[inside],
             song_fine=song_fine,
             song_bin=song_bin,

@@ -153,7 +153,7 @@ def listen(answer: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, f
     if first == last:
         return 0, 0.0
     answers = answer[song.frame[first:last] - place, song.bin[first:last]]
-    return last - first, float(_mean(answers, _loudness(song.level[first:last])))
+    return last - first, float(_mean(answers, loudness(song.level[first:last])))
 
 
 def _inside(song: Peaks, place: int, n_frames: int) -> tuple[int, int]:
@@ -170,7 +170,7 @@ def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
     if first == last:
         return NO_EVIDENCE
     frame, bin_ = song.frame[first:last] - place, song.bin[first:last]
-    weights = _loudness(song.level[first:last])
+    weights = loudness(song.level[first:last])
     aside = bin_[None, :] + np.array(BINS_ASIDE, np.int32)[:, None]
     aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
     aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
@@ -190,7 +190,8 @@ def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
     )
 
 
-def _loudness(level: NDArray[np.int8]) -> NDArray[np.float32]:
+def loudness(level: NDArray[np.int8]) -> NDArray[np.float32]:
+    """What peaks count for, by their levels in the song."""
     weights: NDArray[np.float32] = LOUDNESS[level.astype(np.intp) + 128]
     return weights
 
@@ -230,7 +231,7 @@ def _elsewhere(answer: NDArray[np.float32], song: Peaks, place: int) -> NDArray[
         return np.zeros(1, np.float32)
     starts = np.cumsum(count) - count
     index = np.arange(count.sum()) - np.repeat(starts - first, count)
-    weights = _loudness(song.level[index])
+    weights = loudness(song.level[index])
     answers = answer[song.frame[index] - np.repeat(places, count), song.bin[index]] * weights
     means = np.add.reduceat(answers, starts) / np.add.reduceat(weights, starts)
     return means.astype(np.float32, copy=False)

@@ -148,6 +148,15 @@ def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
     assert rows(heard(of_loops, shelf)) == [(1, 0, 50, 0)]
 
 
+def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
+    """What plays is in the song from start to end, and what the song plays louder is lacking."""
+    accompaniment = synthesis.song(31, 50.0, RATE)
+    whole = (0.5 * accompaniment + synthesis.song(33, 50.0, RATE)).astype(np.float32)
+    shelf = Shelf(SETTINGS, {1: whole, 2: song(2)})
+    assert heard(accompaniment, shelf) == []
+    assert rows(heard(whole, shelf)) == [(1, 0, 50, 0)]
+
+
 def test_another_version_of_a_song_is_not_named_beside_it() -> None:
     """The library has a song, and the same with another voice over it; each is told from the other, a copy is not."""
     voice = 0.7 * synthesis.song(41, 60.0, RATE)

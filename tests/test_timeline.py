@@ -27,6 +27,8 @@ def trace(song_id: int, start_s: float, levels: list[float], place_s: float = 0.
         peaks=np.full(n_bins, 20.0),
         level=20.0 * np.array(levels),
         spread=np.full(n_bins, 20.0),
+        loudness=np.full(n_bins, 20.0),
+        loud_level=20.0 * np.array(levels),
         votes=np.where(np.array(levels) > 0.5, 5.0, 0.0),
     )
 
@@ -102,6 +104,13 @@ def test_what_chance_brings_is_not_named(rng: np.random.Generator) -> None:
         noise = trace(song_id, 0, (rng.standard_normal(240) / np.sqrt(20)).tolist())
         noise = dataclasses.replace(noise, votes=rng.poisson(0.1, 240).astype(float))
         assert timeline.segments([noise], timeline.threshold(0.01)) == []
+
+
+def test_a_performance_has_the_songs_loud_peaks() -> None:
+    """Noise drowns the quiet ones first; what has only those is other music that shares some sounds."""
+    drowned = trace(7, 0, [0.6] * 120)
+    assert spans(dataclasses.replace(drowned, loud_level=2 * drowned.loud_level)) == [(7, 0, 60)]
+    assert spans(dataclasses.replace(drowned, loud_level=0.5 * drowned.loud_level)) == []
 
 
 def test_fewer_false_positives_need_more_confidence() -> None:
