@@ -157,9 +157,10 @@ def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
     assert rows(heard(whole, shelf)) == [(1, 0, 50, 0)]
 
 
-def test_another_version_of_a_song_is_not_named_beside_it() -> None:
+@pytest.mark.parametrize("loudness", [0.3, 0.7])
+def test_another_version_of_a_song_is_not_named_beside_it(loudness: float) -> None:
     """The library has a song, and the same with another voice over it; each is told from the other, a copy is not."""
-    voice = 0.7 * synthesis.song(41, 60.0, RATE)
+    voice = loudness * synthesis.song(41, 60.0, RATE)
     versions = {1: song(1), 2: (song(1) + voice).astype(np.float32), 3: song(3)}
     shelf = Shelf(SETTINGS, versions)
     for song_id in (1, 2):
