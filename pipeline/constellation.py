@@ -200,7 +200,7 @@ def running_max(x: NDArray[np.float32], reach: int, axis: int) -> NDArray[np.flo
 def running_sum(x: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
     """Sum over `reach` rows to either side, ``2 * reach`` rows fewer: bit for bit alike wherever the rows stand."""
     n_rows = len(x) - 2 * reach
-    total = np.zeros((n_rows, *x.shape[1:]), np.float32)
+    total = np.zeros_like(x[:n_rows])
     part, span, start = x, 1, 0
     size = 2 * reach + 1
     while size:  # the window as a sum of windows of 1, 2, 4, ... rows
