@@ -145,7 +145,8 @@ def _fullest(hits: Hits, origin: int, enough: int) -> tuple[NDArray[np.int64], N
         if crowd is not None and least > 1:  # by other cells, few are together by chance that were so before
             some = _Crowd(crowd.of(least), SPREADS[1]).of(least)
         key = some.song_id.astype(np.int64) << DELTA_BITS | (some.delta - origin)
-        key = np.sort(key << ANCHOR_BITS | (some.offset & 127) << 10 | some.bin)
+        # stable is a merge here: hits come in runs, one for each hash of the clip, that rise by song and delta
+        key = np.sort(key << ANCHOR_BITS | (some.offset & 127) << 10 | some.bin, kind="stable")
         key = key[np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]])]
         first, last = _windows(key >> ANCHOR_BITS, enough)
         reached = int(last[-1] - first[-1]) if len(first) == enough else 1
