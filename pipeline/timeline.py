@@ -45,9 +45,9 @@ LONGEST_GAP_S = 20.0
 WEIGHTS = (0.82, 3.0, -16.0)
 # Log odds that something in one in a hundred recordings of other music reaches.
 NEEDED = 1.0
-# By so much the song must be heard where its peaks are counted by their loudness. Noise leaves the loud ones: at 0 dB
-# two of a hundred performances are heard by less than 0.7. What shares loops or a key with a song lacks its loud ones
-# and was heard by 0.05 to 0.6.
+# By so much the song must be heard where its peaks are counted by their loudness. Noise leaves the loud ones: at 0 and
+# 5 dB one of a hundred performances is heard by less than 0.66. What shares loops or a key with a song lacks its loud
+# ones and was heard by 0.16 to 0.53.
 LEAST_LOUD = 0.6
 UNLIKELY = -8.0
 
