@@ -38,6 +38,7 @@ from pipeline.recognise import DENSE, RESOLVED, SPARSE, Answer, Clip, Library, a
 
 SURELY = 5.0  # the logit at which clips of one song are in another one because it holds the same recording
 RIDGE = 1e-4
+ENOUGH = 3  # strangers that reach a logit, for their share to be believed
 NOTHING = 30.0  # minus the logit of no answer
 SHELF: Shelf
 
@@ -125,37 +126,39 @@ def answer(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
 
 def gather(folder: str, processes: int, keep: str | None) -> list[Asked]:
     """Ask all clips of a set, or read what they were answered when it was kept."""
+    questions, names = read(folder), [os.path.basename(path) for path in library(folder)]
     kept = os.path.join(keep, f"{os.path.basename(os.path.normpath(folder))}.pickle") if keep else None
     if kept and os.path.exists(kept):
         with open(kept, "rb") as file:
-            asked: list[Asked] = pickle.load(file)
-        return asked
-    global SHELF
-    paths = library(folder)
-    questions = read(folder)
-    with ProcessPoolExecutor(processes) as pool:
-        SHELF = Shelf.of(paths, Settings(), pool.map)
-    names = {song_id: os.path.basename(path) for song_id, path in enumerate(paths, start=1)}
-    ids = {name: song_id for song_id, name in names.items()}
-    with ProcessPoolExecutor(processes, initializer=_lend, initargs=(SHELF,)) as pool:
-        tasks = [(question.path, ids.get(question.track)) for question in questions]
-        answers = list(pool.map(answer, tasks, chunksize=8))
+            answers = pickle.load(file)
+    else:
+        answers = ask_all(questions, library(folder), processes)
+    if kept and not os.path.exists(kept):
+        with open(kept, "wb") as file:
+            pickle.dump(answers, file)
 
     def look(question: Question, found: list[Answer]) -> Look:
-        rows = [terms(one.candidate.votes, one.rivals, one.evidence) for one in found]
-        songs = tuple(names[one.candidate.song_id] for one in found)
+        rows = [terms(one.candidate.votes, one.chance, one.evidence) for one in found]
+        songs = tuple(names[one.candidate.song_id - 1] for one in found)
         right = np.array([song == question.track for song in songs], bool)
         return Look(np.array(rows).reshape(len(rows), len(WEIGHTS)), songs, right)
 
-    asked = [
+    return [
         Asked(question, bool(hidden) or not question.track, (look(question, sparse), look(question, dense)))
         for question, both in zip(questions, answers, strict=True)
         for hidden, (sparse, dense) in enumerate(both)
     ]
-    if kept:
-        with open(kept, "wb") as file:
-            pickle.dump(asked, file)
-    return asked
+
+
+def ask_all(questions: list[Question], paths: list[str], processes: int) -> list[list[list[list[Answer]]]]:
+    """Index a set and ask its clips: as `answer` gives it, for each."""
+    global SHELF
+    with ProcessPoolExecutor(processes) as pool:
+        SHELF = Shelf.of(paths, Settings(), pool.map)
+    ids = {os.path.basename(path): song_id for song_id, path in enumerate(paths, start=1)}
+    with ProcessPoolExecutor(processes, initializer=_lend, initargs=(SHELF,)) as pool:
+        tasks = [(question.path, ids.get(question.track)) for question in questions]
+        return list(pool.map(answer, tasks, chunksize=8))
 
 
 def _lend(shelf: Shelf) -> None:
@@ -224,16 +227,20 @@ def strangers_reach(asked: list[Asked], weights: NDArray[np.float64]) -> dict[fl
     """The logit that each share of strangers reaches, rising.
 
     Clips whose song was never there are few, but nobody has left out those that share something with the library. Those
-    whose song is hidden are many, and tell more of the tail. Whichever reach further count.
+    whose song is hidden are many, and tell more of the tail. Whichever reach further count, where they are `ENOUGH`.
     """
-    groups = [
+    hidden, never = (
         [one.best(weights)[0] for one in asked if one.stranger and (one.question.track == "") == never]
         for never in (False, True)
-    ]
+    )
     return {
-        share: round(max(float(np.quantile(logits, 1 - share, method="higher")) for logits in groups if logits), 2)
+        share: round(max(_reach(group, share) for group in (hidden, never) if share * len(group) >= ENOUGH), 2)
         for share in sorted(STRANGERS)[::-1]
     }
+
+
+def _reach(logits: list[float], share: float) -> float:
+    return float(np.quantile(logits, 1 - share, method="higher"))
 
 
 def report(asked: list[Asked], weights: NDArray[np.float64], needed: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,15 +16,31 @@ from pipeline.match import Candidate
 from pipeline.verify import Evidence
 
 # Weight of each of `terms`, in their order.
-WEIGHTS = (0.848, -3.904, 0.25, 2.53, 0.711, 2.251, 2.214, 1.102, 5.731, -14.075, -17.696)
+WEIGHTS = (0.747, -4.944, 0.227, 4.613, 1.429, -1.68, 1.722, 2.346, 3.365, -1.078, -9.705)
 # Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -3.54, 0.03: -1.19, 0.01: 0.39, 0.003: 1.93, 0.001: 4.16}
+STRANGERS = {0.1: -4.2, 0.03: -2.66, 0.01: -0.8, 0.003: 0.58, 0.001: 2.63}
 # So much more a clip needs at the second of these lengths: music that shares a loop with a song shares it for seconds,
 # and a clip so long is hardly ever less sure when it is right, but under voices.
-LONGER_S, SURER = (2.0, 5.0), 0.6
+LONGER_S, SURER = (2.0, 5.0), 2.5
 # No spread is believed that is less than so much of what independent peaks of spread 1 would give.
 LEAST_SPREAD = 0.5
 FURTHEST = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What songs get of a clip by chance.
+
+    Parameters
+    ----------
+    votes
+        As many as the songs usually get: `rival_votes`.
+    answer
+        What the matched filter answers at the peaks of the best of them: `rival_answer`.
+    """
+
+    votes: float
+    answer: float
 
 
 def rival_votes(candidates: Sequence[Candidate]) -> float:
@@ -31,37 +48,50 @@ def rival_votes(candidates: Sequence[Candidate]) -> float:
 
     So neither a song that repeats itself nor one that the library holds twice passes for chance.
     """
-    best: dict[int, int] = {}
-    for candidate in candidates:
-        best[candidate.song_id] = max(best.get(candidate.song_id, 0), candidate.votes)
-    rest = sorted(best.values(), reverse=True)[3:]
+    rest = _rest(candidates, [candidate.votes for candidate in candidates])
     return float(np.median(rest)) if rest else 1.0
 
 
-def terms(votes: int, rivals: float, evidence: Evidence) -> tuple[float, ...]:
+def rival_answer(candidates: Sequence[Candidate], answers: Sequence[float]) -> float:
+    """What `verify.listen` gives by chance at the best of so many songs, the best three left out as in `rival_votes`.
+
+    This is what a false candidate that is the best of a hundred sounds like: no place chosen at random sounds so well.
+    """
+    return max(_rest(candidates, answers), default=0.0)
+
+
+def _rest(candidates: Sequence[Candidate], values: Sequence[float]) -> list[float]:
+    """The best value of each song, the best three left out."""
+    best: dict[int, float] = {}
+    for candidate, value in zip(candidates, values, strict=True):
+        best[candidate.song_id] = max(best.get(candidate.song_id, -math.inf), value)
+    return sorted(best.values(), reverse=True)[3:]
+
+
+def terms(votes: int, chance: Chance, evidence: Evidence) -> tuple[float, ...]:
     """What the regression sees of a candidate: votes and answer against chance, and how its levels agree."""
     root = math.sqrt(max(evidence.peaks, 1))
-    over_places = evidence.answer - evidence.places_mean
+    over_rivals = evidence.answer - chance.answer
     over_aside = evidence.answer - evidence.aside_mean
     least = LEAST_SPREAD / root
     return (
         math.log(votes + 1.0),
-        math.log(rivals + 1.0),
+        math.log(chance.votes + 1.0),
         root,
-        over_places,
+        over_rivals,
+        math.copysign(math.sqrt(abs(over_rivals) * root), over_rivals),
         over_aside,
-        math.sqrt(min(max(over_places / max(evidence.places_spread, least), 0.0), FURTHEST)),
         math.sqrt(min(max(over_aside / max(evidence.aside_spread, least), 0.0), FURTHEST)),
         evidence.plain_answer,
         evidence.likeness,
-        evidence.lacking,
+        evidence.lacking * root,
         1.0,
     )
 
 
-def logit(votes: int, rivals: float, evidence: Evidence) -> float:
+def logit(votes: int, chance: Chance, evidence: Evidence) -> float:
     """Log odds that a candidate, the best of its clip, is right."""
-    return math.fsum(weight * term for weight, term in zip(WEIGHTS, terms(votes, rivals, evidence), strict=True))
+    return math.fsum(weight * term for weight, term in zip(WEIGHTS, terms(votes, chance, evidence), strict=True))
 
 
 def confidence(logit: float) -> float:

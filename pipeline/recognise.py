@@ -6,6 +6,7 @@ speeds. All clips of a batch share one look-up per stage.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,13 +15,13 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.calibration import confidence, logit, rival_votes, threshold
+from pipeline.calibration import Chance, confidence, logit, rival_answer, rival_votes, threshold
 from pipeline.config import Settings
 from pipeline.constellation import SURROUNDINGS_S, Maxima, Peaks, find_maxima, most_salient, power_batches
 from pipeline.errors import ParameterError
 from pipeline.landmarks import FURTHEST_FRAME, Postings, pair_peaks
 from pipeline.match import TICKS, Candidate, Question, join, vote
-from pipeline.verify import Evidence, Heard, hear, listen, weigh
+from pipeline.verify import Evidence, Heard, compare, hear, listen, weigh
 
 
 class Library(Protocol):
@@ -133,18 +134,21 @@ class Clip:
         shift = -candidate.delta % TICKS
         return self.heard(shift), (candidate.delta + shift) // TICKS
 
-    def shortlist(self, candidates: Sequence[Candidate], songs: Mapping[int, Peaks]) -> list[Candidate]:
-        """Those that sound most like their song, and those with most votes."""
-        levels = [
+    def listen(self, candidates: Sequence[Candidate], songs: Mapping[int, Peaks]) -> list[float]:
+        """What the matched filter answers at the song's peaks, for each candidate."""
+        return [
             listen(heard.answer, songs[c.song_id], place)[1] for c in candidates for heard, place in [self.placed(c)]
         ]
-        order = sorted(range(len(candidates)), key=lambda index: -levels[index])
-        return [candidates[index] for index in sorted({*order[:SOUNDING], *range(min(VOTED, len(candidates)))})]
 
     def weigh(self, candidate: Candidate, song: Peaks) -> Evidence:
         """The evidence for a candidate."""
         heard, place = self.placed(candidate)
         return weigh(heard, song, place)
+
+    def compare(self, one: Candidate, other: Candidate, songs: Mapping[int, Peaks]) -> tuple[float, float]:
+        """Which of two songs is heard, if they are versions of one recording."""
+        (heard, place), (its_heard, its_place) = self.placed(one), self.placed(other)
+        return compare((heard, songs[one.song_id], place), (its_heard, songs[other.song_id], its_place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ class Match:
     clip_start_s, clip_end_s, song_start_s, song_end_s
         The span in the clip, and the same in the song.
     votes
-        Distinct anchors that agree.
+        Distinct anchors that agree; of versions of one recording the one that is heard best has the most of any.
     confidence
         Probability that the match is right.
     speed
@@ -209,18 +213,18 @@ class Answer:
 
     Parameters
     ----------
-    rivals
-        Votes that chance brings.
+    chance
+        What the other songs got of the clip.
     """
 
     candidate: Candidate
-    rivals: float
+    chance: Chance
     evidence: Evidence
 
     @property
     def logit(self) -> float:
         """Log odds that it is right."""
-        return logit(self.candidate.votes, self.rivals, self.evidence)
+        return logit(self.candidate.votes, self.chance, self.evidence)
 
 
 SPARSE = Effort(2, 2, 8, 80, 5, 1e6, 256, 100, 40)
@@ -228,6 +232,7 @@ DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64, 300, 300)
 SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
 SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
 RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
+VERSION = 0.25  # of a song's peaks are another's too if they are versions of one recording; chance gives a tenth
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
 
@@ -295,13 +300,45 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
             sorted({candidate.song_id for candidates in some for candidate in candidates[: effort.listened]})
         )
         for clip, candidates in zip(clips[start : start + few], some, strict=True):
-            rivals, shortlist = rival_votes(candidates), clip.shortlist(candidates[: effort.listened], songs)
+            listened = candidates[: effort.listened]
+            answered = clip.listen(listened, songs)
+            chance = Chance(rival_votes(candidates), rival_answer(listened, answered))
             weighed = [
-                Answer(candidate, rivals, clip.weigh(candidate, songs[candidate.song_id])) for candidate in shortlist
+                Answer(candidate, chance, clip.weigh(candidate, songs[candidate.song_id]))
+                for candidate in shortlist(listened, answered)
             ]
-            answers.append(sorted(weighed, key=lambda answer: -answer.logit))
+            answers.append(_right_version(sorted(weighed, key=lambda answer: -answer.logit), clip, songs))
             clip.forget()
     return answers
+
+
+def _right_version(answers: list[Answer], clip: Clip, songs: Mapping[int, Peaks]) -> list[Answer]:
+    """The same answers, best first, of versions of one recording the one that is heard best.
+
+    What versions share speaks for each of them; which of them it is, only what they do not share can tell. The version
+    that wins is as sure as the recording is, and has the votes for it.
+    """
+    best: dict[int, Answer] = {}
+    for answer in answers:
+        if answer.logit > 0:
+            best.setdefault(answer.candidate.song_id, answer)
+    if len(best) < 2:
+        return answers
+    first, *others = best.values()
+    winner, votes = first, first.candidate.votes
+    for other in others:
+        shared, margin = clip.compare(other.candidate, winner.candidate, songs)
+        if shared >= VERSION:
+            votes = max(votes, other.candidate.votes)
+            winner = other if margin > 0 else winner
+    sure = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))
+    return [sure, *(answer for answer in answers if answer is not winner)]
+
+
+def shortlist(candidates: Sequence[Candidate], answered: Sequence[float]) -> list[Candidate]:
+    """The candidates that sound most like their song, and those with most votes."""
+    order = sorted(range(len(candidates)), key=lambda index: -answered[index])
+    return [candidates[index] for index in sorted({*order[:SOUNDING], *range(min(VOTED, len(candidates)))})]
 
 
 def affordable(question: Question, library: Library, reads: float) -> Question:

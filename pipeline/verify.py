@@ -2,8 +2,8 @@
 
 Votes only bring the true place among the best hundred. Here the clip's log spectrogram is passed through a matched
 filter, which answers most where a tone begins or ends and stands out of its neighbourhood, and is read at exactly
-the frames and bins where the song, so placed, has its peaks. What that gives by chance is measured on the spot: at
-other places of the same song, and with the same peaks moved aside by a few bins.
+the frames and bins where the song, so placed, has its peaks. What that gives by chance is measured on the spot: with
+the same peaks moved aside by a few bins, and by the other songs that votes brought for the same clip.
 
 The filter is the linear discriminant between what surrounds the peaks of true candidates and of the best false ones, on
 real music in rooms, under voices and noise, made separable and symmetric. False candidates are no random places: they
@@ -31,7 +31,6 @@ LOBE = (-0.16, 0.41, 1.04, 0.41, -0.16)  # of the window, across bins
 LOBE_AROUND, LOBE_REST = 16, -1.54 / 33  # an even spectrum gives 0
 COURSE = (-0.19, 0.47, 1.06, 0.47, -0.19)  # across frames: a tone that begins or ends here, not one that stands
 COURSE_AROUND, COURSE_REST = 8, -0.06
-OTHER_PLACES = 60
 BINS_ASIDE = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
 NEPERS = LEVEL_DB * math.log(10) / 10  # a step of a peak's level, as log power
 # What a peak counts for, by its level and 128 more: the fourth root of its power.
@@ -39,6 +38,9 @@ LOUDNESS: NDArray[np.float32] = np.exp(np.arange(-128, 128) * (NEPERS / 4)).asty
 # A loud peak is lacking if it is this much weaker than the best heard ones say (log power: 13 dB), but not so much that
 # the loudspeaker will have no such tones (22 dB).
 LACKING, CUT_OFF, BEST_HEARD = -3.0, -5.0, 0.7
+# Of two versions no peak says more than so much: a click is not to outvote the others.
+BOUNDS = (-1.5, 4.0)
+AROUND = 1 << 16  # a frame and a bin as one number
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,8 @@ class Evidence:
         How many peaks the song has where the clip lies.
     answer
         Mean answer of the matched filter at them, the louder ones counted for more.
-    places_mean, places_spread
-        Mean and standard deviation of the same at other places of the song.
     aside_mean, aside_spread
-        The same with the peaks moved aside.
+        Mean and standard deviation of the same with the peaks moved aside.
     plain_answer
         `answer`, all peaks counted alike.
     likeness
@@ -81,8 +81,6 @@ class Evidence:
 
     peaks: int
     answer: float
-    places_mean: float
-    places_spread: float
     aside_mean: float
     aside_spread: float
     plain_answer: float
@@ -90,7 +88,7 @@ class Evidence:
     lacking: float
 
 
-NO_EVIDENCE = Evidence(0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+NO_EVIDENCE = Evidence(0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
 
 def tones(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -157,6 +155,44 @@ def listen(answer: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, f
     return last - first, float(_mean(answers, loudness(song.level[first:last])))
 
 
+def compare(one: tuple[Heard, Peaks, int], other: tuple[Heard, Peaks, int]) -> tuple[float, float]:
+    """Which of two songs is in the clip, if they are versions of one recording.
+
+    Parameters
+    ----------
+    one, other
+        The clip as heard, a song, and the song's frame at which the clip's frame 0 lies.
+
+    Returns
+    -------
+    shared : float
+        The share of the one's peaks that the other has too, by a frame and a bin.
+    margin : float
+        By how much more what only the one has is heard than what only the other has; what they share speaks for both.
+    """
+    (frame, bin_), (its_frame, its_bin) = (
+        _peaks(song, place, len(heard.answer)) for heard, song, place in (one, other)
+    )
+    shared, its_shared = _beside(frame, bin_, its_frame, its_bin), _beside(its_frame, its_bin, frame, bin_)
+    alone = one[0].answer[frame[~shared], bin_[~shared]].clip(*BOUNDS)
+    its_alone = other[0].answer[its_frame[~its_shared], its_bin[~its_shared]].clip(*BOUNDS)
+    return float(shared.mean()) if len(shared) else 0.0, float(alone.sum() - its_alone.sum())
+
+
+def _peaks(song: Peaks, place: int, n_frames: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The song's peaks where a clip lies: frame in the clip, and bin."""
+    first, last = _inside(song, place, n_frames)
+    return song.frame[first:last] - np.int32(place), song.bin[first:last]
+
+
+def _beside(
+    frame: NDArray[np.int32], bin_: NDArray[np.int32], its_frame: NDArray[np.int32], its_bin: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Which of the first peaks have one of the second at most a frame and a bin away."""
+    around = [its_frame * AROUND + its_bin + frames * AROUND + bins for frames in (-1, 0, 1) for bins in (-1, 0, 1)]
+    return np.isin(frame * AROUND + bin_, np.concatenate(around))
+
+
 def _inside(song: Peaks, place: int, n_frames: int) -> tuple[int, int]:
     """From and up to which of the song's peaks a clip lies."""
     ends = np.array([place, place + n_frames], np.int32)  # int32 as they are: else all frames are converted first
@@ -177,13 +213,10 @@ def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
     aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
     aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
     answers, moved = heard.answer.take(row + bin_), _mean(heard.answer.take(row + aside), weights)
-    elsewhere = _elsewhere(heard.answer, song, place)
     level, its = song.level[first:last] * np.float32(NEPERS), heard.level.take(row + bin_)
     return Evidence(
         last - first,
         float(_mean(answers, weights)),
-        float(elsewhere.mean()),
-        float(elsewhere.std()),
         float(moved.mean()),
         float(moved.std()),
         float(answers.mean()),
@@ -218,23 +251,3 @@ def _lacking(level: NDArray[np.float32], its: NDArray[np.float32]) -> float:
     gain = its[loud] - level[loud]
     over = gain - float(np.quantile(gain, BEST_HEARD))
     return float(((over < LACKING) & (over > CUT_OFF)).mean())
-
-
-def _elsewhere(answer: NDArray[np.float32], song: Peaks, place: int) -> NDArray[np.float32]:
-    """What `listen` gives at other places, at least two frames from this one; a zero when the song has too few."""
-    n_frames, n_bins = answer.shape
-    last = int(song.frame[-1]) - n_frames // 2
-    places = np.unique(np.linspace(-(n_frames // 2), last, OTHER_PLACES).astype(np.int32))
-    places = places[np.abs(places - place) > 2]
-    first = np.searchsorted(song.frame, places)
-    count = np.searchsorted(song.frame, places + n_frames) - first
-    places, first, count = places[count > 0], first[count > 0], count[count > 0]
-    if len(places) < 8:
-        return np.zeros(1, np.float32)
-    starts = np.cumsum(count) - count
-    index = np.arange(count.sum()) - np.repeat(starts - first, count)
-    weights = loudness(song.level[index])
-    frame = song.frame[index] - np.repeat(places, count)
-    answers = answer.take(frame.astype(np.intp) * n_bins + song.bin[index]) * weights
-    means = np.add.reduceat(answers, starts) / np.add.reduceat(weights, starts)
-    return means.astype(np.float32, copy=False)

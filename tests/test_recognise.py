@@ -19,7 +19,7 @@ from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pack, pair_peaks
 from pipeline.match import TICKS, Hits, Question, join, vote
 from pipeline.recognise import DENSE, SPARSE, Clip, Query, affordable, ask, at_speed, recognise
-from pipeline.verify import Heard, hear, listen, weigh
+from pipeline.verify import BOUNDS, Heard, compare, hear, listen, weigh
 from tests import naive
 
 SETTINGS = Settings()
@@ -151,6 +151,42 @@ def test_a_recording_that_the_library_has_twice_is_reported_twice(shelf):
     (matches,) = recognise([excerpt(1, 8.0, 5)], shelf, Query())
     assert sorted(match.song_id for match in matches) == [1, SONGS + 1]
     assert matches[0].confidence == matches[1].confidence > 0.99
+
+
+def test_of_two_versions_of_a_recording_the_one_that_is_heard_comes_first_with_most_votes(shelf):
+    sung = {version: song(1) + 0.5 * song(version) for version in (20, 30)}
+    made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in shelf.peaks.items()}
+    for version, samples in sung.items():
+        peaks = constellation(iter([samples]), SETTINGS)
+        made[version] = pair_peaks(peaks, SETTINGS.fan_out), peaks
+    library = Shelf(SETTINGS, made)
+    for version, samples in sung.items():
+        for start_s in (5.0, 15.0):
+            clip = samples[round(start_s * RATE) : round((start_s + 4.0) * RATE)]
+            (matches,) = recognise([synthesis.recording(clip, 5.0, version, RATE)], library, Query())
+            assert matches[0].song_id == version
+            assert matches[0].votes == max(match.votes for match in matches)
+            assert matches[0].confidence == max(match.confidence for match in matches)
+
+
+def test_versions_are_told_apart_by_what_they_do_not_share(rng):
+    def peaks(*places):
+        frame, bin_ = np.array(sorted(places)).T
+        return Peaks(frame.astype(np.int32), bin_.astype(np.int32), np.zeros(len(frame), np.int8))
+
+    both = [(frame, 20) for frame in range(0, 40, 4)]
+    one, other = peaks(*both, (3, 50), (7, 60)), peaks(*((frame + 11, 21) for frame, _ in both), (14, 70))
+    answer = np.zeros((40, 128), np.float32)
+    answer[[3, 7], [50, 60]], answer[3, 70], answer[:, 20] = (1.0, 99.0), 0.5, 9.0
+    heard = Heard(answer, answer)
+    shared, margin = compare((heard, one, 0), (heard, other, 11))
+    assert shared == pytest.approx(10 / 12)
+    assert margin == pytest.approx(
+        1.0 + BOUNDS[1] - 0.5
+    )  # what both have is not counted, and no peak for more than that
+    assert compare((heard, other, 11), (heard, one, 0)) == pytest.approx((10 / 11, -margin))
+    assert compare((heard, one, 0), (heard, one, 0)) == (1.0, 0.0)
+    assert compare((heard, one, 500), (heard, other, 11))[0] == 0.0
 
 
 def test_a_clip_that_begins_before_its_song_says_so(shelf):
