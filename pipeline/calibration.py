@@ -36,7 +36,8 @@ class Chance:
     votes
         As many as the songs usually get: `rival_votes`.
     answer
-        What the matched filter answers at the peaks of the best of them: `rival_answer`.
+        What the matched filter answers at the peaks of one of the best of them. A false candidate that is the best of
+        a hundred sounds like this; no place chosen at random sounds so well.
     """
 
     votes: float
@@ -48,24 +49,11 @@ def rival_votes(candidates: Sequence[Candidate]) -> float:
 
     So neither a song that repeats itself nor one that the library holds twice passes for chance.
     """
-    rest = _rest(candidates, [candidate.votes for candidate in candidates])
+    best: dict[int, int] = {}
+    for candidate in candidates:
+        best[candidate.song_id] = max(best.get(candidate.song_id, 0), candidate.votes)
+    rest = sorted(best.values(), reverse=True)[3:]
     return float(np.median(rest)) if rest else 1.0
-
-
-def rival_answer(candidates: Sequence[Candidate], answers: Sequence[float]) -> float:
-    """What `verify.listen` gives by chance at the best of so many songs, the best three left out as in `rival_votes`.
-
-    This is what a false candidate that is the best of a hundred sounds like: no place chosen at random sounds so well.
-    """
-    return max(_rest(candidates, answers), default=0.0)
-
-
-def _rest(candidates: Sequence[Candidate], values: Sequence[float]) -> list[float]:
-    """The best value of each song, the best three left out."""
-    best: dict[int, float] = {}
-    for candidate, value in zip(candidates, values, strict=True):
-        best[candidate.song_id] = max(best.get(candidate.song_id, -math.inf), value)
-    return sorted(best.values(), reverse=True)[3:]
 
 
 def terms(votes: int, chance: Chance, evidence: Evidence) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ speeds. All clips of a batch share one look-up per stage.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from pipeline.calibration import Chance, confidence, logit, rival_answer, rival_votes, threshold
+from pipeline.calibration import Chance, confidence, logit, rival_votes, threshold
 from pipeline.config import Settings
 from pipeline.constellation import SURROUNDINGS_S, Maxima, Peaks, find_maxima, most_salient, power_batches
 from pipeline.errors import ParameterError
@@ -232,6 +233,7 @@ DENSE = Effort(8, 2, 8, 100, 10, 1e7, 64, 300, 300)
 SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
 SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
 RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
+RIVAL = 3  # of the other songs: the best of them may be a version, or share a loop with the song
 VERSION = 0.25  # of a song's peaks are another's too if they are versions of one recording; chance gives a tenth
 SECOND = 0.9  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
@@ -302,7 +304,7 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
         for clip, candidates in zip(clips[start : start + few], some, strict=True):
             listened = candidates[: effort.listened]
             answered = clip.listen(listened, songs)
-            chance = Chance(rival_votes(candidates), rival_answer(listened, answered))
+            chance = Chance(rival_votes(candidates), _rival_answer(listened, answered, clip, songs))
             weighed = [
                 Answer(candidate, chance, clip.weigh(candidate, songs[candidate.song_id]))
                 for candidate in shortlist(listened, answered)
@@ -310,6 +312,21 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
             answers.append(_right_version(sorted(weighed, key=lambda answer: -answer.logit), clip, songs))
             clip.forget()
     return answers
+
+
+def _rival_answer(
+    candidates: Sequence[Candidate], answered: Sequence[float], clip: Clip, songs: Mapping[int, Peaks]
+) -> float:
+    """What the filter answers at the third best of the songs that are no version of the best; 0 in a small library."""
+    best: dict[int, int] = {}
+    for index in sorted(range(len(candidates)), key=lambda index: -answered[index]):
+        best.setdefault(candidates[index].song_id, index)
+    if len(best) <= RIVAL:
+        return 0.0
+    first, *others = best.values()
+    rivals = (i for i in others if clip.compare(candidates[i], candidates[first], songs)[0] < VERSION)
+    third = next(itertools.islice(rivals, RIVAL - 1, None), None)
+    return 0.0 if third is None else answered[third]
 
 
 def _right_version(answers: list[Answer], clip: Clip, songs: Mapping[int, Peaks]) -> list[Answer]:

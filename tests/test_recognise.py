@@ -153,8 +153,19 @@ def test_a_recording_that_the_library_has_twice_is_reported_twice(shelf):
     assert matches[0].confidence == matches[1].confidence > 0.99
 
 
+def test_however_often_the_library_has_a_recording_it_is_as_sure(shelf):
+    made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in shelf.peaks.items()}
+    copies = range(50, 56)
+    clip = synthesis.recording(excerpt(1, 8.0, 3), 5.0, 1, RATE)
+    once, often = (
+        recognise([clip], Shelf(SETTINGS, made | dict.fromkeys(more, made[1])), Query())[0] for more in ([], copies)
+    )
+    assert {match.song_id for match in often} == {1, SONGS + 1, *copies}
+    assert often[0].confidence == pytest.approx(once[0].confidence, abs=0.01)
+
+
 def test_of_two_versions_of_a_recording_the_one_that_is_heard_comes_first_with_most_votes(shelf):
-    sung = {version: song(1) + 0.5 * song(version) for version in (20, 30)}
+    sung = {version: song(1) + song(version) for version in (20, 30)}
     made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in shelf.peaks.items()}
     for version, samples in sung.items():
         peaks = constellation(iter([samples]), SETTINGS)
@@ -181,9 +192,7 @@ def test_versions_are_told_apart_by_what_they_do_not_share(rng):
     heard = Heard(answer, answer)
     shared, margin = compare((heard, one, 0), (heard, other, 11))
     assert shared == pytest.approx(10 / 12)
-    assert margin == pytest.approx(
-        1.0 + BOUNDS[1] - 0.5
-    )  # what both have is not counted, and no peak for more than that
+    assert margin == pytest.approx(1.0 + BOUNDS[1] - 0.5)  # without what both have, and no peak for more
     assert compare((heard, other, 11), (heard, one, 0)) == pytest.approx((10 / 11, -margin))
     assert compare((heard, one, 0), (heard, one, 0)) == (1.0, 0.0)
     assert compare((heard, one, 500), (heard, other, 11))[0] == 0.0
