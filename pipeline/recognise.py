@@ -235,7 +235,7 @@ SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each,
 RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
 RIVAL = 3  # of the other songs: the best of them may be a version, or share a loop with the song
 VERSION = 0.25  # of a song's peaks are another's too if they are versions of one recording; chance gives a tenth
-SECOND = 0.9  # a further song in the same clip must be this sure
+SECOND = 0.95  # a further song in the same clip must be this sure
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
 
 
