@@ -243,11 +243,15 @@ def _level_in(
 def _more_salient_around(frame: NDArray[np.int32], salience: NDArray[np.float32], around: int) -> NDArray[np.int32]:
     """How many within `around` frames are more salient; of equals the earlier is."""
     more = np.zeros(len(frame), np.int32)
+    recently = np.zeros(len(frame), np.int8)  # bytes are added without a conversion: half the time of a song
     for step in range(1, len(frame)):
         near = frame[step:] - frame[:-step] <= around
         if not near.any():
             break
-        later_wins = salience[step:] > salience[:-step]
-        more[:-step] += near & later_wins
-        more[step:] += near & ~later_wins
-    return more
+        later_wins = near & (salience[step:] > salience[:-step])
+        recently[:-step] += later_wins.view(np.int8)
+        recently[step:] += (near ^ later_wins).view(np.int8)
+        if step % 63 == 0:  # two a step at most: a byte holds 127
+            more += recently
+            recently[:] = 0
+    return more + recently
