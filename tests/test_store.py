@@ -122,6 +122,7 @@ def test_a_lookup_answers_like_a_list_of_all_postings(
         patch.setattr(postings, "GROUP_ROWS", group_rows)
         patch.setattr(postings, "PART_ROWS", part_rows)
         patch.setattr(postings, "LOOKUP_ROWS", part_rows)
+        patch.setattr(postings, "THREADED_LOOKUP_ROWS", part_rows)
         patch.setattr(postings, "FILE_ROWS", file_rows)
         patch.setattr(postings, "RESIDENT_ROWS", 1 << 30 if resident else 0)
         patch.setattr("pipeline.store.staging.SAMPLE_STEP", 8)
