@@ -267,7 +267,9 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
                 first, further = max(needed[place], least), max(needed[place], SECOND)
                 found = _matches(answers, clip, speed, rate, first, further)
                 if found and found[0].confidence > sure[place]:
-                    matches[place], sure[place] = found, found[0].confidence
+                    matches[place] = found
+                    # of several likely songs, versions of a recording most often, the dense look is the better judge
+                    sure[place] = 0.0 if effort is SPARSE and len(_likely(answers)) > 1 else found[0].confidence
     return matches
 
 
@@ -329,19 +331,25 @@ def _rival_answer(
     return 0.0 if third is None else answered[third]
 
 
+def _likely(answers: Sequence[Answer]) -> list[Answer]:
+    """The best answer of each song that is there more likely than not."""
+    best: dict[int, Answer] = {}
+    for answer in answers:
+        if answer.logit > 0:
+            best.setdefault(answer.candidate.song_id, answer)
+    return list(best.values())
+
+
 def _right_version(answers: list[Answer], clip: Clip, songs: Mapping[int, Peaks]) -> list[Answer]:
     """The same answers, best first, of versions of one recording the one that is heard best.
 
     What versions share speaks for each of them; which of them it is, only what they do not share can tell. The version
     that wins is as sure as the recording is, and has the votes for it.
     """
-    best: dict[int, Answer] = {}
-    for answer in answers:
-        if answer.logit > 0:
-            best.setdefault(answer.candidate.song_id, answer)
-    if len(best) < 2:
+    likely = _likely(answers)
+    if len(likely) < 2:
         return answers
-    first, *others = best.values()
+    first, *others = likely
     winner, votes = first, first.candidate.votes
     for other in others:
         shared, margin = clip.compare(other.candidate, winner.candidate, songs)
