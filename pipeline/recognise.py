@@ -235,7 +235,7 @@ SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each,
 RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
 RIVAL = 3  # of the other songs: the best of them may be a version, or share a loop with the song
 VERSION = 0.25  # of a song's peaks are another's too if they are versions of one recording; chance gives a tenth
-SECOND = 0.95  # a further song in the same clip must be this sure
+SECOND = 0.95  # a further song in the same clip must be this sure, or as sure as the first
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
 
 
@@ -264,8 +264,7 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
             some = open_[start : start + effort.together]
             heard = [Clip(at_speed(clips[place], speed), library.settings) for place in some]
             for place, clip, answers in zip(some, heard, ask(heard, library, effort, query.reads), strict=True):
-                first, further = max(needed[place], least), max(needed[place], SECOND)
-                found = _matches(answers, clip, speed, rate, first, further)
+                found = _matches(answers, clip, speed, rate, max(needed[place], least))
                 if found and found[0].confidence > sure[place]:
                     matches[place] = found
                     # of several likely songs, versions of a recording most often, the dense look is the better judge
@@ -391,14 +390,12 @@ def unique(sorted_or_not: NDArray[np.int32]) -> NDArray[np.int32]:
     return once
 
 
-def _matches(
-    answers: Sequence[Answer], clip: Clip, speed: float, rate: int, first: float, further: float
-) -> list[Match]:
-    """The best place of each song that is sure enough, in seconds: the first must be, then any further ones."""
+def _matches(answers: Sequence[Answer], clip: Clip, speed: float, rate: int, needed: float) -> list[Match]:
+    """The best place of each song that is sure enough, in seconds: the first as `needed`, further ones as `SECOND`."""
     found: dict[int, Match] = {}
     for answer in answers:
         sure = confidence(answer.logit)
-        if answer.candidate.song_id in found or sure < (further if found else first):
+        if answer.candidate.song_id in found or sure < needed:
             continue
         start = (answer.candidate.delta * clip.settings.hop / TICKS + clip.lead) / rate
         before = max(-start, 0.0)  # the clip began before the song did
@@ -413,4 +410,5 @@ def _matches(
             sure,
             speed,
         )
+        needed = max(needed, min(sure, SECOND))  # a copy is as sure as the first
     return list(found.values())
