@@ -83,12 +83,22 @@ class Recording:
         Asked at once; whole seconds. Long ones read the store in long strides, short ones answer sooner.
     effort
         How densely.
+    a_loop
+        A faintly heard song is a loop when it is heard by this share of its level elsewhere in it.
     """
 
-    def __init__(self, library: Library, query: Query, stretch_s: int = STRETCH_S, effort: Effort = SPARSE) -> None:
+    def __init__(
+        self,
+        library: Library,
+        query: Query,
+        stretch_s: int = STRETCH_S,
+        effort: Effort = SPARSE,
+        a_loop: float = A_LOOP,
+    ) -> None:
         self.library = library
         self.query = query
         self.effort = effort
+        self.a_loop = a_loop
         self.heard_s = 0.0
         self._rate = library.settings.sample_rate
         self._stretch = stretch_s * self._rate
@@ -130,7 +140,7 @@ class Recording:
 
     def _ask(self, samples: NDArray[np.float32]) -> None:
         both = np.concatenate([self._context, samples])
-        stretch = Stretch(both, self._first_s, self.library, self.effort)
+        stretch = Stretch(both, self._first_s, self.library, self.effort, self.a_loop)
         waiting = [self._lately, *(speed for speed in self._speeds if abs(speed - self._lately) > SAME_SPEED)]
         while waiting:
             speed = waiting.pop(0)
@@ -243,13 +253,18 @@ class Stretch:
         ``(n,)`` float32.
     first_s
         Second of the recording at which they begin.
+    effort, a_loop
+        As for `Recording`.
     """
 
-    def __init__(self, samples: NDArray[np.float32], first_s: int, library: Library, effort: Effort) -> None:
+    def __init__(
+        self, samples: NDArray[np.float32], first_s: int, library: Library, effort: Effort, a_loop: float
+    ) -> None:
         self.samples = samples
         self.first = round(first_s / BIN_S)
         self.library = library
         self.effort = effort
+        self.a_loop = a_loop
         self.clip = Clip(samples, library.settings)
         # Frames half a hop apart: the sparse question needs these spectrograms anyway.
         powers = [self.clip.power(shift) for shift in range(0, TICKS, FINE_TICKS)]
@@ -322,7 +337,7 @@ class Stretch:
         for other in others:
             there = dataclasses.replace(span, trace=other.trace())
             elsewhere = other.song_id == one.song_id and timeline.apart_s(span, there) > NEXT_LOOP_S
-            if elsewhere and timeline.mean_level(there) >= A_LOOP * level:
+            if elsewhere and timeline.mean_level(there) >= self.a_loop * level:
                 return True
         fine_s = one.frame_s * FINE_TICKS / TICKS
         start, stop = (round((bin_ - self.first) * BIN_S / fine_s) for bin_ in (span.start, span.stop))
@@ -335,7 +350,7 @@ class Stretch:
             self.surface[one.song_fine[some] + step, one.song_bin[some]].mean()
             for step, some in zip(steps[enough], map(slice, first[enough], last[enough]), strict=True)
         ]
-        return len(heard) > 0 and float(np.max(heard) - np.mean(heard)) >= A_LOOP * level
+        return len(heard) > 0 and float(np.max(heard) - np.mean(heard)) >= self.a_loop * level
 
     def unexplained_s(self, matches: list[Match]) -> float:
         """The longest piece in which something sounds that belongs to no song."""

@@ -10,14 +10,14 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from pipeline import synthesis
+from pipeline import listening, synthesis
 from pipeline.config import Settings
 from pipeline.constellation import Peaks
 from pipeline.fingerprinting import constellation
 from pipeline.landmarks import Postings, pair_peaks
 from pipeline.match import Hits
 from pipeline.recognise import Match, Query
-from pipeline.recording import Chain, Line, Recording, fit
+from pipeline.recording import A_LOOP, Chain, Line, Recording, fit
 
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
@@ -146,6 +146,20 @@ def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
     other = np.tile(loop, 10)[: 40 * RATE] + 10.0 * synthesis.song(STRANGER, 40.0, RATE)
     assert all(match.clip_end_s - match.clip_start_s < 10 for match in heard(other.astype(np.float32), shelf))
     assert rows(heard(of_loops, shelf)) == [(1, 0, 50, 0)]
+
+
+def test_a_loop_is_suspected_by_its_share_elsewhere() -> None:
+    """Live it is suspected sooner; where no share is enough to be suspected, the loop's song is named."""
+    loop = np.concatenate([synthesis.song(31, 8.0, RATE), synthesis.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
+    of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.7 * synthesis.song(33, 50.0, RATE)
+    shelf = Shelf(SETTINGS, {1: of_loops.astype(np.float32), 2: song(2)})
+    other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * synthesis.song(STRANGER, 40.0, RATE)).astype(np.float32)
+    named = {}
+    for a_loop in (listening.A_LOOP, A_LOOP, 2.0):
+        recording = Recording(shelf, Query(), a_loop=a_loop)
+        recording.hear(other)
+        named[a_loop] = [match.song_id for match in recording.finish()]
+    assert named == {listening.A_LOOP: [], A_LOOP: [], 2.0: [1]}
 
 
 def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
