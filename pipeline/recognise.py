@@ -234,6 +234,9 @@ SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
 SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
 RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
 RIVAL = 3  # of the other songs: the best of them may be a version, or share a loop with the song
+# In a library of so few songs its third best is no measure of chance; the answer at it is usually so much over the
+# root of the clip's seconds in a larger one.
+FEW_SONGS, USUAL_RIVAL = 20, 0.9
 VERSION = 0.25  # of a song's peaks are another's too if they are versions of one recording; chance gives a tenth
 SECOND = 0.95  # a further song in the same clip must be this sure, or as sure as the first
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
@@ -267,8 +270,8 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
                 found = _matches(answers, clip, speed, rate, max(needed[place], least))
                 if found and found[0].confidence > sure[place]:
                     matches[place] = found
-                    # of several likely songs, versions of a recording most often, the dense look is the better judge
-                    sure[place] = 0.0 if effort is SPARSE and len(_likely(answers)) > 1 else found[0].confidence
+                    # of several songs, versions of a recording most often, the dense look is the better judge
+                    sure[place] = 0.0 if effort is SPARSE and len(found) > 1 else found[0].confidence
     return matches
 
 
@@ -305,7 +308,10 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
         for clip, candidates in zip(clips[start : start + few], some, strict=True):
             listened = candidates[: effort.listened]
             answered = clip.listen(listened, songs)
-            chance = Chance(rival_votes(candidates), _rival_answer(listened, answered, clip, songs))
+            rival = _rival_answer(listened, answered, clip, songs)
+            if library.n_songs < FEW_SONGS:
+                rival = max(rival, USUAL_RIVAL / np.sqrt(clip.n_samples / library.settings.sample_rate))
+            chance = Chance(rival_votes(candidates), rival)
             weighed = [
                 Answer(candidate, chance, clip.weigh(candidate, songs[candidate.song_id]))
                 for candidate in shortlist(listened, answered)
@@ -318,7 +324,7 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
 def _rival_answer(
     candidates: Sequence[Candidate], answered: Sequence[float], clip: Clip, songs: Mapping[int, Peaks]
 ) -> float:
-    """What the filter answers at the third best of the songs that are no version of the best; 0 in a small library."""
+    """What the filter answers at the third best of the songs that are no version of the best; 0 if there is none."""
     best: dict[int, int] = {}
     for index in sorted(range(len(candidates)), key=lambda index: -answered[index]):
         best.setdefault(candidates[index].song_id, index)
@@ -330,25 +336,19 @@ def _rival_answer(
     return 0.0 if third is None else answered[third]
 
 
-def _likely(answers: Sequence[Answer]) -> list[Answer]:
-    """The best answer of each song that is there more likely than not."""
-    best: dict[int, Answer] = {}
-    for answer in answers:
-        if answer.logit > 0:
-            best.setdefault(answer.candidate.song_id, answer)
-    return list(best.values())
-
-
 def _right_version(answers: list[Answer], clip: Clip, songs: Mapping[int, Peaks]) -> list[Answer]:
     """The same answers, best first, of versions of one recording the one that is heard best.
 
     What versions share speaks for each of them; which of them it is, only what they do not share can tell. The version
     that wins is as sure as the recording is, and has the votes for it.
     """
-    likely = _likely(answers)
-    if len(likely) < 2:
+    best: dict[int, Answer] = {}
+    for answer in answers:
+        if answer.logit > 0:
+            best.setdefault(answer.candidate.song_id, answer)
+    if len(best) < 2:
         return answers
-    first, *others = likely
+    first, *others = best.values()
     winner, votes = first, first.candidate.votes
     for other in others:
         shared, margin = clip.compare(other.candidate, winner.candidate, songs)

@@ -221,6 +221,17 @@ def test_what_is_no_music_of_the_library_is_unknown(shelf, rng):
     assert recognise([clip.astype(np.float32) for clip in clips], shelf, Query()) == [[]] * len(clips)
 
 
+@pytest.mark.parametrize("songs", [1, 3, 5])
+def test_a_small_library_names_no_more_strangers(shelf, songs):
+    made = {
+        song_id: (pair_peaks(shelf.peaks[song_id], SETTINGS.fan_out), shelf.peaks[song_id])
+        for song_id in range(1, 1 + songs)
+    }
+    strangers = [synthesis.song(2000 + place, 20.0, RATE)[5 * RATE : round(7.5 * RATE)] for place in range(40)]
+    named = recognise(strangers, Shelf(SETTINGS, made), Query())
+    assert sum(map(bool, named)) <= 1
+
+
 @pytest.mark.parametrize("speed", [0.97, 1.02])
 def test_another_speed_is_found_when_asked_for(shelf, speed):
     played = at_speed(excerpt(4, 10.0, 5), 1 / speed)
