@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -310,7 +311,7 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
             answered = clip.listen(listened, songs)
             rival = _rival_answer(listened, answered, clip, songs)
             if library.n_songs < FEW_SONGS:
-                rival = max(rival, USUAL_RIVAL / np.sqrt(clip.n_samples / library.settings.sample_rate))
+                rival = max(rival, USUAL_RIVAL / math.sqrt(max(clip.n_samples, 1) / library.settings.sample_rate))
             chance = Chance(rival_votes(candidates), rival)
             weighed = [
                 Answer(candidate, chance, clip.weigh(candidate, songs[candidate.song_id]))
