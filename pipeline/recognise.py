@@ -23,7 +23,7 @@ from pipeline.constellation import SURROUNDINGS_S, Maxima, Peaks, find_maxima, m
 from pipeline.errors import ParameterError
 from pipeline.landmarks import FURTHEST_FRAME, Postings, pair_peaks
 from pipeline.match import TICKS, Candidate, Question, join, vote
-from pipeline.verify import Evidence, Heard, compare, hear, listen, weigh
+from pipeline.verify import RELATED, Evidence, Heard, compare, hear, listen, weigh
 
 
 class Library(Protocol):
@@ -238,7 +238,6 @@ RIVAL = 3  # of the other songs: the best of them may be a version, or share a l
 # In a library of so few songs its third best is no measure of chance; the answer at it is usually so much over the
 # root of the clip's seconds in a larger one.
 FEW_SONGS, USUAL_RIVAL = 20, 0.9
-VERSION = 0.25  # of a song's peaks are another's too if they are versions of one recording; chance gives a tenth
 SECOND = 0.95  # a further song in the same clip must be this sure, or as sure as the first
 SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
 
@@ -332,7 +331,7 @@ def _rival_answer(
     if len(best) <= RIVAL:
         return 0.0
     first, *others = best.values()
-    rivals = (i for i in others if clip.compare(candidates[i], candidates[first], songs)[0] < VERSION)
+    rivals = (i for i in others if clip.compare(candidates[i], candidates[first], songs)[0] < RELATED)
     third = next(itertools.islice(rivals, RIVAL - 1, None), None)
     return 0.0 if third is None else answered[third]
 
@@ -353,7 +352,7 @@ def _right_version(answers: list[Answer], clip: Clip, songs: Mapping[int, Peaks]
     winner, votes = first, first.candidate.votes
     for other in others:
         shared, margin = clip.compare(other.candidate, winner.candidate, songs)
-        if shared >= VERSION:
+        if shared >= RELATED:
             votes = max(votes, other.candidate.votes)
             winner = other if margin > 0 else winner
     sure = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))

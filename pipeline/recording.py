@@ -22,7 +22,7 @@ from pipeline.constellation import SILENCE, Peaks
 from pipeline.match import TICKS, Hits, join, vote
 from pipeline.recognise import SPARSE, Clip, Effort, Library, Match, Query, affordable, at_speed, unique
 from pipeline.timeline import BIN_S, Trace
-from pipeline.verify import loudness, tones
+from pipeline.verify import BOUNDS, RELATED, beside, loudness, tones
 
 STRETCH_S = 120
 # Heard again with the next stretch, so that a song that begins at the seam is found whole.
@@ -54,17 +54,14 @@ UNEXPLAINED_S = 10.0
 FINE_TICKS = TICKS // 2
 # By how many of these a line may be moved to where the song is heard best: 4 frames, what hits of a weak one are off.
 SETTLING = np.arange(-8, 9)
-# No peak says more, either way: some thousands speak, and a click is not to outvote them.
-BOUNDS = (-1.5, 4.0)
 # By which peaks are moved in time, in such steps, to see what chance gives: 0.25 to 3.5 s. Moved aside by some bins
 # they would leave the key of the music, and every song in the same key would seem to play.
 STEPS_ASIDE = tuple(sign * steps for steps in range(11, 155, 11) for sign in (-1, 1))
 # Of two songs that are heard at once one is heard better when the other's level is less than so much of its own: a
 # recording that the library holds twice is found twice.
 AS_GOOD = 0.9
-# And they are versions of each other when so many of its peaks are the other's too; chance gives one in six.
-RELATED = 0.25
-# Or copies, when so many are: a copy at 32 to 64 kbit/s has 0.62 to 0.86 of them.
+# And they are versions of each other when so many of its peaks are the other's too (`verify.RELATED`), or copies when
+# so many are: a copy at 32 to 64 kbit/s has 0.62 to 0.86 of them.
 THE_SAME = 0.9
 # A song that is heard by less than this is suspected of being heard elsewhere in it as well: so many seconds further
 # on, where loops come again, by such a share of the level. Under noise at 10 dB songs are heard by 0.3 to 1.5; what
@@ -239,9 +236,7 @@ class Held:
     def shared(self, other: Held, span: timeline.Span) -> NDArray[np.bool_]:
         """Which peaks another song has too, to a frame and a bin, in a span of it."""
         there = other.within(span)
-        cells = other.frame[there] << 10 | other.bin[there]
-        around = (np.arange(-1, 2)[:, None] << 10) + np.arange(-1, 2)
-        return np.isin(self.frame << 10 | self.bin, (cells[:, None] + around.ravel()).ravel())
+        return beside(self.frame, self.bin, other.frame[there], other.bin[there])
 
 
 class Stretch:

@@ -38,9 +38,11 @@ LOUDNESS: NDArray[np.float32] = np.exp(np.arange(-128, 128) * (NEPERS / 4)).asty
 # A loud peak is lacking if it is this much weaker than the best heard ones say (log power: 13 dB), but not so much that
 # the loudspeaker will have no such tones (22 dB).
 LACKING, CUT_OFF, BEST_HEARD = -3.0, -5.0, 0.7
-# Of two versions no peak says more than so much: a click is not to outvote the others.
+# Where peaks are added up, none says more than so much, either way: a click is not to outvote the others.
 BOUNDS = (-1.5, 4.0)
-AROUND = 1 << 16  # a frame and a bin as one number
+# Songs are versions of one recording when so many of one's peaks are the other's too; chance gives a tenth to a sixth.
+RELATED = 0.25
+ROW = 1 << 12  # a frame and a bin as one number
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def compare(one: tuple[Heard, Peaks, int], other: tuple[Heard, Peaks, int]) -> t
     (frame, bin_), (its_frame, its_bin) = (
         _peaks(song, place, len(heard.answer)) for heard, song, place in (one, other)
     )
-    shared, its_shared = _beside(frame, bin_, its_frame, its_bin), _beside(its_frame, its_bin, frame, bin_)
+    shared, its_shared = beside(frame, bin_, its_frame, its_bin), beside(its_frame, its_bin, frame, bin_)
     alone = one[0].answer[frame[~shared], bin_[~shared]].clip(*BOUNDS)
     its_alone = other[0].answer[its_frame[~its_shared], its_bin[~its_shared]].clip(*BOUNDS)
     return float(shared.mean()) if len(shared) else 0.0, float(alone.sum() - its_alone.sum())
@@ -185,12 +187,12 @@ def _peaks(song: Peaks, place: int, n_frames: int) -> tuple[NDArray[np.int32], N
     return song.frame[first:last] - np.int32(place), song.bin[first:last]
 
 
-def _beside(
-    frame: NDArray[np.int32], bin_: NDArray[np.int32], its_frame: NDArray[np.int32], its_bin: NDArray[np.int32]
+def beside(
+    frame: NDArray[np.integer], bin_: NDArray[np.integer], its_frame: NDArray[np.integer], its_bin: NDArray[np.integer]
 ) -> NDArray[np.bool_]:
-    """Which of the first peaks have one of the second at most a frame and a bin away."""
-    around = [its_frame * AROUND + its_bin + frames * AROUND + bins for frames in (-1, 0, 1) for bins in (-1, 0, 1)]
-    return np.isin(frame * AROUND + bin_, np.concatenate(around))
+    """Which peaks of a song have one of another song at most a frame and a bin away."""
+    around = [(its_frame + frames) * ROW + its_bin + bins for frames in (-1, 0, 1) for bins in (-1, 0, 1)]
+    return np.isin(frame * ROW + bin_, np.concatenate(around))
 
 
 def _inside(song: Peaks, place: int, n_frames: int) -> tuple[int, int]:
