@@ -147,6 +147,10 @@ class Clip:
         heard, place = self.placed(candidate)
         return weigh(heard, song, place)
 
+    def usual_rival(self) -> float:
+        """What the matched filter usually answers at the best rival that a clip so long has in a large library."""
+        return USUAL_RIVAL / math.sqrt(max(self.n_samples, 1) / self.settings.sample_rate)
+
     def compare(self, one: Candidate, other: Candidate, songs: Mapping[int, Peaks]) -> tuple[float, float]:
         """Which of two songs is heard, if they are versions of one recording."""
         (heard, place), (its_heard, its_place) = self.placed(one), self.placed(other)
@@ -308,10 +312,8 @@ def ask(clips: Sequence[Clip], library: Library, effort: Effort, reads: float = 
         for clip, candidates in zip(clips[start : start + few], some, strict=True):
             listened = candidates[: effort.listened]
             answered = clip.listen(listened, songs)
-            rival = _rival_answer(listened, answered, clip, songs)
-            if library.n_songs < FEW_SONGS:
-                rival = max(rival, USUAL_RIVAL / math.sqrt(max(clip.n_samples, 1) / library.settings.sample_rate))
-            chance = Chance(rival_votes(candidates), rival)
+            usual = clip.usual_rival() if library.n_songs < FEW_SONGS else 0.0
+            chance = Chance(rival_votes(candidates), max(usual, _rival_answer(listened, answered, clip, songs)))
             weighed = [
                 Answer(candidate, chance, clip.weigh(candidate, songs[candidate.song_id]))
                 for candidate in shortlist(listened, answered)
