@@ -126,16 +126,17 @@ def answer(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
 
 def gather(folder: str, processes: int, keep: str | None) -> list[Asked]:
     """Ask all clips of a set, or read what they were answered when it was kept."""
-    questions, names = read(folder), [os.path.basename(path) for path in library(folder)]
+    questions, paths = read(folder), library(folder)
+    names = [os.path.basename(path) for path in paths]
     kept = os.path.join(keep, f"{os.path.basename(os.path.normpath(folder))}.pickle") if keep else None
     if kept and os.path.exists(kept):
         with open(kept, "rb") as file:
             answers = pickle.load(file)
     else:
-        answers = ask_all(questions, library(folder), processes)
-    if kept and not os.path.exists(kept):
-        with open(kept, "wb") as file:
-            pickle.dump(answers, file)
+        answers = ask_all(questions, paths, processes)
+        if kept:
+            with open(kept, "wb") as file:
+                pickle.dump(answers, file)
 
     def look(question: Question, found: list[Answer]) -> Look:
         rows = [terms(one.candidate.votes, one.chance, one.evidence) for one in found]
@@ -227,16 +228,17 @@ def strangers_reach(asked: list[Asked], weights: NDArray[np.float64]) -> dict[fl
     """The logit that each share of strangers reaches, rising.
 
     Clips whose song was never there are few, but nobody has left out those that share something with the library. Those
-    whose song is hidden are many, and tell more of the tail. Whichever reach further count, where they are `ENOUGH`.
+    whose song is hidden are many, and tell more of the tail. Whichever reach further count, the first where `ENOUGH` do.
     """
     hidden, never = (
         [one.best(weights)[0] for one in asked if one.stranger and (one.question.track == "") == never]
         for never in (False, True)
     )
-    return {
-        share: round(max(_reach(group, share) for group in (hidden, never) if share * len(group) >= ENOUGH), 2)
-        for share in sorted(STRANGERS)[::-1]
-    }
+    reach = {}
+    for share in sorted(STRANGERS)[::-1]:
+        groups = (hidden, never if share * len(never) >= ENOUGH else [])
+        reach[share] = round(max(_reach(group, share) for group in groups if group), 2)
+    return reach
 
 
 def _reach(logits: list[float], share: float) -> float:
