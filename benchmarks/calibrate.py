@@ -228,7 +228,7 @@ def strangers_reach(asked: list[Asked], weights: NDArray[np.float64]) -> dict[fl
     """The logit that each share of strangers reaches, rising.
 
     Clips whose song was never there are few, but nobody has left out those that share something with the library. Those
-    whose song is hidden are many, and tell more of the tail. Whichever reach further count, the first where `ENOUGH` do.
+    whose song is hidden are many, and tell more of the tail. Whichever reach further count, the first if `ENOUGH`.
     """
     hidden, never = (
         [one.best(weights)[0] for one in asked if one.stranger and (one.question.track == "") == never]
