@@ -38,12 +38,13 @@ FFMPEG = SYSTEM or WHEEL
 # Runs in a process of its own, so that its memory and CPU time are its own; prints CPU s, wall s, peak MB, bytes.
 INDEX = """
 import resource, sys, time
-from pipeline.executor import Loop
+from pipeline.executor import Loop, spare_pandas
 from pipeline.indexing import index
 from pipeline.store import Store
 place, workers, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 def ready(seconds):
     import pipeline.fingerprinting, deltalake, mutagen, soundfile, soxr, pyarrow.parquet
+    spare_pandas()
     time.sleep(seconds)
 def run(executor):
     before, began = time.process_time(), time.perf_counter()

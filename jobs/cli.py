@@ -23,6 +23,7 @@ from jobs.listen import listen
 from jobs.tables import printable
 from jobs.upkeep import check, compact, remove
 from pipeline.errors import SongprintError
+from pipeline.executor import spare_pandas
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of the signal, which typer gives."""
@@ -88,6 +89,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    spare_pandas()
     try:
         app(arguments, prog_name="songprint")  # leaves by SystemExit; wrong usage was explained there
     except SystemExit as stop:

@@ -32,7 +32,7 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from pipeline.errors import ClusterError
-from pipeline.executor import Died, Done, Outcomes, within
+from pipeline.executor import Died, Done, Outcomes, spare_pandas, within
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 class Cluster:
     """Executor over the workers of a Dask scheduler."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, own: bool = False) -> None:
         self._client = client
+        self._own = own  # its workers do nothing but this process's tasks
         self._must_see: tuple[str, ...] = ()
         self._unfit: set[str] = set()
         self._complained = float("-inf")
@@ -133,7 +134,8 @@ class Cluster:
         if self._unfit:
             where = {"workers": sorted(self._there().keys() - self._unfit), "allow_other_workers": True}
         payload = pickle.dumps((task, item))
-        return self._client.submit(_run, songprint(), self._must_see, payload, pure=False, priority=priority, **where)
+        job = (songprint(), self._must_see, self._own, payload)
+        return self._client.submit(_run, *job, pure=False, priority=priority, **where)
 
     def _finished(self, running: Mapping[Any, Item]) -> Sequence[Any]:
         """Futures that are done; none when it is time to look whether workers have joined."""
@@ -235,7 +237,7 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
         _report(report, client),
     ):
         try:
-            yield Cluster(client)
+            yield Cluster(client, own=True)
         except BaseException:  # Dask would give each running task 4 s to end; nothing waits for it any more
             for nanny in processes.workers.values():
                 nanny.close_gracefully()  # not to be started again
@@ -374,7 +376,7 @@ def _same_versions(client: Client) -> None:
 # On a worker.
 
 
-def _run(version: str, must_see: tuple[str, ...], payload: bytes) -> bytes:
+def _run(version: str, must_see: tuple[str, ...], own: bool, payload: bytes) -> bytes:
     """A task on a worker, once it is known that this process can do it.
 
     What the task is comes pickled in itself: another version may not even understand it.
@@ -389,6 +391,8 @@ def _run(version: str, must_see: tuple[str, ...], payload: bytes) -> bytes:
         if not seen:
             raise _unfit(f"cannot see {path}; mount it there under the same path")
     _keep_memory()
+    if own:
+        spare_pandas()
     task, item = pickle.loads(payload)
     result: bytes = pickle.dumps(task(item))
     return result

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 
 from pipeline import cluster
@@ -177,6 +180,35 @@ def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
         worker.map(lose_the_file_server, [1])
         with pytest.raises(ClusterError, match=r"no worker can do this job: worker .* for /; its file system hangs"):
             worker.map(square, [1])
+
+
+SPARED = """
+import sys
+from pipeline.executor import spare_pandas
+spare_pandas()
+import pyarrow
+table = pyarrow.table({"a": [1.0, None]})
+assert "pandas" not in sys.modules
+import pandas
+assert pyarrow.array(pandas.Series([1.0, None])).null_count == 0
+assert table.to_pandas()["a"].isna().tolist() == [False, True]
+assert pyarrow.Table.from_pandas(table.to_pandas()).equals(table)
+assert pyarrow.array(pandas.Series([1.0, None])).null_count == 1
+"""
+
+
+def test_pandas_is_spared_until_someone_wants_it():
+    subprocess.run([sys.executable, "-c", SPARED], check=True)
+
+
+def has_pandas(number: int) -> bool:
+    pa.array([number])
+    return "pandas" in sys.modules
+
+
+def test_a_worker_of_ones_own_spares_pandas():
+    with cluster.local(1) as worker:
+        assert worker.map(has_pandas, [1]) == [False]
 
 
 def test_a_worker_that_cannot_be_ended_does_not_take_the_results_along(monkeypatch, caplog):
