@@ -18,6 +18,7 @@ from scipy.fft import rfft
 from pipeline.config import Settings
 
 BATCH = 128  # frames: fits the cache, and every FFT call has this many rows, so that each row is computed alike
+TOGETHER = 4  # batches done one after the other: the decoder in between would cost each a cold cache
 BAND = 32  # bins over which the local level is averaged
 STRETCH = 8192  # frames whose levels are worked out at once: three hours of them would take 150 MB
 SURROUNDINGS_S = 0.75  # seconds to either side over which the local level and the number of peaks are measured
@@ -90,7 +91,7 @@ def power_batches(blocks: Iterable[NDArray[np.float32]], settings: Settings) -> 
     need = (BATCH - 1) * hop + size
     framed = np.empty((BATCH, size), np.float32)
     power = np.empty((BATCH, n_bins(settings)), np.float32)
-    waiting, n_waiting = [np.empty(0, np.float32)], 0
+    waiting = np.empty(0, np.float32)
 
     def transform(samples: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         frames = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop][:count]
@@ -100,19 +101,28 @@ def power_batches(blocks: Iterable[NDArray[np.float32]], settings: Settings) -> 
         np.abs(parts, out=power)  # and squared: half the time of adding the squares of both parts
         return np.multiply(power, power, out=power)[:count]
 
-    for block in blocks:
-        waiting.append(block)
-        n_waiting += len(block)
-        if n_waiting < need:
-            continue
-        samples = np.concatenate(waiting)
-        for start in range(0, len(samples) - need + 1, BATCH * hop):
-            yield transform(samples[start : start + need], BATCH)
-        waiting = [samples[start + BATCH * hop :]]
-        n_waiting = len(waiting[0])
-    left = (n_waiting - size) // hop + 1
+    for block in _gathered(blocks, TOGETHER * BATCH * hop):
+        waiting = np.concatenate([waiting, block])
+        start = 0
+        while len(waiting) - start >= need:
+            yield transform(waiting[start : start + need], BATCH)
+            start += BATCH * hop
+        waiting = waiting[start:]
+    left = (len(waiting) - size) // hop + 1
     if left > 0:
-        yield transform(np.concatenate(waiting), left)
+        yield transform(waiting, left)
+
+
+def _gathered(blocks: Iterable[NDArray[np.float32]], least: int) -> Iterator[NDArray[np.float32]]:
+    """The same samples in blocks of so many at least, but for the last."""
+    some: list[NDArray[np.float32]] = []
+    for block in blocks:
+        some.append(block)
+        if sum(map(len, some)) >= least:
+            yield np.concatenate(some)
+            some = []
+    if some:
+        yield np.concatenate(some)
 
 
 def find_maxima(
