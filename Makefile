@@ -10,6 +10,8 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
 	$(if $(shell $(name) -c '$(SUPPORTED)' >/dev/null 2>&1 && echo yes),$(name))))
 
+SIZES ?= 1,10,100,400
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --only-binary=:all: -c constraints.txt
 
@@ -31,7 +33,7 @@ test-cluster: .venv/dev.stamp ## index while workers are killed at random, and c
 bench: .venv/dev.stamp ## what songprint costs beside ffmpeg, fpcalc and DuckDB, against its targets: make bench MUSIC=folder SIZES=1,10
 	@[ -n "$(MUSIC)" ] || { echo "make: name a folder of music, an hour or more: make bench MUSIC=folder"; exit 2; }
 	@$(BIN)/python -m benchmarks.indexing $(MUSIC)
-	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(or $(SIZES),1,10,100,400)
+	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(SIZES)
 
 bench-recognition: .venv/dev.stamp ## how many clips of a benchmark set are recognised: make bench-recognition SET=folder [TIMES=10]
 	@$(BIN)/python -m benchmarks.recognition $(SET) $(if $(TIMES),--times $(TIMES) --workers 4)

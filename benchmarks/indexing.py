@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 
@@ -36,8 +37,9 @@ WHEEL, SYSTEM = imageio_ffmpeg.get_ffmpeg_exe(), shutil.which("ffmpeg")
 FFMPEG = SYSTEM or WHEEL
 
 # Runs in a process of its own, so that its memory and CPU time are its own; prints CPU s, wall s, peak MB, bytes.
-INDEX = """
-import resource, sys, time
+INDEX = r"""
+import re, sys, time
+from pathlib import Path
 from pipeline.executor import Loop, spare_pandas
 from pipeline.indexing import index
 from pipeline.store import Store
@@ -61,7 +63,7 @@ def main():
     else:
         cpu, wall = run(Loop())
     stats = Store.open(place).snapshot().stats()
-    peak = resource.getrusage(resource.RUSAGE_SELF if not workers else resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # ru_maxrss: the parent's
     print(cpu, wall, peak, stats["bytes"], stats["postings"], stats["hours"])
 if __name__ == "__main__":
     main()
@@ -173,12 +175,12 @@ def stages(folder: Path, repeats: int) -> list[tuple[str, float]]:
     settings = Settings()
     files = [str(file) for file in sorted(folder.iterdir())]
 
-    def cpu_s(work: Callable[[str], object]) -> float:
+    def cpu_s(work: Callable[[Any], object], items: Sequence[Any] = files) -> float:
         best = float("inf")
         for _ in range(repeats):
             began = time.process_time()
-            for file in files:
-                work(file)
+            for item in items:
+                work(item)
             best = min(best, time.process_time() - began)
         return best
 
@@ -188,7 +190,7 @@ def stages(folder: Path, repeats: int) -> list[tuple[str, float]]:
     def spectrogram(path: str) -> object:
         return decoded(path, lambda blocks: sum(len(batch) for batch in power_batches(blocks, settings)))
 
-    def peaks(path: str) -> object:
+    def peaks(path: str) -> Any:
         return decoded(path, lambda blocks: constellation(blocks, settings))
 
     hours = sum(map(duration_s, files)) / 3600
@@ -198,10 +200,9 @@ def stages(folder: Path, repeats: int) -> list[tuple[str, float]]:
         ("decode, mix, resample", cpu_s(lambda path: decoded(path, lambda blocks: sum(map(len, blocks))))),
         ("spectrogram", cpu_s(spectrogram)),
         ("peaks", cpu_s(peaks)),
-        ("landmarks and hashes", cpu_s(lambda path: pair_peaks(peaks(path), settings.fan_out))),  # type: ignore[arg-type]
+        ("landmarks and hashes", cpu_s(lambda found: pair_peaks(found, settings.fan_out), list(map(peaks, files)))),
     ]
     own = dict(steps)
-    own["landmarks and hashes"] -= own["peaks"]
     own["peaks"] -= own["spectrogram"]
     own["spectrogram"] -= own["decode, mix, resample"]
     return [(name, seconds / hours) for name, seconds in own.items()]

@@ -37,6 +37,16 @@ def test_every_extra_is_among_the_newest_that_make_constraints_takes() -> None:
     assert f"'.[{extras}]'" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
+def test_make_bench_measures_all_sizes_unless_told_otherwise() -> None:
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    for words, sizes in ([], "1,10,100,400"), (["SIZES=1,10"], "1,10"):
+        said = subprocess.run(
+            ["make", "-n", "bench", "MUSIC=folder", *words], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        assert f"benchmarks.asking folder --sizes {sizes}\n" in said.stdout
+
+
 def test_every_target_of_make_is_explained() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
