@@ -48,6 +48,9 @@ def ready(seconds):
     import pipeline.fingerprinting, deltalake, mutagen, soundfile, soxr, pyarrow.parquet
     spare_pandas()
     time.sleep(seconds)
+def peak(_):
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would be the most that the parent had
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 def run(executor):
     before, began = time.process_time(), time.perf_counter()
     report = index(paths, Store.create(place), executor)
@@ -60,11 +63,12 @@ def main():
         with cluster.local(workers) as running:
             running.map(ready, [1.0] * workers)  # so long that each worker gets one
             cpu, wall = run(running)
+            most = max(running.map(peak, range(workers)))
     else:
         cpu, wall = run(Loop())
+        most = peak(0)
     stats = Store.open(place).snapshot().stats()
-    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # ru_maxrss: the parent's
-    print(cpu, wall, peak, stats["bytes"], stats["postings"], stats["hours"])
+    print(cpu, wall, most, stats["bytes"], stats["postings"], stats["hours"])
 if __name__ == "__main__":
     main()
 """
@@ -266,8 +270,8 @@ def main() -> None:
             met.append(targets.row(targets.WORKERS[cores], speed_ups, much))
         print(table(["stage (mp3)", "CPU s per hour of audio"],
                     [[name, f"{seconds:.2f}"] for name, seconds in stages(folders["mp3"], 3)]))  # fmt: skip
-        _, _, peak, _, _, hours = songprint([long_recording(folders["mp3"], place / "long", 3.0)])
-        print(f"\nPeak memory, an MP3 of {hours:.1f} hours: {peak:.0f} MB")
+        _, _, peak, _, _, hours = songprint([long_recording(folders["mp3"], place / "long", 3.0)], 1)
+        print(f"\nPeak memory of a worker, an MP3 of {hours:.1f} hours: {peak:.0f} MB")
         met.append(targets.row(targets.MEMORY, [peak], f"{hours:.1f} hours"))
         *_, size, postings, hours = ours[0]
         print(f"\n{size / hours / 1e6:.2f} MB per hour of audio, {postings / hours / 3600:.0f} postings per second\n")

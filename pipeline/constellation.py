@@ -176,9 +176,12 @@ def find_maxima(
         return Maxima(none, none, nothing, nothing)
     decide(np.zeros((reach_frames, width), np.float32))
     frame, bin_, power = (np.concatenate(part) for part in zip(*found, strict=True))
+    found.clear()  # of many hours what is in pieces and what is joined need not be there both
+    levels = np.concatenate(bands)
+    bands.clear()
     level = np.log(power)
     around = round(SURROUNDINGS_S / settings.frame_s)
-    return Maxima(frame, bin_, level, level - _local_level(np.concatenate(bands), around, frame, bin_))
+    return Maxima(frame, bin_, level, level - _local_level(levels, around, frame, bin_))
 
 
 def most_salient(maxima: Maxima, settings: Settings, peaks_per_s: float) -> Peaks:

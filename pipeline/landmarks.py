@@ -130,12 +130,15 @@ def pair_peaks(peaks: Peaks, fan_out: int) -> Hashes:
         aside = bin_[step:] - bin_[:-step]
         anchor = np.flatnonzero(reachable & (ahead >= NEAREST_FRAME) & (np.abs(aside) <= BINS_ASIDE))
         joined[anchor] += 1
-        anchors.append(anchor)
-        steps.append(np.full(len(anchor), step))
+        anchors.append(anchor.astype(np.int32))
+        steps.append(np.full(len(anchor), step, np.int32))
     if not anchors:
         return Hashes(np.empty(0, np.int32), np.empty(0, np.int32))
     anchor = np.concatenate(anchors)
     target = anchor + np.concatenate(steps)
     packed = pack(bin_[anchor], bin_[target] - bin_[anchor], frame[target] - frame[anchor])
-    key = np.sort(frame[anchor].astype(np.int64) << 32 | packed)
+    key = frame[anchor].astype(np.int64)
+    key <<= 32  # in place: of many hours each copy takes tens of MB
+    key |= packed
+    key.sort()
     return Hashes((key & 0xFFFFFFFF).astype(np.int32), (key >> 32).astype(np.int32))

@@ -158,4 +158,9 @@ def _postings(songs: Sequence[StagedSong]) -> Postings:
 
 def _stable_order(hashes: NDArray[np.int32]) -> NDArray[np.int64]:
     """Places that sort the hashes and keep equal ones in their order: one plain sort, half the time of a stable one."""
-    return np.sort((hashes.astype(np.int64) << 32) | np.arange(len(hashes))) & 0xFFFFFFFF
+    key = hashes.astype(np.int64)
+    key <<= 32  # in place: of many hours each copy takes tens of MB
+    key |= np.arange(len(hashes))
+    key.sort()
+    key &= 0xFFFFFFFF
+    return key
