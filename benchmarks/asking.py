@@ -35,12 +35,15 @@ from numpy.typing import NDArray
 from benchmarks import targets
 from benchmarks.machine import describe, spread, table
 from benchmarks.synthetic import Spread, build, store_at
-from pipeline import audio, synthesis
-from pipeline.executor import Executor, Loop
+from pipeline.audio import decoding
+from pipeline.execution.executor import Executor, Loop
 from pipeline.identification import CLIPS_AT_ONCE
 from pipeline.indexing import index
-from pipeline.match import Question, join, vote
-from pipeline.recognise import SPARSE, Clip, Query, affordable, recognise, unique
+from pipeline.matching.clip import Clip
+from pipeline.matching.search import COARSE, affordable, recognise, unique
+from pipeline.matching.types import Query
+from pipeline.matching.voting import QueryHashes, join, vote
+from pipeline.simulation import acoustics
 from pipeline.store import Snapshot, StagedSong, Store, stage
 
 THREADS = 2
@@ -79,10 +82,10 @@ def excerpts(real: Store, count: int, seed: int = 1) -> list[Excerpt]:
         of_song.setdefault(song["path"], []).append((place, rng.uniform(CLIP_S, song["duration_s"] - 2 * CLIP_S)))
     made: dict[int, Excerpt] = {}
     for path, places in of_song.items():  # each song is decoded once
-        whole, _ = audio.read(path, rate)
+        whole, _ = decoding.read(path, rate)
         for place, start in places:
             samples = whole[round(start * rate) : round((start + CLIP_S) * rate)]
-            made[place] = Excerpt(path, synthesis.recording(samples, OVER_NOISE_DB, place, rate))
+            made[place] = Excerpt(path, acoustics.recording(samples, OVER_NOISE_DB, place, rate))
     return [made[place] for place in range(count)]
 
 
@@ -100,13 +103,13 @@ def drop_cache(folder: str) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def look_up(snapshot: Snapshot, question: Question) -> object:
+def look_up(snapshot: Snapshot, question: QueryHashes) -> object:
     """What the join and the votes of one clip take."""
-    question = affordable(question, snapshot, SPARSE.reads)
-    return vote(join(question, snapshot.postings(unique(question.hash))), SPARSE.candidates)
+    question = affordable(question, snapshot, COARSE.reads)
+    return vote(join(question, snapshot.postings(unique(question.hash))), COARSE.candidates)
 
 
-def by_duckdb(store: Store) -> Callable[[Question], object]:
+def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:
     """The same for DuckDB, over the same files."""
     import duckdb
 
@@ -114,7 +117,7 @@ def by_duckdb(store: Store) -> Callable[[Question], object]:
     connection = duckdb.connect()
     connection.execute(f"set threads = {THREADS}")
 
-    def ask(question: Question) -> object:
+    def ask(question: QueryHashes) -> object:
         connection.register("question", pa.table({"hash": question.hash, "frame": question.tick}))
         return connection.execute(DUCKDB.format(files=files)).fetchall()
 
@@ -171,7 +174,7 @@ class Figures:
 
 def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
     """A single clip cold and warm, against DuckDB; whole clips one by one, and all."""
-    questions = [Clip(clip.samples, store.settings).question(SPARSE) for clip in clips[: pairs + 1]]
+    questions = [Clip(clip.samples, store.settings).question(COARSE) for clip in clips[: pairs + 1]]
     drop_cache(store.url)
     cold = seconds(lambda: look_up(store.snapshot(), questions[-1]))
     snapshot = store.snapshot()
@@ -234,9 +237,9 @@ def main() -> None:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         executor: Executor = Loop()
         if options.workers:
-            from pipeline import cluster
+            from pipeline.execution import dask_executor
 
-            executor = stack.enter_context(cluster.local(options.workers))
+            executor = stack.enter_context(dask_executor.local(options.workers))
         real = Store.open_or_create(str(folder / "real"))
         index([str(options.music)], real, executor)
         clips = excerpts(real, options.clips)

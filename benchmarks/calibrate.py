@@ -29,18 +29,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from benchmarks.shelf import Shelf
-from pipeline import audio
-from pipeline.calibration import STRANGERS, WEIGHTS, confidence, more_for, terms
-from pipeline.config import Settings
-from pipeline.evaluation import Without
-from pipeline.recognise import DENSE, RESOLVED, SPARSE, Answer, Clip, Library, ask
+from pipeline.audio import decoding
+from pipeline.evaluation.experiment import Without
+from pipeline.fingerprinting.settings import Settings
+from pipeline.matching.calibration import STRANGERS, WEIGHTS, confidence, more_for, terms
+from pipeline.matching.clip import Clip
+from pipeline.matching.search import COARSE, FINE, RESOLVED, Answer, ask
+from pipeline.matching.types import Library
+from tests.fakes import MemoryLibrary
 
 SURELY = 5.0  # the logit at which clips of one song are in another one because it holds the same recording
 RIDGE = 1e-4
 ENOUGH = 3  # strangers that reach a logit, for their share to be believed
 NOTHING = 30.0  # minus the logit of no answer
-SHELF: Shelf
+SHELF: MemoryLibrary
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,9 @@ def library(folder: str) -> list[str]:
 def answer(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
     """A clip's answers at each effort of the cascade: as it is, and without its own song."""
     path, song_id = task
-    clip = Clip(audio.read(path, SHELF.settings.sample_rate)[0], SHELF.settings)
+    clip = Clip(decoding.read(path, SHELF.settings.sample_rate)[0], SHELF.settings)
     libraries: list[Library] = [SHELF] if song_id is None else [SHELF, Without(SHELF, song_id)]
-    return [[ask([clip], library, effort)[0] for effort in (SPARSE, DENSE)] for library in libraries]
+    return [[ask([clip], library, effort)[0] for effort in (COARSE, FINE)] for library in libraries]
 
 
 def gather(folder: str, processes: int, keep: str | None) -> list[Asked]:
@@ -155,14 +157,14 @@ def ask_all(questions: list[Question], paths: list[str], processes: int) -> list
     """Index a set and ask its clips: as `answer` gives it, for each."""
     global SHELF
     with ProcessPoolExecutor(processes) as pool:
-        SHELF = Shelf.of(paths, Settings(), pool.map)
+        SHELF = MemoryLibrary.of(paths, Settings(), pool.map)
     ids = {os.path.basename(path): song_id for song_id, path in enumerate(paths, start=1)}
     with ProcessPoolExecutor(processes, initializer=_lend, initargs=(SHELF,)) as pool:
         tasks = [(question.path, ids.get(question.track)) for question in questions]
         return list(pool.map(answer, tasks, chunksize=8))
 
 
-def _lend(shelf: Shelf) -> None:
+def _lend(shelf: MemoryLibrary) -> None:
     global SHELF
     SHELF = shelf
 

@@ -23,7 +23,10 @@ import pyarrow.parquet as pq
 import soxr
 
 from benchmarks.machine import describe
-from pipeline import Store, audio, catalog, cluster, indexing, synthesis
+from pipeline import Store, catalog, indexing
+from pipeline.audio import decoding
+from pipeline.execution import dask_executor
+from pipeline.simulation import encoding
 from pipeline.store import Snapshot
 from tests.byhand import ByHand, by_hand
 
@@ -35,13 +38,13 @@ FORMULA_SONG_S = 60.0
 def make_copies(music: str | None, copies: int, into: Path) -> None:
     """Each song of the library several times, faster by 1 % more each time."""
     if music is None:
-        songs = ((f"{seed:03d}", synthesis.song(seed, FORMULA_SONG_S)) for seed in range(FORMULA_SONGS))
+        songs = ((f"{seed:03d}", music.song(seed, FORMULA_SONG_S)) for seed in range(FORMULA_SONGS))
     else:
         found = enumerate(catalog.walk([music]))
-        songs = ((f"{place:03d}", audio.read(entry.path, RATE)[0]) for place, entry in found)
+        songs = ((f"{place:03d}", decoding.read(entry.path, RATE)[0]) for place, entry in found)
     for name, samples in songs:
         for percent in range(1, copies + 1):
-            synthesis.write(into / f"{name}-{percent}.flac", soxr.resample(samples, 1 + percent / 100, 1.0))
+            encoding.write(into / f"{name}-{percent}.flac", soxr.resample(samples, 1 + percent / 100, 1.0))
 
 
 def kill_at_random(hand: ByHand, every_s: float, stop: threading.Event, seed: int = 0) -> list[str]:
@@ -63,7 +66,7 @@ def run(music: Path, url: str, folder: Path, workers: int, every_s: float) -> tu
     folder.mkdir()
     with by_hand(folder, workers) as hand:
         killer = threading.Thread(target=lambda: killed.extend(kill_at_random(hand, every_s, stop)))
-        with cluster.connect(hand.address) as running:
+        with dask_executor.connect(hand.address) as running:
             while running.workers < workers:
                 time.sleep(0.1)
             if every_s:

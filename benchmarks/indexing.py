@@ -41,13 +41,14 @@ FFMPEG = SYSTEM or WHEEL
 INDEX = r"""
 import re, sys, time
 from pathlib import Path
-from pipeline.executor import Loop, spare_pandas
+from pipeline.execution.executor import Loop
+from pipeline.execution.process import block_pandas_import
 from pipeline.indexing import index
 from pipeline.store import Store
 place, workers, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 def ready(seconds):
-    import pipeline.fingerprinting, deltalake, mutagen, soundfile, soxr, pyarrow.parquet
-    spare_pandas()
+    import pipeline.fingerprinting.extract, deltalake, mutagen, soundfile, soxr, pyarrow.parquet
+    block_pandas_import()
     time.sleep(seconds)
 def peak(_):
     status = Path("/proc/self/status").read_text()  # ru_maxrss would be the most that the parent had
@@ -60,8 +61,8 @@ def run(executor):
 def main():
     ready(0)
     if workers:
-        from pipeline import cluster
-        with cluster.local(workers) as running:
+        from pipeline.execution import dask_executor
+        with dask_executor.local(workers) as running:
             running.map(ready, [1.0] * workers)  # so long that each worker gets one
             cpu, wall = run(running)
             most = max(running.map(peak, range(workers)))
@@ -116,9 +117,9 @@ def long_recording(folder: Path, into: Path, hours: float) -> Path:
 
 def duration_s(path: str) -> float:
     """Seconds of a file, by decoding it: slow, and right."""
-    from pipeline import audio
+    from pipeline.audio import decoding
 
-    return audio.decode(path, 11025, lambda blocks: sum(map(len, blocks)))[0] / 11025
+    return decoding.decode(path, 11025, lambda blocks: sum(map(len, blocks)))[0] / 11025
 
 
 def cpu_of(commands: Iterator[list[str]]) -> tuple[float, float]:
@@ -171,11 +172,13 @@ def some(music: Path, hours: float) -> list[Path]:
 
 def stages(folder: Path, repeats: int) -> list[tuple[str, float]]:
     """CPU seconds per hour of audio that each stage adds, the least of some repeats."""
-    from pipeline import audio, catalog
-    from pipeline.config import Settings
-    from pipeline.constellation import power_batches
-    from pipeline.fingerprinting import constellation
-    from pipeline.landmarks import pair_peaks
+    from pipeline import catalog
+    from pipeline.audio import decoding
+    from pipeline.audio.tags import read_tags
+    from pipeline.fingerprinting.extract import constellation
+    from pipeline.fingerprinting.landmarks import pair_peaks
+    from pipeline.fingerprinting.settings import Settings
+    from pipeline.fingerprinting.spectrogram import power_batches
 
     settings = Settings()
     files = [str(file) for file in sorted(folder.iterdir())]
@@ -190,7 +193,7 @@ def stages(folder: Path, repeats: int) -> list[tuple[str, float]]:
         return best
 
     def decoded(path: str, consume: Callable[..., object]) -> object:
-        return audio.decode(path, settings.sample_rate, consume)[0]
+        return decoding.decode(path, settings.sample_rate, consume)[0]
 
     def spectrogram(path: str) -> object:
         return decoded(path, lambda blocks: sum(len(batch) for batch in power_batches(blocks, settings)))
@@ -201,7 +204,7 @@ def stages(folder: Path, repeats: int) -> list[tuple[str, float]]:
     hours = sum(map(duration_s, files)) / 3600
     steps = [
         ("digest of the file", cpu_s(catalog.digest)),
-        ("tags", cpu_s(catalog.tags)),
+        ("tags", cpu_s(read_tags)),
         ("decode, mix, resample", cpu_s(lambda path: decoded(path, lambda blocks: sum(map(len, blocks))))),
         ("spectrogram", cpu_s(spectrogram)),
         ("peaks", cpu_s(peaks)),

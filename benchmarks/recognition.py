@@ -24,11 +24,14 @@ import numpy as np
 
 import pipeline
 from benchmarks.machine import describe, table
-from pipeline import Settings, audio, cluster
-from pipeline.evaluation import START_ERROR_S, wilson
-from pipeline.executor import Executor, Loop
-from pipeline.fingerprinting import constellation
-from pipeline.landmarks import pair_peaks
+from pipeline import Settings
+from pipeline.audio import decoding
+from pipeline.evaluation.experiment import START_ERROR_S
+from pipeline.evaluation.metrics import wilson
+from pipeline.execution import dask_executor
+from pipeline.execution.executor import Executor, Loop
+from pipeline.fingerprinting.extract import constellation
+from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.store import Manifest, StagedSong, stage
 
 # Speeds further from each other, and from the songs' own, than `--speed-range 3` looks.
@@ -46,7 +49,7 @@ def main() -> None:
         truth = {os.path.basename(row["query_path"]): row for row in csv.DictReader(file)}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        executor: Executor = Loop() if chosen.workers == 1 else stack.enter_context(cluster.local(chosen.workers))
+        executor: Executor = Loop() if chosen.workers == 1 else stack.enter_context(dask_executor.local(chosen.workers))
         store = pipeline.Store.create(os.path.join(folder, "store"), pipeline.Settings())
         pipeline.index([os.path.join(chosen.set, "library")], store, executor)
         paths = store.snapshot().songs(["path"])["path"].to_pylist()
@@ -71,7 +74,7 @@ def stage_other(task: tuple[str, str, float]) -> Manifest:
     """Make another song of one, by playing it at another speed, and stage it: a task for an executor."""
     url, path, factor = task
     rate = round(Settings().sample_rate / factor)
-    peaks, decoded = audio.decode(path, rate, lambda blocks: constellation(blocks, Settings()))
+    peaks, decoded = decoding.decode(path, rate, lambda blocks: constellation(blocks, Settings()))
     other = StagedSong(
         path=f"{path} at {factor}", title=None, artist=None, album=None, duration_s=decoded.duration_s / factor,
         digest=hashlib.sha256(f"{path} at {factor}".encode()).hexdigest(), decoder=decoded.decoder,

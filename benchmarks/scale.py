@@ -29,10 +29,13 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe, table
 from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, Spread, store_at
-from pipeline import Settings, Store, audio, catalog, indexing, synthesis
+from pipeline import Settings, Store, catalog, indexing
+from pipeline.audio import decoding
 from pipeline.catalog import Entry
-from pipeline.recognise import Query, recognise
-from pipeline.recording import WINDOW_STEP_S
+from pipeline.matching.search import recognise
+from pipeline.matching.tracks import WINDOW_STEP_S
+from pipeline.matching.types import Query
+from pipeline.simulation import acoustics, encoding, music
 from pipeline.store import stage
 
 # Batches in one commit, in turn: what a commit costs by itself and what its postings cost come apart.
@@ -68,7 +71,7 @@ def formula_store(folder: Path) -> tuple[Store, float]:
     music = folder / "music"
     music.mkdir()
     for seed in range(FORMULA_SONGS):
-        synthesis.write(music / f"{seed}.mp3", synthesis.song(seed, FORMULA_SONG_S))
+        encoding.write(music / f"{seed}.mp3", music.song(seed, FORMULA_SONG_S))
     store = Store.create(str(folder / "like"))
     took = cpu_s(lambda: indexing.index([str(music)], store))
     return store, took / (FORMULA_SONGS * FORMULA_SONG_S / 3600)
@@ -79,8 +82,8 @@ def formula_clips(folder: Path) -> Path:
     clips = folder / "clips"
     clips.mkdir()
     for seed in range(WINDOWS):
-        samples = synthesis.song(seed % (2 * FORMULA_SONGS), 30.0)[-10 * synthesis.SAMPLE_RATE :]
-        synthesis.write(clips / f"{seed:03d}.wav", synthesis.recording(samples, 5.0, seed))
+        samples = music.song(seed % (2 * FORMULA_SONGS), 30.0)[-10 * music.SAMPLE_RATE :]
+        encoding.write(clips / f"{seed:03d}.wav", acoustics.recording(samples, 5.0, seed))
     return clips
 
 
@@ -105,7 +108,7 @@ def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
 def probe_asking(store: Store, clips: str) -> dict[str, float]:
     """What a fresh process pays for its first answer beyond what the same costs again, and for a window of a batch."""
     entries = catalog.walk([clips])[:WINDOWS]
-    windows = [audio.read(entry.path, store.settings.sample_rate, 0.0, 10.0)[0] for entry in entries]
+    windows = [decoding.read(entry.path, store.settings.sample_rate, 0.0, 10.0)[0] for entry in entries]
     before_mb = peak_mb()
     snapshot = store.snapshot()
     first_s, again_s = (cpu_s(lambda: recognise(windows[:1], snapshot, Query())) for _ in range(2))

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.constellation import Peaks
-from pipeline.executor import Executor
-from pipeline.landmarks import Hashes, pack, unpack
+from pipeline.execution.executor import Executor
+from pipeline.fingerprinting.landmarks import Hashes, pack, unpack
+from pipeline.fingerprinting.peaks import Peaks
 from pipeline.store import Manifest, StagedSong, Store, stage
 
 # 400 million postings are then 100,000 songs, half a minute each: as many rows in the other tables as a large library

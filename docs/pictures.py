@@ -7,9 +7,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from pipeline import audio, demo, plots, recognise, synthesis
-from pipeline.fingerprinting import constellation
-from pipeline.match import TICKS, join
+from pipeline import plots
+from pipeline.audio import decoding
+from pipeline.fingerprinting.extract import constellation
+from pipeline.matching import search
+from pipeline.matching.clip import Clip
+from pipeline.matching.voting import TICKS, join
+from pipeline.simulation import acoustics, demo
 
 FOLDER = Path(__file__).parent
 SONG_ID, START_S, LENGTH_S = 3, 20.0, 8.0
@@ -21,14 +25,14 @@ def main() -> None:
     settings = library.settings
     rate = settings.sample_rate
     path = library.songs(["song_id", "path"]).to_pylist()[SONG_ID - 1]["path"]
-    song, _ = audio.read(path, rate, START_S, START_S + LENGTH_S)
+    song, _ = decoding.read(path, rate, START_S, START_S + LENGTH_S)
     ax = plots.spectrogram(song, settings, START_S)
     plots.constellation(constellation(iter([song]), settings), settings, START_S, ax)
     ax.set_title("What is kept of eight seconds of music: the peaks")
     plt.savefig(FOLDER / "peaks.png", dpi=80)
 
-    clip = recognise.Clip(synthesis.recording(song, 5.0, 1, rate), settings)
-    question = clip.question(recognise.DENSE)
+    clip = Clip(acoustics.recording(song, 5.0, 1, rate), settings)
+    question = clip.question(search.FINE)
     hits = join(question, library.postings(np.unique(question.hash)))
     count = np.bincount(hits.song_id)
     count[SONG_ID] = 0

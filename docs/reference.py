@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline.fingerprinting import Fingerprint
+from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.identification import ANSWERS
 from pipeline.indexing import Failure, IndexReport
 from pipeline.store import Snapshot

@@ -13,17 +13,17 @@ from typing import Annotated
 
 import typer
 
-from jobs.demo import demo
-from jobs.duplicates import duplicates
-from jobs.evaluate import evaluate
-from jobs.identify import identify
-from jobs.index import index
-from jobs.library import songs, stats
-from jobs.listen import listen
-from jobs.tables import printable
-from jobs.upkeep import check, compact, remove
+from jobs.commands.demo import demo
+from jobs.commands.duplicates import duplicates
+from jobs.commands.evaluate import evaluate
+from jobs.commands.identify import identify
+from jobs.commands.index import index
+from jobs.commands.library import songs, stats
+from jobs.commands.listen import listen
+from jobs.commands.upkeep import check, compact, remove
+from jobs.output.tables import printable
 from pipeline.errors import SongprintError
-from pipeline.executor import spare_pandas
+from pipeline.execution.process import block_pandas_import
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of the signal, which typer gives."""
@@ -47,7 +47,7 @@ app = typer.Typer(
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        from pipeline.cluster import songprint as version
+        from pipeline.execution.dask_executor import songprint as version
 
         print(f"songprint {version()}")
         raise typer.Exit
@@ -89,7 +89,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    spare_pandas()
+    block_pandas_import()
     try:
         app(arguments, prog_name="songprint")  # leaves by SystemExit; wrong usage was explained there
     except SystemExit as stop:

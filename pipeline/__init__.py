@@ -14,28 +14,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.config import Settings
     from pipeline.errors import SongprintError
-    from pipeline.fingerprinting import fingerprint
+    from pipeline.fingerprinting.extract import fingerprint
+    from pipeline.fingerprinting.settings import Settings
     from pipeline.identification import identify
     from pipeline.indexing import index
-    from pipeline.recognise import Query
+    from pipeline.matching.types import Query
     from pipeline.store import Store
 
 __all__ = ["Query", "Settings", "SongprintError", "Store", "fingerprint", "identify", "index"]
 
-_ROOMS = {
-    "Query": "recognise",
-    "Settings": "config",
+_MODULES = {
+    "Query": "matching.types",
+    "Settings": "fingerprinting.settings",
     "SongprintError": "errors",
     "Store": "store",
-    "fingerprint": "fingerprinting",
+    "fingerprint": "fingerprinting.extract",
     "identify": "identification",
     "index": "indexing",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

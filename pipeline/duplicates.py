@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.constellation import Peaks
-from pipeline.landmarks import Postings
+from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.matching.segments import BIN_S, best_span
 from pipeline.store import Snapshot
-from pipeline.timeline import BIN_S, best_span
 
 log = logging.getLogger(__name__)
 

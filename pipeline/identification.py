@@ -20,12 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import audio, catalog
+from pipeline import catalog
+from pipeline.audio import decoder, decoding
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, CatalogError, SongprintError
-from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order, patience_s, within
-from pipeline.recognise import Match, Query, recognise
-from pipeline.recording import Recording
+from pipeline.execution.executor import Died, Done, Executor, Loop, Progress, in_order
+from pipeline.execution.timeouts import patience_s, within
+from pipeline.matching.recording import Recording
+from pipeline.matching.search import recognise
+from pipeline.matching.types import Match, Query
+from pipeline.paths import is_url, shown
 from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -249,7 +253,7 @@ def identify_batch(batch: Batch, hearing: Callable[[float, float], None] = lambd
         time.monotonic() - began,
         sum(bool(clip.message) for clip in heard),
         {
-            audio.shown(entry.path): clip.duration_s
+            shown(entry.path): clip.duration_s
             for entry, clip in zip(batch.entries, heard, strict=True)
             if not clip.message
         },
@@ -278,20 +282,20 @@ def _heard(
 
     What goes wrong with it is its message.
     """
-    path = entry.path if catalog.is_url(entry.path) else os.path.join(batch.folder, entry.path)
+    path = entry.path if is_url(entry.path) else os.path.join(batch.folder, entry.path)
 
-    def decode() -> tuple[NDArray[np.float32] | list[Match], audio.Decoded]:
+    def decode() -> tuple[NDArray[np.float32] | list[Match], decoder.Decoded]:
         with catalog.local_copy(path) as local:
-            return audio.decode(local, batch.snapshot.settings.sample_rate, listen, batch.limit_s, begun)
+            return decoding.decode(local, batch.snapshot.settings.sample_rate, listen, batch.limit_s, begun)
 
     try:
         result, decoded = within(patience_s(entry.size_bytes, batch.limit_s), decode)
     except (AudioError, CatalogError, OSError) as error:
-        return _Heard(message=str(error).replace(f"{audio.shown(path)}: ", "")), None
+        return _Heard(message=str(error).replace(f"{shown(path)}: ", "")), None
     except SongprintError:  # the store's, not the clip's
         raise
     except Exception as error:  # one clip is lost, not the batch
-        log.exception("%s: unexpected error", audio.shown(path))
+        log.exception("%s: unexpected error", shown(path))
         return _Heard(message=f"unexpected {type(error).__name__}: {error}"), None
     if isinstance(result, list):
         return _Heard(result, decoded.duration_s), None
@@ -311,7 +315,7 @@ def answer_table(clip: str, matches: Sequence[Match], snapshot: Snapshot) -> pa.
 
 
 def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
-    path = audio.shown(path)
+    path = shown(path)
     if clip.message:
         return [{"clip": path, "status": "failed", "message": clip.message}]
     if not clip.matches:

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline import catalog
-from pipeline.audio import shown
+from pipeline.audio.tags import read_tags
 from pipeline.catalog import Entry
-from pipeline.config import Settings
 from pipeline.errors import AudioError, SongprintError
-from pipeline.executor import Died, Done, Executor, Loop, Progress, in_order, patience_s, within
-from pipeline.fingerprinting import fingerprint
+from pipeline.execution.executor import Died, Done, Executor, Loop, Progress, in_order
+from pipeline.execution.timeouts import patience_s, within
+from pipeline.fingerprinting.extract import fingerprint
+from pipeline.fingerprinting.settings import Settings
+from pipeline.paths import is_there, is_url, shown
 from pipeline.store import Manifest, StagedSong, Store, stage
 
 log = logging.getLogger(__name__)
@@ -253,7 +255,7 @@ def follow(files: Sequence[tuple[str, Entry]], store: Store) -> int:
         song = by_digest.get(digest)
         if song is None or song["song_id"] in changes:
             continue
-        gone = not catalog.is_url(song["path"]) and not catalog.is_there(song["path"])
+        gone = not is_url(song["path"]) and not is_there(song["path"])
         if gone or song["path"] == shown(entry.path):
             changes[song["song_id"]] = entry
             moved += gone
@@ -278,7 +280,7 @@ def new_entries(entries: Sequence[Entry], store: Store) -> tuple[list[Entry], in
 
 def _absolute(entry: Entry) -> Entry:
     """A path that means the same in every process, and next year."""
-    if catalog.is_url(entry.path):
+    if is_url(entry.path):
         return entry
     return dataclasses.replace(entry, path=os.path.abspath(entry.path))
 
@@ -370,7 +372,7 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
             raise AudioError(
                 f"{shown(entry.path)}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"
             )
-        tags = catalog.tags(path)
+        tags = read_tags(path)
     return StagedSong(
         path=shown(entry.path),
         title=tags.title,

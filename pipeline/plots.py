@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.config import Settings
-from pipeline.constellation import Peaks, power_batches
-from pipeline.evaluation import described, fitted, wilson
-from pipeline.landmarks import BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME, pair_peaks, unpack
+from pipeline.evaluation.metrics import described, fitted, wilson
+from pipeline.fingerprinting.landmarks import pair_peaks, unpack
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME, Settings
+from pipeline.fingerprinting.spectrogram import power_batches
 
 # Told apart by colour-blind eyes and on grey prints (Okabe and Ito).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"

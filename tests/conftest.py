@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import synthesis
+from pipeline.simulation import acoustics, encoding, music
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
 SONG_S = 30.0
@@ -39,13 +39,13 @@ class FormulaLibrary:
 
     def clean(self, song: int, start_s: float, length_s: float) -> NDArray[np.float32]:
         """Seconds of the song with this index in ``paths``, as composed: before any codec."""
-        whole = synthesis.song(self.seeds[song], SONG_S)
-        rate = synthesis.SAMPLE_RATE
+        whole = music.song(self.seeds[song], SONG_S)
+        rate = music.SAMPLE_RATE
         return whole[round(start_s * rate) : round((start_s + length_s) * rate)]
 
     def noisy(self, song: int, start_s: float, length_s: float, snr_db: float = 10.0) -> NDArray[np.float32]:
         """The same seconds as a phone across the room hears them."""
-        return synthesis.recording(self.clean(song, start_s, length_s), snr_db, seed=song)
+        return acoustics.recording(self.clean(song, start_s, length_s), snr_db, seed=song)
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> FormulaLibrary:
     seeds = {}
     for seed in range(2 * len(SUFFIXES)):
         place = folder / "more" if seed >= len(SUFFIXES) else folder
-        path = place / f"{seed:02d} {synthesis.title(seed)}{SUFFIXES[seed % len(SUFFIXES)]}"
-        samples = synthesis.song(seed, SONG_S)
+        path = place / f"{seed:02d} {music.title(seed)}{SUFFIXES[seed % len(SUFFIXES)]}"
+        samples = music.song(seed, SONG_S)
         # Opus files are at 48 kHz whatever they were made from; the others keep the rate.
-        synthesis.write(path, samples, title=synthesis.title(seed), artist=synthesis.artist(seed))
+        encoding.write(path, samples, title=music.title(seed), artist=music.artist(seed))
         seeds[str(path)] = seed
     paths = tuple(sorted(seeds))
     return FormulaLibrary(folder, paths, tuple(seeds[path] for path in paths))
@@ -74,7 +74,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> FormulaLibrary:
 @pytest.fixture(scope="session")
 def stranger() -> NDArray[np.float32]:
     """Ten seconds of a song that the library does not have, at `synthesis.SAMPLE_RATE`."""
-    return synthesis.song(STRANGER, 20.0)[-10 * synthesis.SAMPLE_RATE :]
+    return music.song(STRANGER, 20.0)[-10 * music.SAMPLE_RATE :]
 
 
 @pytest.fixture(scope="session")

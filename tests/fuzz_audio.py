@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import audio, catalog
+from pipeline.audio import decoding
+from pipeline.audio.tags import read_tags
 from pipeline.errors import AudioError
 from tests import zoo
 
@@ -94,7 +95,7 @@ def one(path: str) -> Outcome:
     """Decode a file as an index run does, in a worker."""
     began = time.monotonic()
     try:
-        samples, decoded = audio.decode(
+        samples, decoded = decoding.decode(
             path, 11025, lambda blocks: all(np.isfinite(block).all() for block in blocks), limit_s=LIMIT_S
         )
         word = "decoded" if decoded.decoded_share >= 0.98 else "partial"
@@ -108,7 +109,7 @@ def one(path: str) -> Outcome:
     except Exception as error:  # counting these is the point
         word, told = "WRONG", f"decode: {error!r}"
     try:
-        catalog.tags(path)
+        read_tags(path)
     except Exception as error:
         word, told = "WRONG", f"tags: {error!r}"
     seconds = time.monotonic() - began

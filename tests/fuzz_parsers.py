@@ -25,19 +25,20 @@ SLOW_S = 20  # for one input, on a busy machine
 
 def audio_file(data: bytes) -> None:
     """Sniffing, the search for declared lengths, and the tags."""
-    from pipeline import audio, catalog
+    from pipeline.audio import formats, libsndfile
+    from pipeline.audio.tags import read_tags
 
     fd = os.memfd_create("fuzz")
     try:
         os.write(fd, data)
         size = len(data)
-        audio._kind(fd, size)
-        audio._has_xing(fd)
-        audio._is_short_opus(fd, size)
+        formats.kind_of(fd, size)
+        formats.has_xing(fd)
+        libsndfile.is_short_opus(fd, size)
         for big in (False, True):
-            declared = audio._declared_by_riff(fd, size, 4, big)
+            declared = formats.riff_frames(fd, size, 4, big)
             assert declared is None or declared >= -2
-        tags = catalog.tags(f"/proc/self/fd/{fd}")
+        tags = read_tags(f"/proc/self/fd/{fd}")
         for text in (tags.title, tags.artist, tags.album):
             assert text is None or 0 < len(text.encode("utf-8")) <= 2000
     finally:
@@ -153,6 +154,7 @@ def fuzz(name: str) -> None:
 
     with atheris.instrument_imports(include=["pipeline", "jobs", "mutagen"]):
         import jobs.cli  # noqa: F401
+        import pipeline.audio.tags
         import pipeline.catalog
         import pipeline.store  # noqa: F401
     atheris.Setup([sys.argv[0], *sys.argv[3:]], TARGETS[name])

@@ -21,7 +21,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline import Store, cluster, identify, index, synthesis
+from pipeline import Store, identify, index
+from pipeline.execution import dask_executor
+from pipeline.simulation import encoding
 from tests import fuzz_audio, zoo
 
 SONGS = 12
@@ -95,11 +97,11 @@ def furnish(folder: Path) -> tuple[Path, Path]:
     clips.mkdir()
     suffixes = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".wav")
     for seed in range(SONGS):
-        samples = synthesis.song(seed, SONG_S)
-        synthesis.write(music / f"{seed:02d}{suffixes[seed % len(suffixes)]}", samples)
+        samples = music.song(seed, SONG_S)
+        encoding.write(music / f"{seed:02d}{suffixes[seed % len(suffixes)]}", samples)
         if seed % 3 == 0:
-            rate = synthesis.SAMPLE_RATE
-            synthesis.write(clips / f"{seed:02d}{suffixes[-seed % len(suffixes)]}", samples[3 * rate : 9 * rate])
+            rate = music.SAMPLE_RATE
+            encoding.write(clips / f"{seed:02d}{suffixes[-seed % len(suffixes)]}", samples[3 * rate : 9 * rate])
     broken = folder / "broken"
     broken.mkdir()
     zoo.encode(broken, zoo.stereo()[: 2 * zoo.RATE], fuzz_audio.FORMATS)
@@ -137,7 +139,7 @@ def main() -> int:
     expected: set[tuple[str, str]] | None = None
     n_songs = 0
     began = said = time.monotonic()
-    with cluster.local(1) as worker:
+    with dask_executor.local(1) as worker:
         while time.monotonic() - began < options.minutes * 60 and not wrongs:
             if len(counts) % ROUNDS_A_STORE == 0:
                 shutil.rmtree(stores, ignore_errors=True)

@@ -1,73 +1,57 @@
-"""The map of the project, held true: which room may use which, and which rooms know which library.
+"""The map of the project, held equal to what the code imports.
 
-A room that is not on the map fails the test: put it where it belongs, below everything that uses it.
+A module or package that is not on the map, an arrow that no import makes, and an import that the map does not have all
+fail: a drawing of the map is a drawing of the code.
 """
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# From the top down: a room may import only what stands further down, and of that only what is listed.
-ROOMS: dict[str, set[str]] = {
-    "plots": {"config", "constellation", "evaluation", "landmarks"},
-    "demo": {"indexing", "store", "synthesis"},
-    "indexing": {"audio", "catalog", "config", "errors", "executor", "fingerprinting", "store"},
-    "identification": {"audio", "catalog", "errors", "executor", "recognise", "recording", "store"},
-    "evaluation": {
-        "audio",
-        "catalog",
-        "config",
-        "constellation",
-        "duplicates",
-        "errors",
-        "landmarks",
-        "recognise",
-        "store",
-        "synthesis",
-    },
-    "duplicates": {"constellation", "landmarks", "store", "timeline"},
-    "listening": {"errors", "recognise", "recording"},
-    "recording": {"calibration", "constellation", "match", "recognise", "timeline", "verify"},
-    "timeline": {"recognise"},
-    "cluster": {"errors", "executor"},
-    "executor": set(),
-    "recognise": {"calibration", "config", "constellation", "errors", "fingerprinting", "landmarks", "match", "verify"},
-    "calibration": {"match", "verify"},
-    "verify": {"config", "constellation", "errors", "landmarks", "match"},
-    "match": {"config", "constellation", "errors", "landmarks"},
-    "store": {"config", "constellation", "errors", "landmarks"},
-    "fingerprinting": {"audio", "config", "constellation", "errors", "landmarks"},
-    "landmarks": {"config", "constellation", "errors"},
-    "constellation": {"config", "errors"},
-    "catalog": {"audio", "errors"},
-    "audio": {"errors"},
-    "synthesis": {"errors"},
-    "config": {"errors"},
+# From the top down: the modules and packages of `pipeline`, and which others each imports (besides `errors`).
+MAP: dict[str, set[str]] = {
+    "plots": {"evaluation", "fingerprinting"},
+    "evaluation": {"audio", "catalog", "duplicates", "fingerprinting", "matching", "simulation", "store"},
+    "simulation": {"indexing", "store"},
+    "indexing": {"audio", "catalog", "execution", "fingerprinting", "paths", "store"},
+    "identification": {"audio", "catalog", "execution", "matching", "paths", "store"},
+    "live": {"matching"},
+    "duplicates": {"fingerprinting", "matching", "store"},
+    "store": {"fingerprinting", "paths"},
+    "matching": {"audio", "fingerprinting"},
+    "fingerprinting": {"audio"},
+    "catalog": {"audio", "paths"},
+    "audio": {"paths"},
+    "execution": {"paths"},
+    "paths": set(),
     "errors": set(),
 }
 
-# Libraries that only some rooms know; everything else may be imported anywhere.
-KEEPERS: dict[str, set[str]] = {
-    "dask": {"pipeline.cluster"},
-    "distributed": {"pipeline.cluster"},
-    "deltalake": {"pipeline.store"},
-    "pyarrow.parquet": {"pipeline.store", "jobs.tables", "jobs.parts"},
-    "audioread": {"pipeline.audio"},
-    "soxr": {"pipeline.audio", "pipeline.recognise"},
-    "soundfile": {"pipeline.audio", "pipeline.synthesis"},
-    "imageio_ffmpeg": {"pipeline.audio", "pipeline.synthesis"},
-    "sounddevice": {"pipeline.listening"},
-    "mutagen": {"pipeline.catalog", "pipeline.audio"},
-    "pyroomacoustics": {"pipeline.synthesis"},
+# Third-party libraries that only some modules or packages import; every other library may be imported anywhere.
+LIBRARIES: dict[str, set[str]] = {
+    "audioread": {"pipeline.audio.ffmpeg"},
+    "dask": {"pipeline.execution.dask_executor"},
+    "deltalake": {"pipeline.store.delta_log"},
+    "distributed": {"pipeline.execution.dask_executor"},
+    "fsspec": {"pipeline.paths"},
+    "imageio_ffmpeg": {"pipeline.audio.ffmpeg", "pipeline.simulation.encoding"},
     "matplotlib": {"pipeline.plots"},
+    "mutagen": {"pipeline.audio.tags"},
+    "pandas": {"pipeline.evaluation.metrics"},
+    "pyarrow.parquet": {"pipeline.store", "jobs.output"},
+    "pyroomacoustics": {"pipeline.simulation.acoustics"},
+    "rich": {"jobs.runtime"},
+    "scipy": {"pipeline.fingerprinting.spectrogram", "pipeline.simulation.acoustics"},
+    "sounddevice": {"pipeline.live"},
+    "soundfile": {"pipeline.audio.libsndfile", "pipeline.simulation.encoding"},
+    "soxr": {"pipeline.audio.resampling"},
     "typer": {"jobs"},
-    "click": {"jobs"},
-    "rich": {"jobs"},
 }
 
 
@@ -75,9 +59,14 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    """The first name below the package: a room may be a module or a folder of modules."""
-    return path.relative_to(ROOT).with_suffix("").parts[1]
+def name_of(path: Path) -> str:
+    """The dotted name of a module."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def part_of(name: str) -> str:
+    """The first name below the package: a module, or a package of modules."""
+    return name.split(".")[1] if "." in name else "__init__"
 
 
 def imports(path: Path) -> set[str]:
@@ -92,30 +81,37 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def rooms_used(path: Path) -> set[str]:
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("pipeline.")}
-    return used & rooms_there() - {room_of(path)}
+NAMES = {name_of(path): path for path in modules("pipeline") + modules("jobs")}
 
 
-def rooms_there() -> set[str]:
-    return {room_of(path) for path in modules("pipeline")} - {"__init__"}
+def modules_used(path: Path) -> set[str]:
+    """The modules of this project that a file imports; of a package and a module in it, the module."""
+    used = imports(path) & set(NAMES) - {name_of(path)}
+    return {name for name in used if not any(other.startswith(f"{name}.") for other in used)}
+
+
+def parts_used(part: str) -> set[str]:
+    """Which other parts of `pipeline` a part imports."""
+    files = [path for name, path in NAMES.items() if name.startswith("pipeline.") and part_of(name) == part]
+    used = {part_of(name) for path in files for name in modules_used(path) if name.startswith("pipeline.")}
+    return used - {part, "errors"}
+
+
+def test_the_map_is_what_the_code_imports() -> None:
+    parts = {part_of(name) for name in NAMES if name.startswith("pipeline.")}
+    assert {part: parts_used(part) for part in sorted(parts)} == {part: MAP[part] for part in sorted(MAP)}
 
 
 def test_the_map_points_down() -> None:
-    order = list(ROOMS)
-    for room, below in ROOMS.items():
-        upward = {other for other in below if order.index(other) <= order.index(room)}
-        assert not upward, f"{room} stands below {upward}"
+    order = list(MAP)
+    for part, below in MAP.items():
+        upward = {other for other in below if order.index(other) <= order.index(part)}
+        assert not upward, f"{part} stands below {upward}"
 
 
-def test_every_room_is_on_the_map() -> None:
-    assert rooms_there() <= set(ROOMS)
-
-
-@pytest.mark.parametrize("path", modules("pipeline"), ids=lambda path: ".".join(path.parts[-2:]))
-def test_a_room_uses_only_what_the_map_allows(path: Path) -> None:
-    if room_of(path) != "__init__":  # the front door shows what is inside
-        assert rooms_used(path) <= ROOMS[room_of(path)]
+def test_no_modules_import_each_other() -> None:
+    graph = {name: modules_used(path) for name, path in NAMES.items() if name != "pipeline"}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
 
 
 def test_the_pipeline_knows_nothing_of_the_commands() -> None:
@@ -123,12 +119,15 @@ def test_the_pipeline_knows_nothing_of_the_commands() -> None:
         assert not {name for name in imports(path) if name.split(".")[0] == "jobs"}, path.name
 
 
-@pytest.mark.parametrize("path", modules("pipeline") + modules("jobs"), ids=lambda path: ".".join(path.parts[-2:]))
-def test_a_library_is_known_only_to_its_keepers(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    for library, keepers in KEEPERS.items():
-        uses = any(name == library or name.startswith(f"{library}.") for name in imports(path))
-        assert not uses or {package, f"{package}.{room_of(path)}"} & keepers, f"{path.name} imports {library}"
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_is_imported_where_the_map_says(library: str) -> None:
+    users = {
+        name
+        for name, path in NAMES.items()
+        if any(used == library or used.startswith(f"{library}.") for used in imports(path))
+    }
+    places = LIBRARIES[library]
+    assert {next((place for place in places if f"{name}.".startswith(f"{place}.")), name) for name in users} == places
 
 
 def test_only_the_commands_print() -> None:

@@ -23,9 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import audio, synthesis
-from pipeline.audio import Decoded, decode, read, shown
+from pipeline.audio import decoding, ffmpeg, formats
+from pipeline.audio.decoder import Decoded
+from pipeline.audio.decoding import decode, read
 from pipeline.errors import AudioError
+from pipeline.paths import shown
+from pipeline.simulation import encoding, music
 from tests import zoo
 
 RATE = 11025
@@ -115,7 +118,7 @@ def test_every_format_gives_the_music_at_the_same_position(name: str, encode: En
 def test_both_decoders_agree(name: str, encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(encode(name, *FORMATS[name][1]))
     mine, _ = read(path, RATE)
-    monkeypatch.setattr(audio, "_Soundfile", audio._Ffmpeg)
+    monkeypatch.setattr(decoding, "LibsndfileDecoder", ffmpeg.FfmpegDecoder)
     theirs, decoded = read(path, RATE)
     assert decoded.decoder == "ffmpeg"
     assert abs(lag_s(mine, theirs)) <= 0.003
@@ -129,7 +132,7 @@ def test_the_samples_do_not_depend_on_the_blocks(
 ) -> None:
     path = str(encode(name, *FORMATS[name][1]))
     expected, _ = read(path, RATE)
-    monkeypatch.setattr(audio, "_BLOCK_FRAMES", block_frames)
+    monkeypatch.setattr(decoding, "_BLOCK_FRAMES", block_frames)
     got, _ = read(path, RATE)
     np.testing.assert_array_equal(got, expected)
 
@@ -301,7 +304,7 @@ def test_a_playlist_opens_nothing(
     path = tmp_path / "innocent.mp3"
     path.write_text(PLAYLISTS[kind].format(victim=encode("a.mp3", "-b:a", "128k")), encoding="utf-8")
     if not sniffing:  # what if a playlist is not known for one: ffmpeg itself must refuse
-        monkeypatch.setattr(audio, "_kind", lambda fd, size: "other")
+        monkeypatch.setattr(decoding, "kind_of", lambda fd, size: "other")
     with pytest.raises(
         AudioError,
         match=r"innocent\.mp3: (a playlist|text, not audio|no audio that ffmpeg knows|not one of the audio formats)",
@@ -356,9 +359,9 @@ def test_whatever_the_first_bytes_are_they_are_some_kind_and_never_an_error(star
         file.write(start + rest)
         file.flush()
         fd, size = file.fileno(), len(start + rest)
-        assert audio._kind(fd, size) in {kind for *_, kind in audio._MAGIC} | {"empty", "text", "unknown"}
-        assert (audio._declared_by_riff(fd, size, 4, start[:1] == b"F") or 0) >= -2
-        audio._has_xing(fd)
+        assert formats.kind_of(fd, size) in {kind for *_, kind in formats._MAGIC} | {"empty", "text", "unknown"}
+        assert (formats.riff_frames(fd, size, 4, start[:1] == b"F") or 0) >= -2
+        formats.has_xing(fd)
 
 
 def test_not_a_number_and_infinity_stay_where_they_are(tmp_path: Path) -> None:
@@ -395,7 +398,7 @@ def test_a_decoder_that_hangs_is_ended_at_the_limit(
     sleeper = tmp_path / "ffmpeg"
     sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
     sleeper.chmod(0o755)
-    monkeypatch.setattr(audio, "_ffmpeg", lambda: str(sleeper))
+    monkeypatch.setattr(ffmpeg, "_ffmpeg", lambda: str(sleeper))
     with pytest.raises(AudioError, match=r"not decoded within its limit of 0\.3 s"):
         decode(str(encode("a.m4a")), RATE, count, limit_s=0.3)
 
@@ -406,40 +409,40 @@ def test_a_decoder_that_fails_at_the_end_keeps_what_it_gave(
     failing = tmp_path / "ffmpeg"
     failing.write_text(f'#!/bin/sh\n"{imageio_ffmpeg.get_ffmpeg_exe()}" "$@"\nexit 3\n')
     failing.chmod(0o755)
-    monkeypatch.setattr(audio, "_ffmpeg", lambda: str(failing))
+    monkeypatch.setattr(ffmpeg, "_ffmpeg", lambda: str(failing))
     n, _ = decode(str(encode("a.m4a")), RATE, count)
     assert n == pytest.approx(SECONDS * RATE, rel=0.02)
 
 
 def test_what_ffmpeg_says_of_a_file_is_awaited(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = audio._LastWords.run
+    run = ffmpeg._StderrReader.run
 
-    def late(self: audio._LastWords) -> None:
+    def late(self: ffmpeg._StderrReader) -> None:
         time.sleep(0.2)
         run(self)
 
-    monkeypatch.setattr(audio._LastWords, "run", late)
+    monkeypatch.setattr(ffmpeg._StderrReader, "run", late)
     _, decoded = decode(str(encode("a.m4a")), RATE, count)
     assert decoded.declared_s == pytest.approx(SECONDS, abs=0.06)
 
 
 def test_no_ffmpeg_is_said_in_words(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
-    audio._ffmpeg.cache_clear()
+    ffmpeg._ffmpeg.cache_clear()
     try:
         with pytest.raises(AudioError, match="ffmpeg does not start: No such file"):
             decode(str(encode("a.m4a")), RATE, count)
     finally:
-        audio._ffmpeg.cache_clear()
+        ffmpeg._ffmpeg.cache_clear()
 
 
 def test_ffmpeg_dies_with_its_parent(encode: Encode) -> None:
     path = encode("long.mka", "-c:a", "libmp3lame", seconds=120)
     program = (
-        "import sys, time; from pipeline import audio\n"
+        "import sys, time; from pipeline.audio import decoding\n"
         "def slow(blocks):\n"
         "    next(blocks); print('decoding', flush=True); time.sleep(60)\n"
-        "audio.decode(sys.argv[1], 11025, slow)\n"
+        "decoding.decode(sys.argv[1], 11025, slow)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
     assert parent.stdout is not None
@@ -490,10 +493,10 @@ def test_two_hours_stream_in_less_than_100_mb(suffix: str, minutes: int, encode:
     path = tmp_path / f"long.{suffix}"
     path.write_bytes(encode(f"two.{suffix}", *options, seconds=120).read_bytes() * (minutes // 2))
     program = (
-        "import sys, resource; from pipeline import audio; import soundfile, soxr\n"
+        "import sys, resource; from pipeline.audio import decoding; import soundfile, soxr\n"
         "kb = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "start = kb()\n"
-        "n, _ = audio.decode(sys.argv[1], 11025, lambda blocks: sum(len(b) for b in blocks))\n"
+        "n, _ = decoding.decode(sys.argv[1], 11025, lambda blocks: sum(len(b) for b in blocks))\n"
         "print(n / 11025, (kb() - start) / 1024)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, check=True)
@@ -511,9 +514,9 @@ def test_decoded_share_is_bounded() -> None:
 def test_an_mp3_read_in_blocks_gives_what_one_read_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    synthesis.write(tmp_path / "a.mp3", synthesis.song(1, 12.0))  # of few bits, so that frames lean on those before
-    whole, _ = read(str(tmp_path / "a.mp3"), synthesis.SAMPLE_RATE)
-    monkeypatch.setattr(audio, "_BLOCK_FRAMES", 5000)
-    blocks, _ = read(str(tmp_path / "a.mp3"), synthesis.SAMPLE_RATE)
+    encoding.write(tmp_path / "a.mp3", music.song(1, 12.0))  # of few bits, so that frames lean on those before
+    whole, _ = read(str(tmp_path / "a.mp3"), music.SAMPLE_RATE)
+    monkeypatch.setattr(decoding, "_BLOCK_FRAMES", 5000)
+    blocks, _ = read(str(tmp_path / "a.mp3"), music.SAMPLE_RATE)
     assert blocks == pytest.approx(whole, abs=1e-6)
     assert capfd.readouterr().err == ""

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from mutagen.flac import FLAC, Picture
 from mutagen.wave import WAVE
 
-from pipeline import catalog
-from pipeline.catalog import Entry, Tags, digest, local_copy, tags, walk
+from pipeline.audio import tags
+from pipeline.audio.tags import Tags, read_tags
+from pipeline.catalog import Entry, digest, local_copy, walk
 from pipeline.errors import AudioError, CatalogError
 from tests import zoo
 
@@ -99,7 +100,7 @@ def test_pipes_in_a_folder_are_passed_over(song: Path, tmp_path: Path) -> None:
         walk([str(tmp_path / "pipe.mp3")])
     with pytest.raises(AudioError, match="only regular files"):  # one that took a song's place since
         digest(str(tmp_path / "pipe.mp3"))
-    assert tags(str(tmp_path / "pipe.mp3")) == Tags()
+    assert read_tags(str(tmp_path / "pipe.mp3")) == Tags()
 
 
 def test_a_folder_that_cannot_be_listed_is_told_as_an_entry(
@@ -127,7 +128,7 @@ def test_odd_names_are_found_and_can_be_opened(name: str, tmp_path: Path) -> Non
     (found,) = walk([str(tmp_path)])
     assert os.path.basename(found.path) == name
     assert digest(found.path) == hashlib.sha256(b"abc").hexdigest()
-    assert tags(found.path) == Tags()
+    assert read_tags(found.path) == Tags()
 
 
 def test_object_stores_are_walked_and_fetched(song: Path) -> None:
@@ -173,13 +174,13 @@ def test_tags_are_read_from_each_family(song: Path, tmp_path: Path) -> None:
     flac = FLAC(song)
     flac.update({"title": "Été", "artist": ["One", "Two"], "album": ""})
     flac.save()
-    assert tags(str(song)) == Tags("Été", "One", None)
+    assert read_tags(str(song)) == Tags("Été", "One", None)
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 8000)
     wave = WAVE(tmp_path / "a.wav")
     wave.add_tags()
     wave.tags.add(mutagen.id3.TIT2(encoding=3, text="Wave"))
     wave.save()
-    assert tags(str(tmp_path / "a.wav")) == Tags("Wave", None, None)
+    assert read_tags(str(tmp_path / "a.wav")) == Tags("Wave", None, None)
 
 
 def test_strange_tags_are_kept_as_text_of_bounded_length(song: Path) -> None:
@@ -189,15 +190,15 @@ def test_strange_tags_are_kept_as_text_of_bounded_length(song: Path) -> None:
     picture.data = bytes(3 << 20)
     flac.add_picture(picture)
     flac.save()
-    got = tags(str(song))
+    got = read_tags(str(song))
     assert got.title == "\x1b[31m=HYPERLINK(1)<script>"
     assert got.artist == "x" * 500
     assert got.album is None
 
 
 def test_damaged_tags_are_no_tags(song: Path, tmp_path: Path, rng: np.random.Generator) -> None:
-    assert tags(str(tmp_path / "gone.mp3")) == Tags()
-    assert tags(str(tmp_path)) == Tags()
+    assert read_tags(str(tmp_path / "gone.mp3")) == Tags()
+    assert read_tags(str(tmp_path)) == Tags()
     flac = FLAC(song)
     flac["title"] = "T"
     flac.save()
@@ -208,7 +209,7 @@ def test_damaged_tags_are_no_tags(song: Path, tmp_path: Path, rng: np.random.Gen
         for at in rng.integers(0, 400, 4):
             data[at] = rng.integers(256)
         broken.write_bytes(data)
-        got = tags(str(broken))
+        got = read_tags(str(broken))
         assert all(value is None or len(value) <= 500 for value in (got.title, got.artist, got.album))
 
 
@@ -221,11 +222,11 @@ def test_id3_is_read_as_mutagen_writes_it(version: int, encoding: int, tmp_path:
     tag.add(mutagen.id3.TIT2(encoding=encoding, text=[text, "second"]))
     tag.add(mutagen.id3.TPE1(encoding=encoding, text=text[::-1]))
     tag.save(tmp_path / "a.mp3", v2_version=version, v1=0, v23_sep=None)
-    assert tags(str(tmp_path / "a.mp3")) == Tags(text, text[::-1], None)
+    assert read_tags(str(tmp_path / "a.mp3")) == Tags(text, text[::-1], None)
     wave = (tmp_path / "a.mp3").read_bytes()
     data = b"RIFF\0\0\0\0WAVEdata\3\0\0\0abc\0id3 " + len(wave).to_bytes(4, "little") + wave
     (tmp_path / "a.wav").write_bytes(data)
-    assert tags(str(tmp_path / "a.wav")) == Tags(text, text[::-1], None)
+    assert read_tags(str(tmp_path / "a.wav")) == Tags(text, text[::-1], None)
 
 
 def test_id3_of_other_kinds_is_read(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_id3_of_other_kinds_is_read(tmp_path: Path) -> None:
     def tag(version: int, flags: int, body: bytes) -> Tags:
         size = bytes((0, 0, len(body) >> 7, len(body) & 0x7F))
         path.write_bytes(b"ID3" + bytes((version, 0, flags)) + size + body)
-        return tags(str(path))
+        return read_tags(str(path))
 
     assert tag(2, 0, b"TT2\0\0\6\0Hello" + b"TP1\0\0\4\0You" + bytes(9)) == Tags("Hello", "You")
     assert tag(3, 0x80, b"TIT2\0\0\0\7\0\0\1\xff\x00\xfea\0b\0") == Tags("ab")  # unsynchronised
@@ -252,13 +253,13 @@ def test_id3_of_other_kinds_is_read(tmp_path: Path) -> None:
 def test_any_bytes_in_an_id3_tag_give_short_text_or_nothing(version: int, flags: int, body: bytes) -> None:
     for frame in (b"", b"TIT2\0\0\0\x20\0\x80", b"TIT2\0\0\0\x20\0\x0b\0\0\0\1", b"TT2\0\0\x20"):
         file = io.BytesIO(b"ID3" + bytes((version, 0, flags, 0, 0, 2, 0x7F)) + frame + body)
-        got = catalog._id3(file, 0)
+        got = tags._id3(file, 0)
         assert all(value is None or 0 < len(value) <= 500 for value in (got.title, got.artist, got.album))
 
 
 def test_the_old_tag_at_the_end_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(bytes(500) + b"TAG" + b"Old".ljust(30, b"\0") + b"Band".ljust(30) + bytes(65))
-    assert tags(str(tmp_path / "a.mp3")) == Tags("Old", "Band", None)
+    assert read_tags(str(tmp_path / "a.mp3")) == Tags("Old", "Band", None)
 
 
 def test_a_decompression_bomb_and_endless_texts_cost_nothing(tmp_path: Path) -> None:
@@ -267,6 +268,6 @@ def test_a_decompression_bomb_and_endless_texts_cost_nothing(tmp_path: Path) -> 
         path = tmp_path / "a.mp3"
         path.write_bytes(zoo.id3((b"TIT2", body), flags=flags) + bytes(1000))
         tracemalloc.start()
-        assert tags(str(path)).title in (None, "x")
+        assert read_tags(str(path)).title in (None, "x")
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
         tracemalloc.stop()

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import Settings
-from pipeline.constellation import Peaks
 from pipeline.errors import StoreError
-from pipeline.landmarks import Postings, pair_peaks
-from pipeline.store import StagedSong, Store, postings, stage, tables
-from pipeline.store.location import Location
-from pipeline.store.snapshot import read_songs, write_songs
+from pipeline.fingerprinting.landmarks import Postings, pair_peaks
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import Settings
+from pipeline.store import StagedSong, Store, delta_log, postings, stage
+from pipeline.store.schema import NEXT_SONG_ID, PINS
+from pipeline.store.songs import read_songs, write_songs
+from pipeline.store.storage import Location
 
 N_SONGS = 12
 
@@ -76,16 +77,16 @@ def cut(path: Path) -> None:
 def replace_postings(store: Store, change: Callable[[Postings], Postings]) -> None:
     """Put other postings in place of the large file's, and let the log agree."""
     location = Location.of(store.url)
-    version = tables.load(location, "postings")
+    version = delta_log.load(location, "postings")
     old = next(file for file in version.files if file.name == largest(store, "postings").name)
     found = postings.from_table(pq.read_table(largest(store, "postings")))
     new = postings.write(
         location, "postings/other-0000.parquet", iter([change(found)]), json.dumps(store.settings.to_dict())
     )
     assert new is not None
-    version = tables.commit(location, version, [new], [old])
-    songs = tables.load(location, "songs")
-    tables.commit(location, songs, numbers={tables.PINS["postings"]: version.number})
+    version = delta_log.commit(location, version, [new], [old])
+    songs = delta_log.load(location, "songs")
+    delta_log.commit(location, songs, numbers={PINS["postings"]: version.number})
 
 
 def stranger(found: Postings) -> Postings:
@@ -233,13 +234,13 @@ def test_another_format_is_refused_with_the_way_out(store: Store, version: int, 
 def test_what_dead_jobs_left_is_no_problem(store: Store) -> None:
     """Postings of an id that was reserved, and never committed: they do not count, and `compact` drops them."""
     location = Location.of(store.url)
-    songs = tables.load(location, "songs")
-    tables.commit(location, songs, numbers={tables.NEXT_SONG_ID: N_SONGS + 2})
+    songs = delta_log.load(location, "songs")
+    delta_log.commit(location, songs, numbers={NEXT_SONG_ID: N_SONGS + 2})
     orphan = Postings(*(np.array([value], np.int32) for value in (7, N_SONGS + 1, 3)))
     text = json.dumps(store.settings.to_dict())
     file = postings.write(location, f"postings/{N_SONGS + 1:010d}-0000.parquet", iter([orphan]), text)
     assert file is not None
-    tables.commit(location, tables.load(location, "postings"), [file])
+    delta_log.commit(location, delta_log.load(location, "postings"), [file])
     assert store.check() == []
     assert store.compact().postings_dropped == 1
     assert store.check() == []
@@ -254,10 +255,10 @@ def test_a_store_from_a_stranger_cannot_lead_out_of_its_folder(store: Store) -> 
 
 def test_a_store_from_a_stranger_cannot_ask_for_all_memory(store: Store) -> None:
     location = Location.of(store.url)
-    version = tables.load(location, "songs")
+    version = delta_log.load(location, "songs")
     rows = read_songs(location, version)
     huge = rows.set_column(0, rows.schema.field(0), pa.array([2_000_000_000 + i for i in range(len(rows))], pa.int32()))
-    tables.commit(location, version, [write_songs(location, huge)], version.files)
+    delta_log.commit(location, version, [write_songs(location, huge)], version.files)
     with pytest.raises(StoreError, match="song ids that no songprint gave"):
         everything(store)
 

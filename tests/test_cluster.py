@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 
 import pipeline
-from jobs import parts, tables
 from jobs.cli import run
-from pipeline import Settings, Store, catalog, cluster, fingerprinting, identification, indexing, synthesis
+from jobs.output import dataset, tables
+from pipeline import Settings, Store, catalog, identification, indexing
 from pipeline.errors import ClusterError
-from pipeline.executor import Progress
-from pipeline.fingerprinting import Fingerprint
+from pipeline.execution import dask_executor
+from pipeline.execution.executor import Progress
+from pipeline.fingerprinting import extract
+from pipeline.fingerprinting.extract import Fingerprint
+from pipeline.simulation import encoding, music
 from tests.byhand import ROOT, ByHand, by_hand
 from tests.conftest import FormulaLibrary
 from tests.test_end_to_end import contents
@@ -31,19 +34,19 @@ N_SONGS = 10
 
 
 @pytest.fixture(scope="module")
-def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def songs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of formula songs; tests must not change it."""
     folder = tmp_path_factory.mktemp("music")
     for seed in range(N_SONGS):
-        synthesis.write(folder / f"{seed:02d}.wav", synthesis.song(seed, SONG_S))
+        encoding.write(folder / f"{seed:02d}.wav", music.song(seed, SONG_S))
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(music: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a store of the music holds when nothing went wrong."""
     store = Store.open_or_create(str(tmp_path_factory.mktemp("undisturbed") / "store"))
-    assert pipeline.index([str(music)], store).added == N_SONGS
+    assert pipeline.index([str(songs_folder)], store).added == N_SONGS
     return contents(store)
 
 
@@ -70,7 +73,7 @@ def deadly(path: str, settings: Settings, limit_s: float | None = None) -> Finge
     """A decoder with a bug that takes the process along."""
     if "deadly" in path:
         os.abort()
-    return fingerprinting.fingerprint(path, settings, limit_s)
+    return extract.fingerprint(path, settings, limit_s)
 
 
 def index_with_a_deadly_decoder(batch: indexing.Batch) -> indexing.BatchReport:
@@ -79,7 +82,7 @@ def index_with_a_deadly_decoder(batch: indexing.Batch) -> indexing.BatchReport:
 
 
 def test_killed_workers_lose_and_double_no_song(
-    hand: ByHand, music: Path, undisturbed: dict[str, Any], rng: np.random.Generator, tmp_path: Path
+    hand: ByHand, songs_folder: Path, undisturbed: dict[str, Any], rng: np.random.Generator, tmp_path: Path
 ) -> None:
     store = Store.open_or_create(str(tmp_path / "store"))
     kills = 0
@@ -92,23 +95,23 @@ def test_killed_workers_lose_and_double_no_song(
             kills += 1
             hand.start_worker(f"{victim}+")
 
-    with cluster.connect(hand.address) as workers:
-        report = indexing.add(catalog.walk([str(music)]), store, workers, progress=kill_one)
+    with dask_executor.connect(hand.address) as workers:
+        report = indexing.add(catalog.walk([str(songs_folder)]), store, workers, progress=kill_one)
     assert kills == 3
     assert (report.added, report.failures) == (N_SONGS, ())
     assert contents(store) == undisturbed
 
 
 def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
-    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    song = str(music / "00.wav")
+    song = str(songs_folder / "00.wav")
     plain = Store.open_or_create(str(tmp_path / "plain"))
     pipeline.index([song], plain)
     shutil.copy(song, tmp_path / "deadly.wav")
     store = Store.open_or_create(str(tmp_path / "store"))
     monkeypatch.setattr(indexing, "index_batch", index_with_a_deadly_decoder)
-    with cluster.local(2) as workers:
+    with dask_executor.local(2) as workers:
         report = pipeline.index([song, str(tmp_path / "deadly.wav")], store, workers)
     assert [failure.path for failure in report.failures] == [str(tmp_path / "deadly.wav")]
     assert "died" in report.failures[0].reason
@@ -117,7 +120,7 @@ def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
 
 def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
     hand: ByHand,
-    music: Path,
+    songs_folder: Path,
     undisturbed: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -137,7 +140,7 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
 
     monkeypatch.setattr(indexing, "COMMIT_EVERY_S", 0.0)
     monkeypatch.setattr(Store, "commit", commit_and_lose_the_scheduler)
-    command = ["index", str(music), "--store", url, "--scheduler"]
+    command = ["index", str(songs_folder), "--store", url, "--scheduler"]
     assert run([*command, hand.address]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("ClusterError: the Dask scheduler went away")
@@ -153,8 +156,8 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
 
 
 def test_workers_that_join_late_are_used(shared: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.2)
-    with cluster.connect(shared.address) as workers:
+    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.2)
+    with dask_executor.connect(shared.address) as workers:
         names = set()
         for outcome in workers.as_completed(who, [0.1] * 1000):
             names.add(getattr(outcome, "result", ""))
@@ -179,10 +182,10 @@ def test_a_job_that_stands_still_says_why(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.05)
     caplog.set_level(logging.WARNING, "pipeline")
-    with cluster.connect(shared.address) as workers:
-        monkeypatch.setattr(cluster.Cluster, "_there", lambda self: there)
+    with dask_executor.connect(shared.address) as workers:
+        monkeypatch.setattr(dask_executor.Cluster, "_there", lambda self: there)
         assert len(workers.map(who, [0.5])) == 1
     assert len(caplog.messages) == 1  # not again and again
     assert re.search(said, caplog.messages[0])
@@ -190,7 +193,7 @@ def test_a_job_that_stands_still_says_why(
 
 def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(shared: ByHand, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with cluster.connect(shared.address) as workers:
+    with dask_executor.connect(shared.address) as workers:
         for lost in (tmp_path / "nowhere", tmp_path / "empty"):
             workers.must_see([str(lost)])
             with pytest.raises(ClusterError, match=rf"worker w\d .* cannot see {lost}; mount it"):
@@ -201,11 +204,11 @@ def test_a_worker_with_another_songprint_says_so_and_later_ones_get_no_task(
     shared: ByHand, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "pipeline", tmp_path / "other" / "pipeline")
-    with (tmp_path / "other" / "pipeline" / "match.py").open("a") as file:
+    with (tmp_path / "other" / "pipeline" / "matching" / "voting.py").open("a") as file:
         file.write("# changed\n")
-    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.2)
     caplog.set_level(logging.WARNING, "pipeline")
-    with cluster.connect(shared.address) as workers:
+    with dask_executor.connect(shared.address) as workers:
         shared.start_worker("other", tmp_path / "other")
         names = set()
         for outcome in workers.as_completed(who, [0.1] * 1000):
@@ -217,7 +220,7 @@ def test_a_worker_with_another_songprint_says_so_and_later_ones_get_no_task(
     assert "has songprint" in caplog.messages[0]
     with (
         pytest.raises(ClusterError, match=r"worker other .* has songprint .* install the same"),
-        cluster.connect(shared.address),
+        dask_executor.connect(shared.address),
     ):
         pass
     shared.kill("other")
@@ -226,7 +229,7 @@ def test_a_worker_with_another_songprint_says_so_and_later_ones_get_no_task(
 def test_a_scheduler_that_is_not_there_is_one_sentence(
     library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    monkeypatch.setattr(dask_executor, "CONNECT_S", 0.5)
     command = ["index", str(library.folder), "--store", str(tmp_path / "store"), "--scheduler", "tcp://127.0.0.1:9"]
     assert run(command) == 1
     said = capsys.readouterr().err.splitlines()
@@ -236,10 +239,10 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_answers_in_parts_are_gone_on_with(
-    music: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    songs_folder: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, output = str(tmp_path / "store"), f"{tmp_path / 'answers'}{suffix}/"
-    clips = [str(music / f"{seed:02d}.wav") for seed in range(4)]
+    clips = [str(songs_folder / f"{seed:02d}.wav") for seed in range(4)]
     assert run(["index", clips[0], clips[2], "--store", url]) == 0
     monkeypatch.setattr(identification, "BATCH_BYTES", 0)  # each clip is a batch
     write, written = tables.write, []
@@ -260,6 +263,6 @@ def test_answers_in_parts_are_gone_on_with(
         "_run.json",
         *(f"part-{number:06d}{suffix}" for number in range(1, 5)),
     ]
-    assert parts.answered(output, {}) == set(clips)
+    assert dataset.answered(output, {}) == set(clips)
     assert run([*command, "--speed-range", "2"]) == 1
     assert "another run (speed_range 0.0, not 2.0)" in capsys.readouterr().err

@@ -6,19 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import synthesis
-from pipeline.config import Settings
-from pipeline.constellation import (
-    LEVEL_DB,
-    LOWEST_BIN,
-    SILENCE,
-    _more_salient_around,
-    find_maxima,
-    most_salient,
-    power_batches,
-    running_max,
-    running_sum,
-)
+from pipeline.fingerprinting.peaks import _more_salient_around, find_maxima, most_salient, running_max, running_sum
+from pipeline.fingerprinting.settings import LEVEL_DB, LOWEST_BIN, SILENCE, Settings
+from pipeline.fingerprinting.spectrogram import power_batches
+from pipeline.simulation import music
 from tests import naive
 
 SETTINGS = Settings()
@@ -36,8 +27,8 @@ def same(one, other):
 
 
 @pytest.fixture(scope="module")
-def music():
-    return synthesis.song(7, 40.0, SETTINGS.sample_rate)
+def samples():
+    return music.song(7, 40.0, SETTINGS.sample_rate)
 
 
 def test_power_is_that_of_the_definition(rng):
@@ -51,9 +42,9 @@ def test_power_is_that_of_the_definition(rng):
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(0, 90_000), max_size=8))
-def test_blocks_of_any_size_give_the_peaks_of_the_whole(music, cuts):
-    blocks = np.split(music, sorted(cuts))
-    assert same(constellation(blocks), constellation([music]))
+def test_blocks_of_any_size_give_the_peaks_of_the_whole(samples, cuts):
+    blocks = np.split(samples, sorted(cuts))
+    assert same(constellation(blocks), constellation([samples]))
 
 
 def test_every_local_maximum_is_found_and_nothing_else(rng):
@@ -65,17 +56,17 @@ def test_every_local_maximum_is_found_and_nothing_else(rng):
     assert list(zip(maxima.frame.tolist(), maxima.bin.tolist(), strict=True)) == expected
 
 
-def test_peaks_are_int32_sorted_and_as_many_as_asked(music):
-    peaks = constellation([music])
+def test_peaks_are_int32_sorted_and_as_many_as_asked(samples):
+    peaks = constellation([samples])
     assert peaks.frame.dtype == peaks.bin.dtype == np.int32
     assert np.all(np.diff(peaks.frame.astype(np.int64) << 32 | peaks.bin) > 0)
     assert 0.7 * 40 < len(peaks) / 40.0 < 1.4 * 40  # bursts and pauses
 
 
-def test_a_delay_of_whole_frames_moves_peaks_and_nothing_else(music):
+def test_a_delay_of_whole_frames_moves_peaks_and_nothing_else(samples):
     delay, margin = 37, 40  # the margin is what the two recordings' edges can reach
-    there = constellation([music])
-    later = constellation([np.concatenate([np.zeros(delay * SETTINGS.hop, np.float32), music])])
+    there = constellation([samples])
+    later = constellation([np.concatenate([np.zeros(delay * SETTINGS.hop, np.float32), samples])])
     inside = there.frame >= margin
     moved = later.frame >= margin + delay
     assert np.array_equal(later.frame[moved] - delay, there.frame[inside])
@@ -84,8 +75,8 @@ def test_a_delay_of_whole_frames_moves_peaks_and_nothing_else(music):
 
 
 @pytest.mark.parametrize("loudness", [2.0**-6, 2.0**3])
-def test_loudness_changes_hardly_any_peak(music, loudness):
-    one, other = constellation([music]), constellation([music * np.float32(loudness)])
+def test_loudness_changes_hardly_any_peak(samples, loudness):
+    one, other = constellation([samples]), constellation([samples * np.float32(loudness)])
     key = [set(zip(peaks.frame.tolist(), peaks.bin.tolist(), strict=True)) for peaks in (one, other)]
     assert len(key[0] & key[1]) > 0.95 * len(key[0] | key[1])
     louder = np.median(other.level) - np.median(one.level)

@@ -9,11 +9,12 @@ import pytest
 
 import pipeline
 from jobs.cli import run
-from pipeline import Store, synthesis
+from pipeline import Store
 from pipeline.duplicates import COMMON, EXCERPT, SAME, SHIFTED, candidates, duplicates, kind
 from pipeline.duplicates import Span as Shared
+from pipeline.simulation import encoding, music
 
-RATE = synthesis.SAMPLE_RATE
+RATE = music.SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +22,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("music")
 
     def cut(seed: int, start_s: float, stop_s: float) -> np.ndarray:
-        return synthesis.song(seed, 50.0)[round(start_s * RATE) : round(stop_s * RATE)]
+        return music.song(seed, 50.0)[round(start_s * RATE) : round(stop_s * RATE)]
 
     for seed in range(6):
-        synthesis.write(folder / f"{seed}.flac", cut(seed, 0, 50))
-    synthesis.write(folder / "copy of 0.opus", cut(0, 0, 50) * np.float32(1.02), bitrate="48k")
-    synthesis.write(folder / "excerpt of 1.mp3", cut(1, 17.3, 37.3))
-    synthesis.write(folder / "2 without its intro.ogg", cut(2, 5.21, 50))
+        encoding.write(folder / f"{seed}.flac", cut(seed, 0, 50))
+    encoding.write(folder / "copy of 0.opus", cut(0, 0, 50) * np.float32(1.02), bitrate="48k")
+    encoding.write(folder / "excerpt of 1.mp3", cut(1, 17.3, 37.3))
+    encoding.write(folder / "2 without its intro.ogg", cut(2, 5.21, 50))
     jingle = cut(100, 0, 9)
     for seed in (3, 4):
-        synthesis.write(folder / f"jingle and {seed + 10}.flac", np.concatenate([jingle, cut(seed + 10, 0, 40)]))
+        encoding.write(folder / f"jingle and {seed + 10}.flac", np.concatenate([jingle, cut(seed + 10, 0, 40)]))
     store = Store.open_or_create(str(tmp_path_factory.mktemp("store") / "store"))
     pipeline.index([str(folder)], store)
     return store
@@ -60,7 +61,7 @@ def test_each_planted_pair_is_found_for_what_it_is_and_no_other(store: Store) ->
 
 def test_copies_of_copies_are_one_group(store: Store, tmp_path: Path) -> None:
     songs = {Path(row["path"]).name: row["path"] for row in store.snapshot().songs(["path"]).to_pylist()}
-    synthesis.write(tmp_path / "part of 2.wav", synthesis.song(2, 50.0)[10 * RATE : 30 * RATE])
+    encoding.write(tmp_path / "part of 2.wav", music.song(2, 50.0)[10 * RATE : 30 * RATE])
     three = Store.open_or_create(str(tmp_path / "store"))
     pipeline.index([songs["2.flac"], songs["2 without its intro.ogg"], str(tmp_path / "part of 2.wav")], three)
     rows = duplicates(three.snapshot()).to_pylist()

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 import pipeline
 from jobs.cli import run
-from pipeline import Store, cluster, synthesis
-from pipeline.cluster import Cluster
+from pipeline import Store
+from pipeline.execution import dask_executor
+from pipeline.execution.dask_executor import Cluster
+from pipeline.simulation import acoustics, encoding
 from tests.conftest import FormulaLibrary
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +33,7 @@ SONG_COLUMNS = ["song_id", "path", "title", "artist", "duration_s", "landmarks",
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Cluster]:
-    with cluster.local(2) as opened:
+    with dask_executor.local(2) as opened:
         yield opened
 
 
@@ -58,10 +60,10 @@ def clips(
         suffix = Path(library.paths[song - 1]).suffix
         path = str(folder / f"{song:02d}{suffix}")
         heard = library.clean(song, start_s, 4.0) if song % 2 else library.noisy(song, start_s, 6.0)
-        synthesis.write(path, heard)
+        encoding.write(path, heard)
         truth[path] = (song_path, start_s)
-    for name, samples in (("99 stranger.wav", stranger), ("98 noisy.wav", synthesis.recording(stranger, 10.0, seed=3))):
-        synthesis.write(folder / name, samples)
+    for name, samples in (("99 stranger.wav", stranger), ("98 noisy.wav", acoustics.recording(stranger, 10.0, seed=3))):
+        encoding.write(folder / name, samples)
         truth[str(folder / name)] = None
     return truth
 
@@ -165,14 +167,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_a_broken_file_is_a_row_and_the_rest_go_on(
     library: FormulaLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    music = tmp_path / "music"
-    music.mkdir()
-    shutil.copy(library.paths[0], music)
-    (music / "broken.mp3").write_bytes(b"this is no music" * 1000)
-    (music / "empty.flac").touch()
-    synthesis.write(music / "silent.wav", np.zeros(5 * synthesis.SAMPLE_RATE, np.float32))
+    folder = tmp_path / "music"
+    folder.mkdir()
+    shutil.copy(library.paths[0], folder)
+    (folder / "broken.mp3").write_bytes(b"this is no music" * 1000)
+    (folder / "empty.flac").touch()
+    encoding.write(folder / "silent.wav", np.zeros(5 * 22050, np.float32))
     url, failures = str(tmp_path / "store"), tmp_path / "failures.csv"
-    command = ["index", str(music), "--store", url, "--failures", str(failures)]
+    command = ["index", str(folder), "--store", url, "--failures", str(failures)]
     assert run(command) == 0
     assert "1 songs added" in capsys.readouterr().err
     with failures.open(newline="") as file:
@@ -181,7 +183,7 @@ def test_a_broken_file_is_a_row_and_the_rest_go_on(
     assert all(rows.values())
     assert run([*command, "--strict"]) == 1
 
-    assert run(["identify", str(music), "--store", url, "--format", "json"]) == 0
+    assert run(["identify", str(folder), "--store", url, "--format", "json"]) == 0
     answers = {Path(row["clip"]).name: row for row in json.loads(capsys.readouterr().out)}
     assert answers["broken.mp3"]["status"] == "failed"
     assert answers["broken.mp3"]["message"]

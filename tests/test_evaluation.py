@@ -8,20 +8,23 @@ import pyarrow as pa
 import pytest
 
 from jobs.cli import run
-from pipeline import Query, Store, evaluation, index, synthesis
-from pipeline.config import Settings
-from pipeline.constellation import Peaks
+from pipeline import Query, Store, index
 from pipeline.errors import CatalogError
-from pipeline.evaluation import RATE, ROWS, Plan
-from pipeline.recognise import Match
+from pipeline.evaluation import conditions, experiment, metrics
+from pipeline.evaluation.conditions import RATE, Plan
+from pipeline.evaluation.experiment import ROWS
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import Settings
+from pipeline.matching.types import Match
+from pipeline.simulation import acoustics, encoding, music
 
 
 @pytest.fixture(scope="module")
-def music(tmp_path_factory):
+def folder_and_store(tmp_path_factory):
     """Three songs, of which the store has two."""
     folder = tmp_path_factory.mktemp("music")
     for seed in (1, 2, 3):
-        synthesis.write(folder / f"{seed}.wav", synthesis.song(seed, 20.0, 22050), 22050)
+        encoding.write(folder / f"{seed}.wav", music.song(seed, 20.0, 22050), 22050)
     store = str(tmp_path_factory.mktemp("store") / "store")
     assert run(["index", str(folder / "1.wav"), str(folder / "2.wav"), "--store", store, "--workers", "1", "-q"]) == 0
     return folder, store
@@ -29,11 +32,11 @@ def music(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def around():
-    return evaluation.surroundings()
+    return conditions.surroundings()
 
 
-def test_evaluate_finds_the_users_songs_names_no_stranger_and_says_how_it_was_made(music, tmp_path, capfd):
-    folder, store = music
+def test_evaluate_finds_the_users_songs_names_no_stranger_and_says_how_it_was_made(folder_and_store, tmp_path, capfd):
+    folder, store = folder_and_store
     kept = tmp_path / "clips.csv"
     arguments = ["evaluate", str(folder), "--store", store, "--conditions", "clean,room10,speed2"]
     arguments += ["--lengths", "3,5", "--quiet", "--format", "json"]
@@ -45,7 +48,7 @@ def test_evaluate_finds_the_users_songs_names_no_stranger_and_says_how_it_was_ma
     assert told["strangers"][-1]["condition"] == "all"
     assert (told["strangers"][-1]["clips"], told["strangers"][-1]["named"]) == (18, 0)
     assert len(told["confidence"]) == 10
-    assert {row["what"]: row["how"] for row in told["made"]}["rooms"] == (synthesis.room_simulator() or "formula")
+    assert {row["what"]: row["how"] for row in told["made"]}["rooms"] == (acoustics.room_simulator() or "formula")
     beside = {row["what"]: (row["article"], row["ours"]) for row in told["article"]}
     recalled = {row["length_s"]: row["right_percent"] for row in told["recall"] if row["condition"] == "room10"}
     assert beside["recall of 5 s, noisy microphone, %"] == (100.0, recalled[5.0])
@@ -61,21 +64,21 @@ def test_evaluate_finds_the_users_songs_names_no_stranger_and_says_how_it_was_ma
     ("option", "value"),
     [("--conditions", "clean,underwater"), ("--conditions", "speed50"), ("--lengths", "1,long"), ("--lengths", "0")],
 )
-def test_evaluate_refuses_what_it_does_not_know(music, option, value, capfd):
-    folder, store = music
+def test_evaluate_refuses_what_it_does_not_know(folder_and_store, option, value, capfd):
+    folder, store = folder_and_store
     assert run(["evaluate", str(folder), "--store", store, option, value]) == 1
     assert option.strip("-") in capfd.readouterr().err
 
 
-def test_songs_shorter_than_the_clips_are_one_sentence(music, tmp_path, capfd):
-    _, store = music
-    synthesis.write(tmp_path / "short.wav", synthesis.song(4, 2.0, 22050), 22050)
+def test_songs_shorter_than_the_clips_are_one_sentence(folder_and_store, tmp_path, capfd):
+    _, store = folder_and_store
+    encoding.write(tmp_path / "short.wav", music.song(4, 2.0, 22050), 22050)
     assert run(["evaluate", str(tmp_path), "--store", store, "--lengths", "5", "--conditions", "clean"]) == 1
     assert "no clip could be cut" in capfd.readouterr().err
 
 
 def test_a_seed_draws_the_same_surroundings_and_another_draws_others(around):
-    again, other = evaluation.surroundings(seed=1), evaluation.surroundings(seed=2)
+    again, other = conditions.surroundings(seed=1), conditions.surroundings(seed=2)
     assert np.array_equal(around.noise, again.noise)
     assert all(np.array_equal(one, two) for one, two in zip(around.rooms, again.rooms, strict=True))
     assert not np.array_equal(around.noise, other.noise)
@@ -84,15 +87,15 @@ def test_a_seed_draws_the_same_surroundings_and_another_draws_others(around):
 def test_recorded_noise_is_never_silent_and_what_cannot_be_heard_is_left_out(tmp_path, rng):
     bursts = np.zeros(2 * 22050, np.float32)
     bursts[:22050] = rng.standard_normal(22050) / 10  # one second of two
-    synthesis.write(tmp_path / "bursts.wav", bursts, 22050)
-    synthesis.write(tmp_path / "silence.wav", np.zeros(22050, np.float32), 22050)
-    noise = evaluation.surroundings([str(tmp_path)]).noise
+    encoding.write(tmp_path / "bursts.wav", bursts, 22050)
+    encoding.write(tmp_path / "silence.wav", np.zeros(22050, np.float32), 22050)
+    noise = conditions.surroundings([str(tmp_path)]).noise
     assert np.sqrt(np.mean(noise**2)) == pytest.approx(1.0, abs=1e-3)
     level = np.sqrt(np.mean(noise[: 50 * RATE].reshape(-1, RATE // 10) ** 2, axis=1))
     assert np.mean(level > 0.4) > 0.9
     (tmp_path / "bursts.wav").unlink()
     with pytest.raises(CatalogError, match="none of 1 recordings of noise can be heard"):
-        evaluation.surroundings([str(tmp_path)])
+        conditions.surroundings([str(tmp_path)])
 
 
 def row(**values):
@@ -104,13 +107,13 @@ def test_the_tables_count_what_was_answered():
     rows = [row(confidence=0.95)] * 3 + [row(outcome="unknown")]
     rows += [row(hidden=True, outcome="unknown")] * 9 + [row(hidden=True, outcome="wrong", confidence=0.93)]
     table = pa.Table.from_pylist(rows, schema=ROWS)
-    (recall,) = evaluation.recall(table).to_pylist()
+    (recall,) = metrics.recall(table).to_pylist()
     assert (recall["right"], recall["wrong"], recall["unknown"], recall["right_percent"]) == (3, 0, 1, 75.0)
-    strangers, total = evaluation.strangers(table).to_pylist()
+    strangers, total = metrics.strangers(table).to_pylist()
     assert strangers | {"condition": "all"} == total
     assert (strangers["clips"], strangers["named"], strangers["named_percent"]) == (10, 1, 10.0)
     assert (strangers["low_percent"], strangers["high_percent"]) == (1.79, 40.42)
-    *empty, bin_ = evaluation.reliability(table).to_pylist()
+    *empty, bin_ = metrics.reliability(table).to_pylist()
     assert (bin_["above"], bin_["answers"], bin_["stated"], bin_["observed"]) == (0.9, 4, 0.945, 0.75)
     assert [(one["answers"], one["stated"], one["observed"]) for one in empty] == [(0, None, None)] * 9
 
@@ -119,20 +122,20 @@ def test_the_time_to_match_is_a_line_over_the_length():
     usual = [row(length_s=s, match_s=0.2 + 0.03 * s) for s in (1.0, 2.0, 5.0, 10.0) for _ in range(3)]
     rest = [row(length_s=5.0, match_s=9.0, hidden=True), row(match_s=9.0, condition="speed2")] * 4
     rest.append(row(match_s=9.0))  # one slow clip is no line
-    line = evaluation.timing(pa.Table.from_pylist(usual + rest, schema=ROWS)).to_pylist()[0]
+    line = metrics.timing(pa.Table.from_pylist(usual + rest, schema=ROWS)).to_pylist()[0]
     assert (line["fixed_ms"], line["per_second_ms"]) == pytest.approx((200, 30), abs=1e-6)
 
 
 def test_without_the_library_rooms_are_by_formula_and_the_output_says_so(monkeypatch):
-    monkeypatch.setattr(synthesis, "room_simulator", lambda: None)
-    around = evaluation.surroundings(seed=3)
-    told = evaluation.made(Plan(seed=3), around, Query()).to_pylist()
+    monkeypatch.setattr(acoustics, "room_simulator", lambda: None)
+    around = conditions.surroundings(seed=3)
+    told = metrics.made(Plan(seed=3), around, Query()).to_pylist()
     assert {"what": "rooms", "how": "formula"} in told
     assert len({room.tobytes() for room in around.rooms}) == len(around.rooms)
 
 
-def test_a_broken_song_is_a_line_and_the_rest_go_on(music, tmp_path, capfd):
-    folder, store = music
+def test_a_broken_song_is_a_line_and_the_rest_go_on(folder_and_store, tmp_path, capfd):
+    folder, store = folder_and_store
     (tmp_path / "broken.wav").write_bytes(b"RIFF no sound in here" * 100)
     arguments = ["evaluate", str(tmp_path), str(folder / "1.wav"), "--store", store]
     assert run([*arguments, "--lengths", "3", "--conditions", "clean", "--format", "json"]) == 0
@@ -141,8 +144,8 @@ def test_a_broken_song_is_a_line_and_the_rest_go_on(music, tmp_path, capfd):
     assert json.loads(told.out)["recall"][0]["clips"] == 1
 
 
-def test_pictures_need_matplotlib_and_say_so_before_the_work(music, tmp_path, monkeypatch, capfd):
-    folder, store = music
+def test_pictures_need_matplotlib_and_say_so_before_the_work(folder_and_store, tmp_path, monkeypatch, capfd):
+    folder, store = folder_and_store
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert run(["evaluate", str(folder), "--store", store, "--pictures", str(tmp_path / "pictures")]) == 1
     assert "pip install 'songprint[evaluation]'" in capfd.readouterr().err
@@ -151,14 +154,14 @@ def test_pictures_need_matplotlib_and_say_so_before_the_work(music, tmp_path, mo
 def test_a_copy_in_the_library_is_no_stranger_and_a_right_answer(tmp_path, around):
     other = tmp_path / "music"
     other.mkdir()
-    samples = synthesis.song(1, 20.0, 22050)
-    synthesis.write(other / "1.wav", samples, 22050)
-    synthesis.write(other / "louder.wav", samples * 1.2, 22050)  # another file, the same recording
-    synthesis.write(other / "2.wav", synthesis.song(2, 20.0, 22050), 22050)
+    samples = music.song(1, 20.0, 22050)
+    encoding.write(other / "1.wav", samples, 22050)
+    encoding.write(other / "louder.wav", samples * 1.2, 22050)  # another file, the same recording
+    encoding.write(other / "2.wav", music.song(2, 20.0, 22050), 22050)
     store = Store.open_or_create(str(tmp_path / "store"))
     index([str(other)], store)
     plan = Plan(("clean",), (3.0, 5.0))
-    rows = evaluation.evaluate([str(other)], store.snapshot(), Query(), plan, around)
+    rows = experiment.evaluate([str(other)], store.snapshot(), Query(), plan, around)
     outcomes = rows.to_pandas().groupby([rows["clip"].to_pandas().str.split("/").str[-1], "hidden"]).outcome.unique()
     assert {key: list(values) for key, values in outcomes.items()} == {
         ("1.wav", False): ["right"],
@@ -168,28 +171,28 @@ def test_a_copy_in_the_library_is_no_stranger_and_a_right_answer(tmp_path, aroun
         ("2.wav", False): ["right"],
         ("2.wav", True): ["unknown"],
     }
-    assert evaluation.strangers(rows)["clips"].to_pylist() == [2, 2]
-    assert sum(evaluation.reliability(rows)["answers"].to_pylist()) == 6
+    assert metrics.strangers(rows)["clips"].to_pylist() == [2, 2]
+    assert sum(metrics.reliability(rows)["answers"].to_pylist()) == 6
 
 
 def test_a_library_of_strangers_has_no_recall_and_no_time():
     rows = pa.Table.from_pylist([row(hidden=True, outcome="unknown")] * 2, schema=ROWS)
-    assert (evaluation.recall(rows).num_rows, evaluation.timing(rows).num_rows) == (0, 0)
-    assert evaluation.strangers(rows).num_rows == 2
+    assert (metrics.recall(rows).num_rows, metrics.timing(rows).num_rows) == (0, 0)
+    assert metrics.strangers(rows).num_rows == 2
 
 
-@pytest.mark.parametrize("condition", [*evaluation.CONDITIONS, "room-5", "noise-10", "speed3"])
+@pytest.mark.parametrize("condition", [*conditions.CONDITIONS, "room-5", "noise-10", "speed3"])
 def test_a_degraded_clip_is_as_long_as_the_clip(condition, around):
-    samples = synthesis.song(4, 4.0, RATE)
-    heard = evaluation.degrade(samples, condition, 1.0, around, np.random.default_rng(1))
+    samples = music.song(4, 4.0, RATE)
+    heard = conditions.degrade(samples, condition, 1.0, around, np.random.default_rng(1))
     assert abs(len(heard) - (len(samples) - RATE)) < 0.02 * RATE
     assert np.isfinite(heard).all()
 
 
 @pytest.mark.parametrize("snr_db", [10, 0, -5])
 def test_noise_is_as_loud_beside_the_clip_as_asked(snr_db, around):
-    samples = synthesis.song(4, 4.0, RATE)
-    heard = evaluation.degrade(samples, f"noise{snr_db}", 1.0, around, np.random.default_rng(1))
+    samples = music.song(4, 4.0, RATE)
+    heard = conditions.degrade(samples, f"noise{snr_db}", 1.0, around, np.random.default_rng(1))
     noise = heard - samples[RATE:]
     assert 20 * np.log10(np.std(samples[RATE:]) / np.std(noise)) == pytest.approx(snr_db, abs=0.1)
 
@@ -204,10 +207,10 @@ def test_a_copy_that_is_found_at_a_repeat_is_a_copy_all_the_same(rng):
     songs = {1: peaks, 2: peaks, 3: other}
     known = {song_id: {"path": f"{song_id}.mp3", "duration_s": 2000 * settings.frame_s} for song_id in songs}
 
-    def asked(song_id: int, song_start_s: float) -> evaluation.Asked:
+    def asked(song_id: int, song_start_s: float) -> experiment.Asked:
         match = Match(song_id, 0.0, 2.0, song_start_s, song_start_s + 2.0, 50, 0.99, 1.0)
-        return evaluation.Asked("clean", 2.0, True, 30.0, match, 0.1)
+        return experiment.Asked("clean", 2.0, True, 30.0, match, 0.1)
 
     answers = [asked(2, 30.0), asked(2, 50.0), asked(3, 30.0)]
-    copies = evaluation._copies(answers, 1, library, known)
-    assert [evaluation._row(one, 1, copies, known)["outcome"] for one in answers] == ["copy", "copy", "wrong"]
+    copies = experiment._copies(answers, 1, library, known)
+    assert [experiment._row(one, 1, copies, known)["outcome"] for one in answers] == ["copy", "copy", "wrong"]

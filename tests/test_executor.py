@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from pipeline import cluster
-from pipeline.cluster import Cluster
 from pipeline.errors import ClusterError
-from pipeline.executor import Died, Done, Loop, in_order, patience_s, within
+from pipeline.execution import dask_executor
+from pipeline.execution.dask_executor import Cluster
+from pipeline.execution.executor import Died, Done, Loop, in_order
+from pipeline.execution.timeouts import patience_s, within
 
 
 def square(number: int) -> int:
@@ -43,7 +44,7 @@ def halve(numbers: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Cluster]:
-    with cluster.local(2) as opened:
+    with dask_executor.local(2) as opened:
         yield opened
 
 
@@ -80,7 +81,7 @@ def test_items_are_drawn_only_as_room_for_them_comes_free(workers):
 
     running = workers.as_completed(square, items())
     next(running)
-    assert len(drawn) <= 2 * cluster.IN_FLIGHT_PER_WORKER + 1
+    assert len(drawn) <= 2 * dask_executor.IN_FLIGHT_PER_WORKER + 1
     running.close()
 
 
@@ -169,13 +170,13 @@ def wait_for_a_file_server(path: str) -> bool:
 
 
 def lose_the_file_server(number: int) -> int:
-    cluster._sees = wait_for_a_file_server
-    cluster.LOOK_S = 0.2
+    dask_executor._sees = wait_for_a_file_server
+    dask_executor.LOOK_S = 0.2
     return number
 
 
 def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
-    with cluster.local(1) as worker:
+    with dask_executor.local(1) as worker:
         worker.must_see(["/"])
         worker.map(lose_the_file_server, [1])
         with pytest.raises(ClusterError, match=r"no worker can do this job: worker .* for /; its file system hangs"):
@@ -184,8 +185,8 @@ def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
 
 SPARED = """
 import sys
-from pipeline.executor import spare_pandas
-spare_pandas()
+from pipeline.execution.process import block_pandas_import
+block_pandas_import()
 import pyarrow
 table = pyarrow.table({"a": [1.0, None]})
 assert "pandas" not in sys.modules
@@ -207,19 +208,19 @@ def has_pandas(number: int) -> bool:
 
 
 def test_a_worker_of_ones_own_spares_pandas():
-    with cluster.local(1) as worker:
+    with dask_executor.local(1) as worker:
         assert worker.map(has_pandas, [1]) == [False]
 
 
 def test_a_worker_that_cannot_be_ended_does_not_take_the_results_along(monkeypatch, caplog):
-    end = cluster.LocalCluster.close
+    end = dask_executor.LocalCluster.close
 
-    def time_out(self: cluster.LocalCluster) -> None:
+    def time_out(self: dask_executor.LocalCluster) -> None:
         end(self)
         raise TimeoutError
 
-    monkeypatch.setattr(cluster.LocalCluster, "close", time_out)
-    with cluster.local(1) as worker:
+    monkeypatch.setattr(dask_executor.LocalCluster, "close", time_out)
+    with dask_executor.local(1) as worker:
         squares = worker.map(square, [3])
     assert squares == [9]
     assert "cannot be ended" in caplog.text

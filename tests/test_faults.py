@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import Settings
-from pipeline.constellation import Peaks
 from pipeline.errors import SongprintError
-from pipeline.landmarks import pair_peaks
-from pipeline.store import StagedSong, Store, stage, tables
+from pipeline.fingerprinting.landmarks import pair_peaks
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import Settings
+from pipeline.store import StagedSong, Store, delta_log, stage
+from pipeline.store.schema import SCHEMAS
 
 FAULTS = int(os.environ.get("FAULTS", "30"))
 TRAFFIC_S = float(os.environ.get("TRAFFIC_S", "0"))
@@ -132,7 +133,7 @@ class Fault:
         for name in ("replace", "unlink", "rmdir", "makedirs"):
             patch.setattr(os, name, self._before(getattr(os, name)))
         patch.setattr(os, "fsync", self._torn)
-        patch.setattr(tables, "commit", self._around(tables.commit))
+        patch.setattr(delta_log, "commit", self._around(delta_log.commit))
 
     def _moment(self) -> None:
         if self._dead:
@@ -188,7 +189,7 @@ def judge(store: Store, job: str) -> None:
     assert contents(store) == right(after)
     assert store.check() == []
     on_disk = {path.relative_to(store.url).as_posix() for path in Path(store.url).rglob("*") if path.is_file()}
-    needed = {name for table in tables.SCHEMAS for name in store.snapshot().files(table)} | {"songprint.json"}
+    needed = {name for table in SCHEMAS for name in store.snapshot().files(table)} | {"songprint.json"}
     assert {name for name in on_disk if "/_delta_log/" not in name} == needed
 
 

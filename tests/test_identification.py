@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 import pipeline
-from pipeline import Store, catalog, synthesis
+from pipeline import Store, catalog
 from pipeline.catalog import Entry
-from pipeline.executor import Progress
+from pipeline.execution.executor import Progress
 from pipeline.identification import CLIPS_A_TASK, CLIPS_AT_ONCE, answer, halve, plan
-from pipeline.recognise import Query
+from pipeline.matching.types import Query
+from pipeline.simulation import encoding, music
 
 
 def entries(sizes: list[int]) -> list[Entry]:
@@ -53,11 +54,11 @@ def test_a_batch_is_halved_to_find_the_clip_that_kills() -> None:
 
 
 def test_a_long_recording_is_seen_to_go_on(tmp_path: Path) -> None:
-    synthesis.write(tmp_path / "song.wav", synthesis.song(1, 20.0))
+    encoding.write(tmp_path / "song.wav", music.song(1, 20.0))
     store = Store.open_or_create(str(tmp_path / "store"))
     pipeline.index([str(tmp_path / "song.wav")], store)
     for name in ("evening.flac", "night.flac"):
-        synthesis.write(tmp_path / name, np.tile(synthesis.song(1, 20.0), 6))
+        encoding.write(tmp_path / name, np.tile(music.song(1, 20.0), 6))
     seen: list[Progress] = []
     recordings = catalog.walk([str(tmp_path / name) for name in ("evening.flac", "night.flac")])
     assert len(list(answer(recordings, store, progress=seen.append))) == 1

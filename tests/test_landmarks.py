@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError
-from pipeline.landmarks import BINS, BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME, pack, pair_peaks, unpack
+from pipeline.fingerprinting.landmarks import pack, pair_peaks, unpack
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import BINS, BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME
 from tests import naive
 
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 import pipeline
 from jobs.cli import run
-from pipeline import Store, listening, synthesis
+from pipeline import Store, live
 from pipeline.errors import AudioError
-from pipeline.listening import Listener
-from pipeline.recognise import Match, Query
+from pipeline.live import Listener
+from pipeline.matching.types import Match, Query
+from pipeline.simulation import acoustics, encoding, music
 
 ROOT = Path(__file__).parents[1]
-RATE = synthesis.SAMPLE_RATE
+RATE = music.SAMPLE_RATE
 SONG_S = 30.0
 
 
@@ -28,7 +29,7 @@ SONG_S = 30.0
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("music")
     for seed in (1, 2, 3):
-        synthesis.write(folder / f"{seed}.wav", synthesis.song(seed, SONG_S), title=f"Song {seed}")
+        encoding.write(folder / f"{seed}.wav", music.song(seed, SONG_S), title=f"Song {seed}")
     store = Store.open_or_create(str(tmp_path_factory.mktemp("listening") / "store"))
     pipeline.index([str(folder)], store)
     return store
@@ -37,8 +38,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def evening() -> NDArray[np.float32]:
     """Song 2, a stranger, then song 1 from its tenth second, under voices in a room."""
-    parts = [synthesis.song(2, 20.0), synthesis.song(1001, 15.0), synthesis.song(1, SONG_S)[10 * RATE : 28 * RATE]]
-    return synthesis.recording(np.concatenate(parts), 10.0, seed=1)
+    parts = [music.song(2, 20.0), music.song(1001, 15.0), music.song(1, SONG_S)[10 * RATE : 28 * RATE]]
+    return acoustics.recording(np.concatenate(parts), 10.0, seed=1)
 
 
 def as_bytes(samples: NDArray[np.float32]) -> bytes:
@@ -76,7 +77,7 @@ def test_a_song_is_named_once_and_soon_after_it_starts(store: Store, evening: ND
 def test_a_file_is_heard_as_a_pipe_is(
     store: Store, evening: NDArray[np.float32], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesis.write(tmp_path / "evening.flac", evening)
+    encoding.write(tmp_path / "evening.flac", evening)
     output = tmp_path / "history.jsonl"
     command = ["listen", "--store", store.url, "--input", str(tmp_path / "evening.flac"), "--output", str(output)]
     assert run([*command, "--seconds", "15"]) == 0
@@ -95,7 +96,7 @@ def test_samples_may_come_in_any_pieces(rng: np.random.Generator) -> None:
         def read1(self, size: int | None = -1) -> bytes:
             return self.read(int(rng.integers(1, 300)))
 
-    heard = np.concatenate(list(listening.raw(Trickle(samples.tobytes()))))
+    heard = np.concatenate(list(live.raw(Trickle(samples.tobytes()))))
     assert np.array_equal(heard, samples.astype(np.float32) / 32768)
 
 
@@ -116,4 +117,4 @@ def test_without_a_microphone_one_sentence_says_what_to_do(
 
     monkeypatch.setattr(builtins, "__import__", importing)
     with pytest.raises(AudioError, match=said):
-        listening.microphone()
+        live.microphone()

@@ -26,22 +26,14 @@ import pytest
 
 from jobs import cli
 from jobs.cli import run
-from pipeline import (
-    Settings,
-    Store,
-    audio,
-    cluster,
-    executor,
-    fingerprinting,
-    identification,
-    identify,
-    index,
-    indexing,
-    synthesis,
-)
+from pipeline import Settings, Store, identification, identify, index, indexing
+from pipeline.audio import decoding
 from pipeline.errors import StoreError
-from pipeline.fingerprinting import Fingerprint
+from pipeline.execution import dask_executor, executor
+from pipeline.fingerprinting import extract
+from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.indexing import index_batch
+from pipeline.simulation import encoding, music
 from tests import test_faults as jobs
 from tests.conftest import FormulaLibrary
 
@@ -191,7 +183,7 @@ def test_a_clock_that_was_set_back_or_forward_loses_nothing(
 
 
 def test_a_file_that_was_written_in_the_future_is_known_again(tmp_path: Path) -> None:
-    synthesis.write(tmp_path / "song.flac", synthesis.song(1, 10.0))
+    encoding.write(tmp_path / "song.flac", music.song(1, 10.0))
     os.utime(tmp_path / "song.flac", (4e9, 4e9))
     store = Store.create(str(tmp_path / "store"))
     assert index([str(tmp_path / "song.flac")], store).added == 1
@@ -215,11 +207,11 @@ HUNG = "a read that never returns"
 
 
 @pytest.fixture
-def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[cluster.Cluster]:
+def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dask_executor.Cluster]:
     """One worker, on what it takes for a machine of 1 GB; its nanny pauses it at 80 % and ends it at 95 %."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", MEMORY_LIMIT)
-    monkeypatch.setattr(cluster, "LOCAL", {"distributed.scheduler.allowed-failures": 0})
-    with cluster.local(1) as worker:
+    monkeypatch.setattr(dask_executor, "LOCAL", {"distributed.scheduler.allowed-failures": 0})
+    with dask_executor.local(1) as worker:
         yield worker
 
 
@@ -231,7 +223,7 @@ def eat(path: str, settings: Settings, limit_s: float | None = None) -> Fingerpr
             eaten.append(np.ones(1 << 22))
             time.sleep(0.02)
         time.sleep(60)
-    return fingerprinting.fingerprint(path, settings, limit_s)
+    return extract.fingerprint(path, settings, limit_s)
 
 
 def index_with_a_hungry_decoder(batch: indexing.Batch) -> indexing.BatchReport:
@@ -240,7 +232,7 @@ def index_with_a_hungry_decoder(batch: indexing.Batch) -> indexing.BatchReport:
 
 
 def test_a_file_that_takes_all_memory_costs_its_worker_one_row_and_no_other_song(
-    small_worker: cluster.Cluster, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_worker: dask_executor.Cluster, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hungry = tmp_path / f"{HUNGRY}.wav"
     shutil.copy(library.paths[0], hungry)
@@ -266,9 +258,9 @@ def fill_until_paused(number: int) -> int:
 
 
 def test_a_worker_that_is_paused_is_named_and_goes_on(
-    small_worker: cluster.Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    small_worker: dask_executor.Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.1)
     caplog.set_level(logging.WARNING, "pipeline")
     assert small_worker.map(fill_until_paused, range(2)) == [0, 1]
     assert len(caplog.messages) == 1
@@ -287,7 +279,7 @@ def read_from_a_server_that_is_gone(path: str, settings: Settings, limit_s: floa
     """The song of that name hangs in a system call, as on a network file system that has lost its server."""
     if HUNG in path:
         os.read(os.pipe()[0], 1)
-    return fingerprinting.fingerprint(path, settings, limit_s)
+    return extract.fingerprint(path, settings, limit_s)
 
 
 def index_from_a_server_that_is_gone(batch: indexing.Batch) -> indexing.BatchReport:
@@ -306,7 +298,7 @@ def test_a_read_that_never_returns_costs_its_file_and_no_other(
     for name in ("patience_s", "fingerprint"):
         monkeypatch.setattr(indexing, name, getattr(indexing, name))  # set back at the end
     monkeypatch.setattr(indexing, "index_batch", index_from_a_server_that_is_gone)
-    with cluster.local(workers) if workers else nullcontext(executor.Loop()) as place:
+    with dask_executor.local(workers) if workers else nullcontext(executor.Loop()) as place:
         report = index([str(hung), *library.paths[1:4]], store, place)
     assert [failure.path for failure in report.failures] == [str(hung)]
     assert "hangs" in report.failures[0].reason
@@ -320,13 +312,13 @@ def test_a_clip_that_never_comes_is_a_row_and_the_rest_go_on(
     index(library.paths[:1], store)
     hung = tmp_path / f"{HUNG}.wav"
     hung.write_bytes(STUB)
-    decode = audio.decode
+    decode = decoding.decode
 
     def hang(path: str, *arguments: Any, **options: Any) -> Any:
         return os.read(os.pipe()[0], 1) if HUNG in path else decode(path, *arguments, **options)
 
     monkeypatch.setattr(identification, "patience_s", soon_for_the_stub)
-    monkeypatch.setattr(audio, "decode", hang)
+    monkeypatch.setattr(decoding, "decode", hang)
     answers = identify([library.paths[0], str(hung)], store).to_pylist()
     told = {row["clip"]: (row["status"], row["message"] or "") for row in answers}
     assert told[library.paths[0]] == ("matched", "")

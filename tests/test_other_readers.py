@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.landmarks import unpack
-from pipeline.store import Store, tables
+from pipeline.fingerprinting.landmarks import unpack
+from pipeline.store import Store
+from pipeline.store.schema import SCHEMAS
 from tests.test_checking import make_song, store
 
 __all__ = ["store"]  # a fixture
@@ -52,7 +53,7 @@ def test_pandas_reads_the_peaks_of_a_song(store: Store) -> None:
 
 
 def test_the_page_has_every_column_and_says_what_is_in_a_hash() -> None:
-    for schema in tables.SCHEMAS.values():
+    for schema in SCHEMAS.values():
         for field in schema:
             assert f"`{field.name}`" in README
     hash_ = 123_456_789 & ((1 << 23) - 1)

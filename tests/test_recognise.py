@@ -9,18 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.shelf import Shelf
-from pipeline import match, synthesis
-from pipeline.calibration import STRANGERS, confidence, threshold
-from pipeline.config import Settings
-from pipeline.constellation import LEVEL_DB, Peaks
+from pipeline.audio.resampling import at_speed
 from pipeline.errors import ParameterError
-from pipeline.fingerprinting import constellation
-from pipeline.landmarks import Postings, pack, pair_peaks
-from pipeline.match import TICKS, Hits, Question, join, vote
-from pipeline.recognise import DENSE, SPARSE, Clip, Query, affordable, ask, at_speed, recognise
-from pipeline.verify import BOUNDS, Heard, compare, hear, listen, weigh
+from pipeline.fingerprinting.extract import constellation
+from pipeline.fingerprinting.landmarks import Postings, pack, pair_peaks
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import LEVEL_DB, Settings
+from pipeline.matching import voting
+from pipeline.matching.calibration import STRANGERS, confidence, threshold
+from pipeline.matching.clip import Clip
+from pipeline.matching.search import COARSE, FINE, affordable, ask, recognise
+from pipeline.matching.types import Query
+from pipeline.matching.verification import BOUNDS, Heard, compare, hear, listen, weigh
+from pipeline.matching.voting import TICKS, Hits, QueryHashes, join, vote
+from pipeline.simulation import acoustics, music
 from tests import naive
+from tests.fakes import MemoryLibrary
 
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
@@ -28,7 +32,7 @@ SONGS = 6
 
 
 def song(seed):
-    return synthesis.song(seed, 30.0, RATE)
+    return music.song(seed, 30.0, RATE)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def shelf():
         peaks = constellation(iter([song(song_id)]), SETTINGS)
         made[song_id] = pair_peaks(peaks, SETTINGS.fan_out), peaks
     made[SONGS + 1] = made[1]
-    return Shelf(SETTINGS, made)
+    return MemoryLibrary(SETTINGS, made)
 
 
 def excerpt(song_id, start_s, length_s):
@@ -56,7 +60,7 @@ def ints(*values):
 )
 def test_every_hash_meets_every_posting_of_it(question, postings):
     question, postings = sorted(question), sorted(postings)
-    asked = Question(ints(*(hash_ for hash_, _ in question)), ints(*(tick for _, tick in question)))
+    asked = QueryHashes(ints(*(hash_ for hash_, _ in question)), ints(*(tick for _, tick in question)))
     known = Postings(*(ints(*(row[column] for row in postings)) for column in range(3)))
     hits = join(asked, known)
     got = zip(hits.song_id.tolist(), hits.offset.tolist(), hits.delta.tolist(), strict=True)
@@ -65,7 +69,7 @@ def test_every_hash_meets_every_posting_of_it(question, postings):
 
 def test_a_hit_knows_its_anchors_bin():
     hash_ = pack(ints(700), ints(-5), ints(9))
-    assert join(Question(hash_, ints(8)), Postings(hash_, ints(1), ints(20))).bin.tolist() == [700]
+    assert join(QueryHashes(hash_, ints(8)), Postings(hash_, ints(1), ints(20))).bin.tolist() == [700]
 
 
 @given(
@@ -99,16 +103,16 @@ def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bit
     hits = Hits(song_id, np.arange(len(rows), dtype=np.int32), bin_, delta)
     with pytest.MonkeyPatch.context() as patch:
         plain = vote(hits, most)
-        patch.setattr(match, "FEW", 0)
-        patch.setattr(match, "CELL_BITS", bits)  # so few cells that songs meet in them
-        patch.setattr(match, "CROWDED", crowded)
-        patch.setattr(match, "MOST_COUNTED", counted)
+        patch.setattr(voting, "FEW", 0)
+        patch.setattr(voting, "CELL_BITS", bits)  # so few cells that songs meet in them
+        patch.setattr(voting, "CROWDED", crowded)
+        patch.setattr(voting, "MOST_COUNTED", counted)
         assert vote(hits, most) == plain
 
 
 def test_of_counted_hits_those_in_the_next_frame_stay(monkeypatch):
-    monkeypatch.setattr(match, "FEW", 0)
-    monkeypatch.setattr(match, "CROWDED", 4)
+    monkeypatch.setattr(voting, "FEW", 0)
+    monkeypatch.setattr(voting, "CROWDED", 4)
     song_id = np.repeat(np.arange(1, 42, dtype=np.int32), 5)  # 41 songs with five hits each, and one has another
     offset = np.tile(np.arange(5, dtype=np.int32), 41)
     delta = np.zeros(len(song_id), np.int32)
@@ -142,7 +146,7 @@ def test_a_clip_is_found_where_it_was_cut(shelf, length_s):
 
 
 def test_a_noisy_room_does_not_hide_a_song(shelf):
-    clips = [synthesis.recording(excerpt(song_id, 9.0, 5), 5.0, song_id, RATE) for song_id in (2, 3, 4, 5, 6)]
+    clips = [acoustics.recording(excerpt(song_id, 9.0, 5), 5.0, song_id, RATE) for song_id in (2, 3, 4, 5, 6)]
     found = recognise(clips, shelf, Query())
     assert [matches[0].song_id for matches in found] == [2, 3, 4, 5, 6]
 
@@ -156,9 +160,10 @@ def test_a_recording_that_the_library_has_twice_is_reported_twice(shelf):
 def test_copies_of_a_recording_are_not_its_rivals(shelf):
     made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in shelf.peaks.items()}
     copies = range(50, 53)  # more than are left out among the rivals
-    clip = synthesis.recording(excerpt(1, 8.0, 3), 5.0, 1, RATE)
+    clip = acoustics.recording(excerpt(1, 8.0, 3), 5.0, 1, RATE)
     once, often = (
-        recognise([clip], Shelf(SETTINGS, made | dict.fromkeys(more, made[1])), Query())[0] for more in ([], copies)
+        recognise([clip], MemoryLibrary(SETTINGS, made | dict.fromkeys(more, made[1])), Query())[0]
+        for more in ([], copies)
     )
     assert {match.song_id for match in often} == {1, SONGS + 1, *copies}
     assert often[0].confidence == pytest.approx(once[0].confidence, abs=0.01)
@@ -170,11 +175,11 @@ def test_of_two_versions_of_a_recording_the_one_that_is_heard_comes_first_with_m
     for version, samples in sung.items():
         peaks = constellation(iter([samples]), SETTINGS)
         made[version] = pair_peaks(peaks, SETTINGS.fan_out), peaks
-    library = Shelf(SETTINGS, made)
+    library = MemoryLibrary(SETTINGS, made)
     for version, samples in sung.items():
         for start_s in (5.0, 15.0):
             clip = samples[round(start_s * RATE) : round((start_s + 4.0) * RATE)]
-            (matches,) = recognise([synthesis.recording(clip, 5.0, version, RATE)], library, Query())
+            (matches,) = recognise([acoustics.recording(clip, 5.0, version, RATE)], library, Query())
             assert matches[0].song_id == version
             assert matches[0].votes == max(match.votes for match in matches)
             assert matches[0].confidence == max(match.confidence for match in matches)
@@ -215,8 +220,8 @@ def test_what_is_no_music_of_the_library_is_unknown(shelf, rng):
         sum(np.sin(2 * np.pi * 50 * k * second) / k for k in range(1, 9)),
         rng.standard_normal(4 * RATE),
         rng.standard_normal(4 * RATE) * (rng.random(4 * RATE) < 0.01),
-        synthesis.babble(4 * RATE, rng, RATE),
-        synthesis.song(1001, 12.0, RATE)[-4 * RATE :],
+        acoustics.babble(4 * RATE, rng, RATE),
+        music.song(1001, 12.0, RATE)[-4 * RATE :],
     ]
     assert recognise([clip.astype(np.float32) for clip in clips], shelf, Query()) == [[]] * len(clips)
 
@@ -227,8 +232,8 @@ def test_a_small_library_names_no_more_strangers(shelf, songs):
         song_id: (pair_peaks(shelf.peaks[song_id], SETTINGS.fan_out), shelf.peaks[song_id])
         for song_id in range(1, 1 + songs)
     }
-    strangers = [synthesis.song(2000 + place, 20.0, RATE)[5 * RATE : round(7.5 * RATE)] for place in range(40)]
-    named = recognise(strangers, Shelf(SETTINGS, made), Query())
+    strangers = [music.song(2000 + place, 20.0, RATE)[5 * RATE : round(7.5 * RATE)] for place in range(40)]
+    named = recognise(strangers, MemoryLibrary(SETTINGS, made), Query())
     assert sum(map(bool, named)) <= 1
 
 
@@ -243,7 +248,7 @@ def test_another_speed_is_found_when_asked_for(shelf, speed):
 
 
 def test_clips_do_not_see_each_other(shelf):
-    clips = [excerpt(2, 5.0, 2), synthesis.recording(excerpt(3, 7.0, 3), 0.0, 1, RATE), excerpt(5, 12.0, 1)]
+    clips = [excerpt(2, 5.0, 2), acoustics.recording(excerpt(3, 7.0, 3), 0.0, 1, RATE), excerpt(5, 12.0, 1)]
     together = recognise(clips, shelf, Query())
     assert together == [recognise([clip], shelf, Query())[0] for clip in clips]
 
@@ -252,18 +257,18 @@ def test_of_many_clips_only_one_is_verified_in_memory_at_a_time(shelf):
     def peak(count):
         clips = [Clip(excerpt(1 + place % SONGS, 3.0, 5.0), SETTINGS) for place in range(count)]
         tracemalloc.start()
-        ask(clips, shelf, SPARSE)
+        ask(clips, shelf, COARSE)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
 
     spectrogram = 4 * SETTINGS.window // 2 * (5.0 + SETTINGS.window / RATE) / SETTINGS.frame_s  # bytes
-    assert peak(24) - peak(8) < 16 * SPARSE.shifts * spectrogram * 1.5  # what is verified is thrice that
+    assert peak(24) - peak(8) < 16 * COARSE.shifts * spectrogram * 1.5  # what is verified is thrice that
 
 
 def test_more_songs_hardly_change_the_confidence(shelf):
-    few = Shelf(SETTINGS, {3: (pair_peaks(shelf.peaks[3], SETTINGS.fan_out), shelf.peaks[3])})
-    clip = synthesis.recording(excerpt(3, 9.0, 3), 5.0, 3, RATE)
+    few = MemoryLibrary(SETTINGS, {3: (pair_peaks(shelf.peaks[3], SETTINGS.fan_out), shelf.peaks[3])})
+    clip = acoustics.recording(excerpt(3, 9.0, 3), 5.0, 3, RATE)
     one, many = recognise([clip], few, Query())[0][0], recognise([clip], shelf, Query())[0][0]
     assert dataclasses.replace(one, confidence=0.0) == dataclasses.replace(many, confidence=0.0)
     assert one.confidence == pytest.approx(many.confidence, abs=0.1)
@@ -343,14 +348,14 @@ def test_a_query_refuses_what_cannot_be(name, value):
 
 def test_shifted_copies_make_one_question():
     clip = Clip(excerpt(2, 5.0, 2), SETTINGS)
-    question = clip.question(DENSE)
+    question = clip.question(FINE)
     assert np.all(np.diff(question.hash) >= 0)
     assert set(np.unique(question.tick % TICKS)) == set(range(TICKS))
     assert question.tick.min() >= 0
     assert question.tick.max() < TICKS * len(clip.power(0))
 
 
-class Priced(Shelf):
+class Priced(MemoryLibrary):
     """A library that knows what its hashes cost, and nothing else."""
 
     def __init__(self, prices):
@@ -367,7 +372,7 @@ class Priced(Shelf):
 )
 def test_a_question_keeps_its_cheapest_hashes(prices, budget, data):
     asked = sorted(data.draw(st.lists(st.sampled_from(sorted(prices)))))
-    question = Question(ints(*asked), ints(*range(len(asked))))
+    question = QueryHashes(ints(*asked), ints(*range(len(asked))))
     hashes = sorted(set(asked))
     kept = {hashes[place] for place in naive.affordable([prices[h] for h in hashes], budget)}
     part = affordable(question, Priced(prices), budget)

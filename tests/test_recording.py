@@ -10,14 +10,16 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from pipeline import listening, synthesis
-from pipeline.config import Settings
-from pipeline.constellation import Peaks
-from pipeline.fingerprinting import constellation
-from pipeline.landmarks import Postings, pair_peaks
-from pipeline.match import Hits
-from pipeline.recognise import Match, Query
-from pipeline.recording import A_LOOP, Chain, Line, Recording, fit
+from pipeline import live
+from pipeline.fingerprinting.extract import constellation
+from pipeline.fingerprinting.landmarks import Postings, pair_peaks
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import Settings
+from pipeline.matching.recording import A_LOOP, Recording
+from pipeline.matching.tracks import Line, Track, fit_line
+from pipeline.matching.types import Match, Query
+from pipeline.matching.voting import Hits
+from pipeline.simulation import acoustics, music
 
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
@@ -28,7 +30,7 @@ Samples = NDArray[np.float32]
 
 @functools.cache
 def song(seed: int) -> Samples:
-    return synthesis.song(seed, 60.0, RATE)
+    return music.song(seed, 60.0, RATE)
 
 
 class Shelf:
@@ -102,7 +104,7 @@ def test_a_cross_fade_gives_both_songs_their_seconds(shelf: Shelf) -> None:
 
 
 def test_a_song_under_voices_in_a_room_is_one_segment(shelf: Shelf) -> None:
-    speech = synthesis.recording(cut(2, 0, 55), 5.0, seed=1, sample_rate=RATE)
+    speech = acoustics.recording(cut(2, 0, 55), 5.0, seed=1, sample_rate=RATE)
     assert rows(heard(speech, shelf)) == [(2, 0, 55, 0)]
 
 
@@ -140,32 +142,32 @@ def test_a_turntable_is_followed_within_the_range_that_was_asked_for(shelf: Shel
 
 def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
     """Faintly heard, and as well wherever the loop comes again in the song."""
-    loop = np.concatenate([synthesis.song(31, 8.0, RATE), synthesis.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
-    of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.5 * synthesis.song(33, 50.0, RATE)
+    loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
+    of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.5 * music.song(33, 50.0, RATE)
     shelf = Shelf(SETTINGS, {1: of_loops.astype(np.float32), 2: song(2)})
-    other = np.tile(loop, 10)[: 40 * RATE] + 10.0 * synthesis.song(STRANGER, 40.0, RATE)
+    other = np.tile(loop, 10)[: 40 * RATE] + 10.0 * music.song(STRANGER, 40.0, RATE)
     assert all(match.clip_end_s - match.clip_start_s < 10 for match in heard(other.astype(np.float32), shelf))
     assert rows(heard(of_loops, shelf)) == [(1, 0, 50, 0)]
 
 
 def test_a_loop_is_suspected_by_its_share_elsewhere() -> None:
     """Live it is suspected sooner; where no share is enough to be suspected, the loop's song is named."""
-    loop = np.concatenate([synthesis.song(31, 8.0, RATE), synthesis.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
-    of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.7 * synthesis.song(33, 50.0, RATE)
+    loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
+    of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.7 * music.song(33, 50.0, RATE)
     shelf = Shelf(SETTINGS, {1: of_loops.astype(np.float32), 2: song(2)})
-    other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * synthesis.song(STRANGER, 40.0, RATE)).astype(np.float32)
+    other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * music.song(STRANGER, 40.0, RATE)).astype(np.float32)
     named = {}
-    for a_loop in (listening.A_LOOP, A_LOOP, 2.0):
+    for a_loop in (live.A_LOOP, A_LOOP, 2.0):
         recording = Recording(shelf, Query(), a_loop=a_loop)
         recording.hear(other)
         named[a_loop] = [match.song_id for match in recording.finish()]
-    assert named == {listening.A_LOOP: [], A_LOOP: [], 2.0: [1]}
+    assert named == {live.A_LOOP: [], A_LOOP: [], 2.0: [1]}
 
 
 def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
     """What plays is in the song from start to end, and what the song plays louder is lacking."""
-    accompaniment = synthesis.song(31, 50.0, RATE)
-    whole = (0.5 * accompaniment + synthesis.song(33, 50.0, RATE)).astype(np.float32)
+    accompaniment = music.song(31, 50.0, RATE)
+    whole = (0.5 * accompaniment + music.song(33, 50.0, RATE)).astype(np.float32)
     shelf = Shelf(SETTINGS, {1: whole, 2: song(2)})
     assert heard(accompaniment, shelf) == []
     assert rows(heard(whole, shelf)) == [(1, 0, 50, 0)]
@@ -174,11 +176,11 @@ def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
 @pytest.mark.parametrize("loudness", [0.3, 0.7])
 def test_another_version_of_a_song_is_not_named_beside_it(loudness: float) -> None:
     """The library has a song, and the same with another voice over it; each is told from the other, a copy is not."""
-    voice = loudness * synthesis.song(41, 60.0, RATE)
+    voice = loudness * music.song(41, 60.0, RATE)
     versions = {1: song(1), 2: (song(1) + voice).astype(np.float32), 3: song(3)}
     shelf = Shelf(SETTINGS, versions)
     for song_id in (1, 2):
-        played = synthesis.recording(versions[song_id][: 50 * RATE], 10.0, seed=2, sample_rate=RATE)
+        played = acoustics.recording(versions[song_id][: 50 * RATE], 10.0, seed=2, sample_rate=RATE)
         assert rows(heard(played, shelf)) == [(song_id, 0, 50, 0)]
     twins = Shelf(SETTINGS, {1: song(1), 2: 0.5 * song(1)})
     assert [match.song_id for match in heard(cut(1, 0, 50), twins)] == [1, 2]
@@ -191,5 +193,5 @@ def test_how_the_samples_come_does_not_matter(shelf: Shelf) -> None:
 
 def test_candidates_at_odds_with_each_other_are_given_a_level_line() -> None:
     nothing = np.zeros(0, np.int32)
-    chain = Chain(1, middles=[800.0, 800.0], deltas=[0, 40])
-    assert fit(chain, Hits(nothing, nothing, nothing, nothing)) == Line(20.0, 0.0)
+    chain = Track(1, middles=[800.0, 800.0], deltas=[0, 40])
+    assert fit_line(chain, Hits(nothing, nothing, nothing, nothing)) == Line(20.0, 0.0)

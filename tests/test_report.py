@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs import report, tables
 from jobs.cli import run
 from jobs.options import Format
+from jobs.output import html_report, tables
 from pipeline.identification import ANSWERS, BatchAnswers
-from pipeline.recognise import Query
+from pipeline.matching.types import Query
 from pipeline.store import Store
 
 HOSTILE = (
@@ -76,7 +76,7 @@ def written(store: Store, tmp_path: Path) -> Written:
     """Writes batches as ``page.html``, and gives it back."""
 
     def write(batches: Iterable[BatchAnswers]) -> str:
-        with report.page(tmp_path / "page.html", store, Query(0.02)) as add:
+        with html_report.page(tmp_path / "page.html", store, Query(0.02)) as add:
             for answers in batches:
                 add(answers)
         return (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -148,7 +148,7 @@ def test_the_policy_lets_in_the_pages_own_script_and_style_and_nothing_else(writ
     assert policy is not None
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
-    assert rules["script-src"] == f"'{report._digest(script)}'"
+    assert rules["script-src"] == f"'{html_report._digest(script)}'"
     assert "unsafe" not in policy
 
 
@@ -161,7 +161,7 @@ def test_the_page_is_written_beside_the_table_as_batches_come(store: Store, tmp_
             assert not page.exists()
             yield answers.table
 
-    with report.page(page, store, Query()) as add:
+    with html_report.page(page, store, Query()) as add:
         tables.write(answers(), ANSWERS, str(table), Format.TABLE, ())
     assert len(table.read_text().splitlines()) == 1 + 6
     assert len(Page(page.read_text()).scripts["batch"]) == 2

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs import sheets
 from jobs.options import AnswerFormat
+from jobs.output import sheets
 from pipeline.errors import ParameterError
 from pipeline.identification import ANSWERS
 

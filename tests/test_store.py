@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.config import Settings
-from pipeline.constellation import Peaks
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
-from pipeline.landmarks import Hashes
-from pipeline.store import Snapshot, StagedSong, Store, postings, stage
+from pipeline.fingerprinting.landmarks import Hashes
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import Settings
+from pipeline.store import Snapshot, StagedSong, Store, lookup, postings, stage
 from tests import naive
 
 
@@ -121,12 +121,13 @@ def test_a_lookup_answers_like_a_list_of_all_postings(
     with pytest.MonkeyPatch.context() as patch:  # sizes at which a handful of postings has every kind of border
         patch.setattr(postings, "GROUP_ROWS", group_rows)
         patch.setattr(postings, "PART_ROWS", part_rows)
-        patch.setattr(postings, "LOOKUP_ROWS", part_rows)
-        patch.setattr(postings, "THREADED_LOOKUP_ROWS", part_rows)
+        patch.setattr(lookup, "PART_ROWS", part_rows)
+        patch.setattr(lookup, "LOOKUP_ROWS", part_rows)
+        patch.setattr(lookup, "THREADED_LOOKUP_ROWS", part_rows)
         patch.setattr(postings, "FILE_ROWS", file_rows)
-        patch.setattr(postings, "RESIDENT_ROWS", 1 << 30 if resident else 0)
+        patch.setattr(lookup, "RESIDENT_ROWS", 1 << 30 if resident else 0)
         patch.setattr("pipeline.store.staging.SAMPLE_STEP", 8)
-        patch.setattr("pipeline.store.adding.SAMPLE_STEP", 8)
+        patch.setattr("pipeline.store.append.SAMPLE_STEP", 8)
         for i, batch in enumerate(sizes):
             songs = [make_song(f"{i}-{j}", hashes=size, hash_bits=5) for j, size in enumerate(batch)]
             everything |= dict(zip(fill(store, songs), songs, strict=True))
@@ -155,8 +156,8 @@ def test_what_a_lookup_costs_is_told_without_reading_a_posting(
     songs = [make_song(f"{i}", hashes=size, hash_bits=bits) for i, size in enumerate(sizes)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(postings, "GROUP_ROWS", group_rows)
-        patch.setattr(postings, "RESIDENT_ROWS", 0)
-        patch.setattr(postings, "HIT_ROWS", 0)
+        patch.setattr(lookup, "RESIDENT_ROWS", 0)
+        patch.setattr(lookup, "HIT_ROWS", 0)
         for song in songs:
             fill(store, [song])
         snapshot = store.snapshot()
@@ -174,13 +175,13 @@ def test_what_a_lookup_costs_is_told_without_reading_a_posting(
 
 def test_frequent_hashes_cost_most(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postings, "GROUP_ROWS", 16)
-    monkeypatch.setattr(postings, "RESIDENT_ROWS", 0)
+    monkeypatch.setattr(lookup, "RESIDENT_ROWS", 0)
     hashes = np.sort(np.concatenate([np.arange(500), np.full(200, 99), np.full(100, 300)])).astype(np.int32)
     song = dataclasses.replace(make_song("a"), hashes=Hashes(hashes, np.arange(800, dtype=np.int32)))
     fill(store, [song])
     costs = store.snapshot().costs(np.arange(500, dtype=np.int32))
     assert np.argsort(costs)[-2:].tolist() == [300, 99]
-    assert costs[99] > 200 * postings.HIT_ROWS * 0.9
+    assert costs[99] > 200 * lookup.HIT_ROWS * 0.9
 
 
 def test_a_store_in_memory_costs_nothing(store: Store) -> None:

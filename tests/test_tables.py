@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli, tables
+from jobs import cli
 from jobs.options import Format
-from jobs.running import PlainLines
+from jobs.output import tables
+from jobs.runtime import PlainLines
 from pipeline.errors import AudioError
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://127.0.0.1/")', "\uff1d1+1"]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import timeline
-from pipeline.timeline import BIN_S, Trace
+from pipeline.matching import segments
+from pipeline.matching.segments import BIN_S, Trace
 from tests import naive
 
 HALF = 0.5
@@ -42,13 +42,13 @@ def silent(seconds: float) -> list[float]:
 
 
 def spans(*traces: Trace) -> list[tuple[int, float, float]]:
-    return [(m.song_id, m.clip_start_s, m.clip_end_s) for m in timeline.segments(traces, HALF)]
+    return [(m.song_id, m.clip_start_s, m.clip_end_s) for m in segments.segments(traces, HALF)]
 
 
 @given(st.lists(st.integers(-40, 40), min_size=1, max_size=60))
 def test_the_best_span_is_that_of_its_slow_twin(scores: list[int]) -> None:
-    start, stop, total = timeline.best_span(np.array(scores, float), timeline.GAP)
-    assert total == naive.best_span_score(scores, timeline.GAP)
+    start, stop, total = segments.best_span(np.array(scores, float), segments.GAP)
+    assert total == naive.best_span_score(scores, segments.GAP)
     assert total == sum(scores[start:stop])
 
 
@@ -76,7 +76,7 @@ def test_a_long_absence_does() -> None:
 
 def test_stretches_of_one_performance_are_one_segment() -> None:
     first, second = trace(7, 0, playing(120), place_s=30), trace(7, 105, playing(60), place_s=135.1)
-    (segment,) = timeline.segments([second, first], HALF)
+    (segment,) = segments.segments([second, first], HALF)
     assert (segment.clip_start_s, segment.clip_end_s, segment.song_start_s) == (0, 165, 30)
     assert segment.votes == 165 / BIN_S * 5
 
@@ -84,7 +84,7 @@ def test_stretches_of_one_performance_are_one_segment() -> None:
 def test_a_jump_inside_a_song_begins_a_new_segment() -> None:
     before = trace(7, 0, playing(30) + silent(30), place_s=10)
     after = trace(7, 0, silent(30) + playing(30), place_s=70)
-    found = timeline.segments([before, after], HALF)
+    found = segments.segments([before, after], HALF)
     assert [(m.clip_start_s, m.clip_end_s, m.song_start_s) for m in found] == [(0, 30, 10), (30, 60, 100)]
 
 
@@ -103,7 +103,7 @@ def test_what_chance_brings_is_not_named(rng: np.random.Generator) -> None:
     for song_id in range(50):
         noise = trace(song_id, 0, (rng.standard_normal(240) / np.sqrt(20)).tolist())
         noise = dataclasses.replace(noise, votes=rng.poisson(0.1, 240).astype(float))
-        assert timeline.segments([noise], timeline.threshold(0.01)) == []
+        assert segments.segments([noise], segments.threshold(0.01)) == []
 
 
 def test_a_performance_has_the_songs_loud_peaks() -> None:
@@ -114,16 +114,16 @@ def test_a_performance_has_the_songs_loud_peaks() -> None:
 
 
 def test_fewer_false_positives_need_more_confidence() -> None:
-    assert timeline.threshold(0.001) > timeline.threshold(0.01) > timeline.threshold(0.1)
+    assert segments.threshold(0.001) > segments.threshold(0.01) > segments.threshold(0.1)
 
 
 @pytest.mark.parametrize("pace", [0.96, 1.003, 1.04])
 def test_a_segment_tells_its_speed(pace: float) -> None:
-    (segment,) = timeline.segments([trace(7, 0, playing(60), place_s=30, pace=pace)], HALF)
+    (segment,) = segments.segments([trace(7, 0, playing(60), place_s=30, pace=pace)], HALF)
     assert segment.speed == pytest.approx(pace, abs=1e-3)
     assert segment.song_end_s == pytest.approx(30 + 60 * pace, abs=0.1)
 
 
 def test_less_than_a_frame_of_drift_is_no_speed() -> None:
-    (segment,) = timeline.segments([trace(7, 0, playing(60), pace=1.0005)], HALF)
+    (segment,) = segments.segments([trace(7, 0, playing(60), pace=1.0005)], HALF)
     assert segment.speed == 1.0

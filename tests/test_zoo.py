@@ -18,8 +18,11 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from pipeline import Store, audio, catalog, index, indexing, synthesis
+from pipeline import Store, catalog, index, indexing, paths
+from pipeline.audio import decoding
+from pipeline.audio.tags import read_tags
 from pipeline.errors import AudioError
+from pipeline.simulation import encoding, music
 from tests import zoo
 from tests.zoo import Animal
 
@@ -52,14 +55,14 @@ def wrong(animal: Animal, path: str, music: NDArray[np.float32]) -> str | None:
     """What is not as expected when a file is decoded, None if all is."""
     began = time.monotonic()
     try:
-        samples, decoded = audio.decode(path, RATE, lambda blocks: np.concatenate(list(blocks)), limit_s=20)
+        samples, decoded = decoding.decode(path, RATE, lambda blocks: np.concatenate(list(blocks)), limit_s=20)
     except AudioError as error:
         message = str(error)
         if animal.fate != "failed" or animal.mute:
             return message
         if not message.isprintable() or len(message) > len(path) * 4 + 300:
             return f"message not printable or too long: {message!r}"
-        reason = message.removeprefix(audio.shown(path) + ": ") if path.isprintable() else message
+        reason = message.removeprefix(paths.shown(path) + ": ") if path.isprintable() else message
         return None if re.search(animal.reason, reason) else f"another reason: {reason}"
     if animal.mute:
         return None
@@ -92,7 +95,7 @@ def test_every_animal_meets_its_fate_and_none_makes_a_mess(folder: Path, animals
     for animal in animals:
         if animal.fate != "skipped":
             path = str(folder / animal.name)
-            tags = catalog.tags(path)
+            tags = read_tags(path)
             assert all(value is None or 0 < len(value) <= 500 for value in (tags.title, tags.artist, tags.album))
             assert len(catalog.digest(path)) == 64
     assert not faults
@@ -113,7 +116,7 @@ def test_an_index_run_over_the_zoo_ends_well_with_a_row_for_each(
         failed = {row["path"] for row in csv.DictReader(file)}
     fates = {}
     for animal in animals:
-        path = audio.shown(str(folder / animal.name))
+        path = paths.shown(str(folder / animal.name))
         known = "indexed" if songs.get(path, 0.0) >= 0.98 else "partial"
         fate = known if path in songs else "failed" if path in failed else "skipped"
         if animal.fate != ("worn" if animal.fate == "worn" and path in songs else fate):
@@ -127,7 +130,7 @@ def test_an_index_run_over_the_zoo_ends_well_with_a_row_for_each(
 def test_a_file_that_changes_while_it_is_read_harms_nothing(
     name: str, change: str, folder: Path, animals: list[Animal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio, "_BLOCK_FRAMES", 1 << 14)
+    monkeypatch.setattr(decoding, "_BLOCK_FRAMES", 1 << 14)
     path = tmp_path / name
     path.write_bytes((folder / name).read_bytes())
 
@@ -142,7 +145,7 @@ def test_a_file_that_changes_while_it_is_read_harms_nothing(
         return n + sum(len(block) for block in blocks)
 
     try:
-        n, decoded = audio.decode(str(path), RATE, meddle, limit_s=20)
+        n, decoded = decoding.decode(str(path), RATE, meddle, limit_s=20)
     except AudioError as error:
         assert change != "gone", error  # noqa: PT017  # an open file stays whole when its name goes
     else:
@@ -163,7 +166,7 @@ def test_identify_gives_every_animal_a_row_and_ends_well(folder: Path, animals: 
     for animal in animals:
         # A CSV holds no control character but line breaks, as a terminal may show it.
         status = statuses.get(
-            re.sub(r"[\x00-\x08\x0b-\x1f]", "\ufffd", audio.shown(str(folder / animal.name))), "skipped"
+            re.sub(r"[\x00-\x08\x0b-\x1f]", "\ufffd", paths.shown(str(folder / animal.name))), "skipped"
         )
         expected = {animal.fate} if animal.fate in ("skipped", "failed") else {"matched"}
         if animal.mute:
@@ -179,18 +182,18 @@ def test_identify_gives_every_animal_a_row_and_ends_well(folder: Path, animals: 
 
 
 def test_a_name_that_is_no_text_is_known_again_and_a_copy_does_not_take_its_place(tmp_path: Path) -> None:
-    music = tmp_path / "music"
-    music.mkdir()
-    odd = music / "caf\udce9.flac"
-    synthesis.write(tmp_path / "song.flac", synthesis.song(1, 10.0))
+    folder = tmp_path / "music"
+    folder.mkdir()
+    odd = folder / "caf\udce9.flac"
+    encoding.write(tmp_path / "song.flac", music.song(1, 10.0))
     odd.write_bytes((tmp_path / "song.flac").read_bytes())
     store = Store.create(str(tmp_path / "store"))
-    assert index([str(music)], store).added == 1
-    assert indexing.new_entries(catalog.walk([str(music)]), store) == ([], 1)
-    (music / "copy.flac").write_bytes(odd.read_bytes())
-    again = index([str(music)], store)
+    assert index([str(folder)], store).added == 1
+    assert indexing.new_entries(catalog.walk([str(folder)]), store) == ([], 1)
+    (folder / "copy.flac").write_bytes(odd.read_bytes())
+    again = index([str(folder)], store)
     assert (again.added, again.present, again.moved) == (0, 2, 0)
-    odd.rename(music / "na\udcefve.flac")
-    (music / "copy.flac").unlink()
-    assert index([str(music)], store).moved == 1
-    assert store.snapshot().songs(["path"])["path"].to_pylist() == [str(music / "na\\xefve.flac")]
+    odd.rename(folder / "na\udcefve.flac")
+    (folder / "copy.flac").unlink()
+    assert index([str(folder)], store).moved == 1
+    assert store.snapshot().songs(["path"])["path"].to_pylist() == [str(folder / "na\\xefve.flac")]

@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline import synthesis
+from pipeline.simulation import music
 
 SECONDS = 10.0
 RATE = 44100
@@ -138,7 +138,7 @@ def build(folder: Path) -> list[Animal]:
 
 def stereo() -> NDArray[np.float32]:
     """``(n, 2)``: formula music with a little of it moved to one side."""
-    mono = synthesis.song(404, SECONDS, RATE)
+    mono = music.song(404, SECONDS, RATE)
     return np.stack([mono, np.float32(0.8) * mono], axis=1)
 
 

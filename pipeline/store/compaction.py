@@ -18,26 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.config import Settings
 from pipeline.errors import ParameterError
-from pipeline.store import postings, tables
-from pipeline.store.adding import SONGS_PER_FILE, Map, run_task
+from pipeline.fingerprinting.settings import Settings
+from pipeline.store import delta_log, postings
+from pipeline.store.append import SONGS_PER_FILE, Map, run_task
 from pipeline.store.constellations import CopyTask
-from pipeline.store.location import TEMPORARY, Location
+from pipeline.store.delta_log import Conflict, DataFile, Version
 from pipeline.store.postings import GROUP_ROWS, MergeTask
-from pipeline.store.snapshot import read_songs, write_songs
+from pipeline.store.schema import CONSTELLATIONS, FENCE, INDEXED, NEXT_SONG_ID, PINS, POSTINGS, SCHEMAS, SONGS
+from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
-from pipeline.store.tables import (
-    CONSTELLATIONS,
-    FENCE,
-    NEXT_SONG_ID,
-    PINS,
-    POSTINGS,
-    SONGS,
-    Conflict,
-    DataFile,
-    Version,
-)
+from pipeline.store.storage import TEMPORARY, Location
 
 # Rows of a file of the songs table: some 8 MB.
 SONG_ROWS = 65_536
@@ -77,7 +68,7 @@ def compact(location: Location, settings: Settings, run: Map, grace_hours: int) 
     """What `Store.compact` does."""
     if grace_hours < 0:
         raise ParameterError(f"hours of grace are {grace_hours}; they must be 0 or more")
-    before = [tables.load(location, table) for table in tables.SCHEMAS]
+    before = [delta_log.load(location, table) for table in SCHEMAS]
     songs, drop = _fence(location)
     indexed = _indexed(location, songs)
     text = json.dumps(settings.to_dict())
@@ -112,17 +103,17 @@ def _rows(versions: Sequence[Version], table: str) -> int:
 
 def _fence(location: Location) -> tuple[Version, NDArray[np.bool_]]:
     """Declare void what is reserved and not committed; which ids can go, for all ids given so far."""
-    for songs in tables.attempts(location, SONGS):
+    for songs in delta_log.attempts(location, SONGS):
         end = songs.numbers.get(NEXT_SONG_ID, 1)
         rows = read_songs(location, songs, ["song_id", "status"])
         drop = np.ones(end, bool)
         known = rows["song_id"].to_numpy()
         unknown = np.setdiff1d(np.arange(songs.numbers.get(FENCE, 1), end), known)
-        drop[known[pc.equal(rows["status"], tables.INDEXED).to_numpy(zero_copy_only=False)]] = False
+        drop[known[pc.equal(rows["status"], INDEXED).to_numpy(zero_copy_only=False)]] = False
         if not len(unknown):
             return songs, drop
         try:
-            return tables.commit(location, songs, numbers={FENCE: end}), drop
+            return delta_log.commit(location, songs, numbers={FENCE: end}), drop
         except Conflict:
             continue
     raise AssertionError("attempts end with an error")
@@ -130,7 +121,7 @@ def _fence(location: Location) -> tuple[Version, NDArray[np.bool_]]:
 
 def _indexed(location: Location, songs: Version) -> dict[str, NDArray[np.int64]]:
     rows = read_songs(location, songs, ["song_id", "landmarks", "status"])
-    rows = rows.filter(pc.equal(rows["status"], tables.INDEXED))
+    rows = rows.filter(pc.equal(rows["status"], INDEXED))
     return {name: rows[name].to_numpy().astype(np.int64) for name in ("song_id", "landmarks")}
 
 
@@ -138,16 +129,16 @@ def _rewrite(
     location: Location, table: str, plan: Callable[[Version], tuple[list[Task], list[DataFile]]], run: Map
 ) -> Version:
     """Replace files of a table as planned; appends of others meanwhile stay."""
-    for version in tables.attempts(location, table):
+    for version in delta_log.attempts(location, table):
         tasks, replaced = plan(version)
         if not replaced:
             return version
         written = [file for file in run(run_task, tasks) if file is not None]
-        for latest in tables.attempts(location, table, version):
+        for latest in delta_log.attempts(location, table, version):
             if not {file.name for file in replaced} <= {file.name for file in latest.files}:
                 break  # another compaction has replaced them
             try:
-                return tables.commit(location, latest, written, replaced)
+                return delta_log.commit(location, latest, written, replaced)
             except Conflict:
                 continue
         for file in written:
@@ -218,7 +209,7 @@ def _plan_constellations(
 def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, int]) -> Version:
     """Take over the new versions of the other tables, and forget the songs that are in neither any more."""
     gone = pa.array(np.flatnonzero(drop).astype(np.int32))
-    for songs in tables.attempts(location, SONGS):
+    for songs in delta_log.attempts(location, SONGS):
         numbers = {PINS[table]: max(number, songs.numbers.get(PINS[table], 0)) for table, number in pins.items()}
         replaced, parts = [], []
         for file in songs.files:
@@ -231,10 +222,10 @@ def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, 
             replaced, parts = [], []
         if not replaced and all(songs.numbers.get(name) == number for name, number in numbers.items()):
             return songs
-        rows = pa.concat_tables([tables.SCHEMAS[SONGS].empty_table(), *parts]).sort_by("song_id")
+        rows = pa.concat_tables([SCHEMAS[SONGS].empty_table(), *parts]).sort_by("song_id")
         written = [write_songs(location, rows.slice(at, SONG_ROWS)) for at in range(0, len(rows), SONG_ROWS)]
         try:
-            return tables.commit(location, songs, written, replaced, numbers)
+            return delta_log.commit(location, songs, written, replaced, numbers)
         except Conflict:
             for file in written:
                 location.delete(f"{SONGS}/{file.name}")
@@ -243,8 +234,8 @@ def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, 
 
 def _clean(location: Location, grace_hours: int) -> tuple[int, int]:
     """Delete what no version needs and is older than the grace; bytes deleted, bytes that are left to delete."""
-    needed = {f"{table}/{file.name}" for table in tables.SCHEMAS for file in tables.load(location, table).files}
-    old = {f"{table}/{name}" for table in tables.SCHEMAS for name in tables.leftovers(location, table, grace_hours)}
+    needed = {f"{table}/{file.name}" for table in SCHEMAS for file in delta_log.load(location, table).files}
+    old = {f"{table}/{name}" for table in SCHEMAS for name in delta_log.leftovers(location, table, grace_hours)}
     before = time.time() - grace_hours * 3600
     deleted = waiting = 0
     for name, size, changed in location.files():
@@ -257,6 +248,6 @@ def _clean(location: Location, grace_hours: int) -> tuple[int, int]:
                 location.delete_folder(name.rpartition("/")[0])
         elif leftover or (file.endswith(".parquet") and "/_delta_log/" not in name and name not in needed):
             waiting += size
-    for table in tables.SCHEMAS:
-        tables.shorten_log(location, table)
+    for table in SCHEMAS:
+        delta_log.shorten_log(location, table)
     return deleted, waiting

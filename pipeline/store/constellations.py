@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError
-from pipeline.store import tables
-from pipeline.store.location import Location
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.store import delta_log
+from pipeline.store.schema import CONSTELLATIONS, SCHEMAS, SETTINGS
+from pipeline.store.storage import Location
 
 # Reading one song decodes its group: 4 songs cost 0.2 ms more than 1, and the footer is a quarter.
 SONGS_PER_GROUP = 4
@@ -52,7 +53,7 @@ def to_table(song_ids: Sequence[int], peaks: Sequence[Peaks]) -> pa.Table:
             pa.ListArray.from_arrays(offsets, pa.array(bins.astype(np.int16))),
             pa.ListArray.from_arrays(offsets, pa.array(levels)),
         ],
-        schema=tables.SCHEMAS[tables.CONSTELLATIONS],
+        schema=SCHEMAS[CONSTELLATIONS],
     )
 
 
@@ -77,7 +78,7 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
     """A Parquet writer with this table's encodings."""
     made = pq.ParquetWriter(
         file,
-        tables.SCHEMAS[tables.CONSTELLATIONS],
+        SCHEMAS[CONSTELLATIONS],
         compression="zstd",
         compression_level=1,
         use_dictionary=False,
@@ -91,7 +92,7 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
         write_page_checksum=True,
         store_schema=False,
     )
-    made.add_key_value_metadata({tables.SETTINGS: settings})
+    made.add_key_value_metadata({SETTINGS: settings})
     return made
 
 
@@ -147,7 +148,7 @@ def plan_copies(
     return [*plans, tuple(group)] if count else plans
 
 
-def run_copy(task: CopyTask) -> tables.DataFile | None:
+def run_copy(task: CopyTask) -> delta_log.DataFile | None:
     """Do a copy; ``None``, and no file, if no song is left."""
 
     def parts() -> Iterator[pa.Table]:
@@ -167,7 +168,7 @@ def run_copy(task: CopyTask) -> tables.DataFile | None:
     return write(task.location, task.name, parts(), task.settings)
 
 
-def write(location: Location, name: str, parts: Iterator[pa.Table], settings: str) -> tables.DataFile | None:
+def write(location: Location, name: str, parts: Iterator[pa.Table], settings: str) -> delta_log.DataFile | None:
     """Write rows, sorted by song id, into one file; ``None``, and no file, if there are none."""
     low, high, rows = 1 << 31, 0, 0
     first = next(parts, None)
@@ -183,7 +184,7 @@ def write(location: Location, name: str, parts: Iterator[pa.Table], settings: st
                 out.write_table(part, row_group_size=SONGS_PER_GROUP)
 
     name, size = location.write_with(name, fill)
-    return tables.DataFile(name.rpartition("/")[2], size, rows, {"song_id": low}, {"song_id": high})
+    return delta_log.DataFile(name.rpartition("/")[2], size, rows, {"song_id": low}, {"song_id": high})
 
 
 class Reader:

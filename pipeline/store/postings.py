@@ -9,7 +9,6 @@ a file however large it is; a batch of a thousand clips reads each group once.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,28 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import ParameterError
-from pipeline.landmarks import Postings
-from pipeline.store import tables
+from pipeline.fingerprinting.landmarks import Postings
+from pipeline.store import delta_log
 from pipeline.store.constellations import Source, flagged, renumbered
-from pipeline.store.location import Location
+from pipeline.store.schema import POSTINGS, SCHEMAS, SETTINGS
+from pipeline.store.storage import Location
 
 # Few, so that a clip decodes little beside what it asks for: on 400M postings, the 2,700 hashes of a clip of 5 s decode
 # 11M rows, with groups of 16k 42M. The price is 0.3 s for the footers of those 400M, once, and 2 % of space.
 GROUP_ROWS = 4096
 # A merge holds this many postings at a time: 100 MB with what sorting needs.
 PART_ROWS = 2_000_000
-# A lookup decodes this many postings at a time: 12 MB, about what the cache holds; four times as many take a tenth more
-# CPU. In threads it decodes more at a time, since each takes a file.
-LOOKUP_ROWS, THREADED_LOOKUP_ROWS = 1_000_000, 4_000_000
-# A lookup of fewer is someone waiting for a clip, and is spread over threads, which then cost a third more CPU.
-THREADED_ROWS = 32_000_000
 # A merge task writes one file of about this many postings: 55 MB, some 5 s of work.
 FILE_ROWS = 16_000_000
-# A store up to this size is kept decoded in memory (12 bytes a posting) and answers in a millisecond.
-RESIDENT_ROWS = 8_000_000
-# What counting a posting that was asked for costs, in postings that are decoded and were not.
-HIT_ROWS = 8
 
 LARGEST = np.iinfo(np.int32).max
 
@@ -94,7 +84,7 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
     """
     made = pq.ParquetWriter(
         file,
-        tables.SCHEMAS[tables.POSTINGS],
+        SCHEMAS[POSTINGS],
         compression="none",
         use_dictionary=False,
         column_encoding=dict.fromkeys(("hash", "song_id", "offset"), "DELTA_BINARY_PACKED"),
@@ -102,7 +92,7 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
         write_page_checksum=True,  # `check` finds a flipped byte; costs 0.1 %
         store_schema=False,
     )
-    made.add_key_value_metadata({tables.SETTINGS: settings})
+    made.add_key_value_metadata({SETTINGS: settings})
     return made
 
 
@@ -110,7 +100,7 @@ def to_table(postings: Postings) -> pa.Table:
     """The arrays as Arrow, without a copy."""
     return pa.Table.from_arrays(
         [pa.array(postings.hash), pa.array(postings.song_id), pa.array(postings.offset)],
-        schema=tables.SCHEMAS[tables.POSTINGS],
+        schema=SCHEMAS[POSTINGS],
     )
 
 
@@ -252,98 +242,6 @@ class Reader:
         return self.read(self.between(low, high), low, high, threads)
 
 
-def find(parts: Sequence[Postings], hashes: Int32s, most: int | None) -> Postings:
-    """The rows of sorted parts that have one of the sorted hashes, sorted; without those of more than ``most``."""
-    starts = [np.searchsorted(part.hash, hashes, side="left") for part in parts]
-    counts = [
-        np.searchsorted(part.hash, hashes, side="right") - start for part, start in zip(parts, starts, strict=True)
-    ]
-    if most is not None and counts:
-        rare = np.sum(counts, axis=0) <= most
-        starts = [start[rare] for start in starts]
-        counts = [count[rare] for count in counts]
-    found = []
-    for part, start, count in zip(parts, starts, counts, strict=True):
-        if total := int(count.sum()):
-            # the rows start[i] … start[i] + count[i] - 1 of every hash i, without a loop
-            places = np.arange(total) + np.repeat(start - (np.cumsum(count) - count), count)
-            found.append(take(part, places))
-    return merge(found)
-
-
-class Lookup:
-    """Postings by hash, over the files of one snapshot; safe for threads.
-
-    Parameters
-    ----------
-    alive
-        ``(largest song id + 1,)`` bool: the songs that count.
-    """
-
-    def __init__(self, location: Location, names: Sequence[str], alive: NDArray[np.bool_]) -> None:
-        self._reader = Reader([(location, name, None) for name in names])
-        self._alive = alive
-        self._resident: Postings | None = None
-        self._lock = threading.Lock()
-
-    def scan(self, hashes: Int32s, most: int | None) -> Iterator[Postings]:
-        """What `Snapshot.scan` gives."""
-        hashes = np.ascontiguousarray(hashes, np.int32)
-        if len(hashes) > 1 and not (np.diff(hashes) > 0).all():
-            raise ParameterError("hashes to look up must be sorted and unique")
-        if len(hashes) == 0 or self._reader.rows == 0:
-            return
-        if self._reader.rows <= RESIDENT_ROWS:
-            yield self._counting(find([self._all()], hashes, most))
-            return
-        rows, _ = self._reader.loads(hashes)
-        wanted = self._reader.groups(hashes)
-        few = rows.sum() < THREADED_ROWS
-        at_once = THREADED_LOOKUP_ROWS if few else LOOKUP_ROWS
-        for some in np.split(hashes, np.flatnonzero(np.diff(np.cumsum(rows) // at_once)) + 1):
-            parts = self._reader.read(wanted & self._reader.between(int(some[0]), int(some[-1]) + 1), threads=few)
-            yield self._counting(find(parts, some, most))
-
-    def costs(self, hashes: Int32s) -> NDArray[np.float64]:
-        """What `Snapshot.costs` gives."""
-        if self._reader.rows <= RESIDENT_ROWS:
-            return np.zeros(len(hashes))
-        rows, found = self._reader.loads(hashes)
-        return rows + found * HIT_ROWS
-
-    def sweep(self) -> Iterator[Postings]:
-        """All postings, in parts that rise by hash: no hash is in two parts."""
-        reader = self._reader
-        steps = max(1, reader.rows // PART_ROWS)
-        cuts = np.unique([0, *np.quantile(reader._low, np.arange(1, steps) / steps).astype(np.int64), 1 << 31])
-        for low, high in itertools.pairwise(cuts):
-            yield self._counting(merge(reader.range(int(low), int(high))))
-
-    def frequencies(self) -> NDArray[np.int64]:
-        """How many postings each hash has that has any, by hash."""
-        counts = [np.zeros(0, np.int64)]
-        for part in self.sweep():
-            edges = np.flatnonzero(np.diff(part.hash, prepend=-1, append=-1))
-            counts.append(np.diff(edges))
-        return np.concatenate(counts)
-
-    def _all(self) -> Postings:
-        with self._lock:
-            if self._resident is None:
-                self._resident = self._counting(merge(self._reader.range(0, 1 << 31, threads=True)))
-            return self._resident
-
-    def _counting(self, postings: Postings) -> Postings:
-        """Leave out what belongs to no song: removed, or never finished."""
-        low, high = int(postings.song_id.min(initial=0)), int(postings.song_id.max(initial=0))
-        if low >= 0 and high < len(self._alive) and self._alive[1:].all() and postings.song_id.all():
-            return postings  # without further ado where nothing was ever removed
-        known = (postings.song_id >= 0) & (postings.song_id < len(self._alive))
-        counts = np.zeros(len(postings), bool)
-        counts[known] = self._alive[postings.song_id[known]]
-        return postings if counts.all() else take(postings, counts)
-
-
 @dataclass(frozen=True, slots=True)
 class MergeTask:
     """Merge a range of hashes out of some files into one file; picklable, may run twice.
@@ -368,7 +266,7 @@ class MergeTask:
     settings: str
 
 
-def run_merge(task: MergeTask) -> tables.DataFile | None:
+def run_merge(task: MergeTask) -> delta_log.DataFile | None:
     """Do a merge; ``None``, and no file, if nothing is left in its range."""
     reader = Reader(task.sources)
 
@@ -383,7 +281,7 @@ def run_merge(task: MergeTask) -> tables.DataFile | None:
     return write(task.location, task.name, parts(), task.settings)
 
 
-def write(location: Location, name: str, parts: Iterator[Postings], settings: str) -> tables.DataFile | None:
+def write(location: Location, name: str, parts: Iterator[Postings], settings: str) -> delta_log.DataFile | None:
     """Write parts, sorted and one behind the other, into one file; ``None`` if there are none."""
     low: dict[str, int] = {}
     high: dict[str, int] = {}
@@ -417,7 +315,7 @@ def write(location: Location, name: str, parts: Iterator[Postings], settings: st
     if first is None:
         return None
     name, size = location.write_with(name, fill(first))
-    return tables.DataFile(name.rpartition("/")[2], size, rows, low, high)
+    return delta_log.DataFile(name.rpartition("/")[2], size, rows, low, high)
 
 
 def plan_cuts(samples: Sequence[Int32s], step: int) -> list[tuple[int, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -12,23 +11,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.config import Settings
-from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError, StoreError
-from pipeline.landmarks import Postings
+from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import Settings
 from pipeline.store import constellations as peaks_files
-from pipeline.store import face, tables
-from pipeline.store import postings as postings_files
-from pipeline.store.location import Location
-from pipeline.store.tables import CONSTELLATIONS, PINS, POSTINGS, SONGS, DataFile, Version
+from pipeline.store import delta_log, lookup, metadata, postings
+from pipeline.store.delta_log import Version
+from pipeline.store.schema import CONSTELLATIONS, INDEXED, PINS, POSTINGS, SCHEMAS, SONGS
+from pipeline.store.songs import read_songs
+from pipeline.store.storage import Location
 
 # Decoded constellations that a snapshot keeps: 64 MB, some 900 songs of four minutes.
 KEPT_PEAKS = 8_000_000
-# Ids that were given away for each row that is left, at most: a bound on memory, for stores from strangers.
-SPARSEST = 10_000
 # Share of the hashes that `stats` calls the most frequent ones.
 FREQUENT = 0.01
 
@@ -82,12 +79,12 @@ class Snapshot:
         ParameterError
             If there is no such column.
         """
-        schema = tables.SCHEMAS[SONGS]
+        schema = SCHEMAS[SONGS]
         columns = schema.names if columns is None else list(columns)
         if odd := [name for name in columns if name not in schema.names]:
             raise ParameterError(f"the songs table has no column {odd[0]!r}; it has {', '.join(schema.names)}")
         table = self._song_rows(dict.fromkeys(["song_id", "status", *columns]))
-        return table.filter(pc.equal(table["status"], tables.INDEXED)).select(columns)
+        return table.filter(pc.equal(table["status"], INDEXED)).select(columns)
 
     def postings(self, hashes: NDArray[np.int32], most: int | None = None) -> Postings:
         """All postings of some hashes.
@@ -111,7 +108,7 @@ class Snapshot:
         StoreError
             If a file is missing or damaged.
         """
-        return postings_files.join(list(self.scan(hashes, most)))
+        return postings.join(list(self.scan(hashes, most)))
 
     def scan(self, hashes: NDArray[np.int32], most: int | None = None) -> Iterator[Postings]:
         """What `postings` gives, in parts that rise by hash and bound the memory: no hash is in two parts."""
@@ -185,7 +182,7 @@ class Snapshot:
             "bytes_per_hour": n_bytes / (seconds / 3600) if seconds else 0.0,
             "files": sum(len(version.files) for version in versions),
             "version": self.version,
-            "format": face.FORMAT,
+            "format": metadata.FORMAT,
         }
 
     def stats(self) -> dict[str, Any]:
@@ -216,7 +213,7 @@ class Snapshot:
     @cached_property
     def _pinned(self) -> dict[str, Version]:
         numbers = self._songs.numbers
-        return {table: tables.load(self.location, table, numbers.get(pin, 0)) for table, pin in PINS.items()}
+        return {table: delta_log.load(self.location, table, numbers.get(pin, 0)) for table, pin in PINS.items()}
 
     def _song_rows(self, columns: Iterable[str]) -> pa.Table:
         """Rows of all states, by song id."""
@@ -227,12 +224,12 @@ class Snapshot:
         songs = self._song_rows(["song_id", "status"])
         ids = songs["song_id"].to_numpy()
         alive = np.zeros(int(ids.max(initial=0)) + 1, bool)
-        alive[ids[pc.equal(songs["status"], tables.INDEXED).to_numpy(zero_copy_only=False)]] = True
+        alive[ids[pc.equal(songs["status"], INDEXED).to_numpy(zero_copy_only=False)]] = True
         return alive
 
     @cached_property
-    def _lookup(self) -> postings_files.Lookup:
-        return postings_files.Lookup(self.location, self.files(POSTINGS), self._alive)
+    def _lookup(self) -> lookup.Lookup:
+        return lookup.Lookup(self.location, self.files(POSTINGS), self._alive)
 
     @cached_property
     def _song_groups(self) -> peaks_files.Reader:
@@ -250,36 +247,6 @@ class Snapshot:
         return found
 
 
-def read_songs(location: Location, version: Version, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of the songs table in one version, of all states, by song id."""
-    schema = tables.SCHEMAS[SONGS]
-    names = schema.names if columns is None else list(columns)
-    read = list(dict.fromkeys(["song_id", *names]))
-    parts = []
-    for data in version.files:
-        with location.parquet(f"{SONGS}/{data.name}") as file:
-            parts.append(file.read(columns=read).select(read))
-    if not parts:
-        return pa.schema([schema.field(name) for name in names]).empty_table()
-    table = pa.concat_tables(parts)
-    ids = table["song_id"].to_numpy()
-    if ids.min(initial=1) < 1 or ids.max(initial=0) > SPARSEST * (len(ids) + 1000):
-        raise StoreError(f"{location.path(SONGS)}: it has song ids that no songprint gave; do not trust this store")
-    return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
-
-
-def write_songs(location: Location, rows: pa.Table) -> DataFile:
-    """Write rows of the songs table as a new file of it, which no commit has taken in yet."""
-    rows = rows.sort_by("song_id")
-
-    def write(file: Any) -> None:
-        pq.write_table(rows, file, compression="zstd", write_page_checksum=True, store_schema=False)
-
-    name, size = location.write_with(f"{SONGS}/{uuid.uuid4().hex}-{{crc}}.parquet", write)
-    ids = pc.min_max(rows["song_id"]).as_py()
-    return DataFile(name.rpartition("/")[2], size, len(rows), {"song_id": ids["min"]}, {"song_id": ids["max"]})
-
-
 @lru_cache(maxsize=4)
 def _reopen(location: Location, settings: Settings, version: int) -> Snapshot:
-    return Snapshot(location, settings, tables.load(location, SONGS, version))
+    return Snapshot(location, settings, delta_log.load(location, SONGS, version))

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.constellation import Peaks
 from pipeline.errors import ParameterError
-from pipeline.landmarks import Hashes, Postings
+from pipeline.fingerprinting.landmarks import Hashes, Postings
+from pipeline.fingerprinting.peaks import Peaks
 from pipeline.store import constellations, postings
-from pipeline.store.location import Location
+from pipeline.store.storage import Location
 
 FOLDER = "staging"
 # Between two hashes of a manifest's sample; a merge plans its ranges from these.

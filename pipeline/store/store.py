@@ -12,17 +12,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import Settings
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
-from pipeline.store import adding, checking, compaction, face, tables
-from pipeline.store.adding import Map
-from pipeline.store.checking import Problem, Repair
+from pipeline.fingerprinting.settings import Settings
+from pipeline.store import append, check, compaction, delta_log, metadata, repair
+from pipeline.store.append import Map
+from pipeline.store.check import Problem
 from pipeline.store.compaction import Compaction
-from pipeline.store.location import Location
-from pipeline.store.snapshot import Snapshot, read_songs, write_songs
+from pipeline.store.delta_log import Conflict
+from pipeline.store.repair import Repair
+from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS
+from pipeline.store.snapshot import Snapshot
+from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
-from pipeline.store.tables import SONGS, Conflict
+from pipeline.store.storage import Location
 
 # A query that takes longer than this may find its files compacted away.
 GRACE_HOURS = 24
@@ -56,7 +59,7 @@ class Store:
     @classmethod
     def exists(cls, url: str) -> bool:
         """Whether this is a store, of whatever format."""
-        return Location.of(url).exists(face.NAME)
+        return Location.of(url).exists(metadata.NAME)
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -68,7 +71,7 @@ class Store:
             If there is none, or its format is not the one that this version reads and writes.
         """
         location = Location.of(url)
-        return cls(location, face.read(location))
+        return cls(location, metadata.read(location))
 
     @classmethod
     def create(cls, url: str, settings: Settings | None = None) -> Store:
@@ -80,7 +83,7 @@ class Store:
             If a store is there already, or the folder holds other things.
         """
         location = Location.of(url)
-        if location.exists(face.NAME):
+        if location.exists(metadata.NAME):
             raise StoreError(f"{location.url}: there is a store already")
         return cls._create(location, settings or Settings())
 
@@ -96,7 +99,7 @@ class Store:
             If what is there is no store, or of another format.
         """
         location = Location.of(url)
-        store = cls.open(url) if location.exists(face.NAME) else cls._create(location, settings or Settings())
+        store = cls.open(url) if location.exists(metadata.NAME) else cls._create(location, settings or Settings())
         if settings is not None:
             store._expect(settings, "this job asks for")
         return store
@@ -109,17 +112,17 @@ class Store:
 
     @classmethod
     def _create(cls, location: Location, settings: Settings) -> Store:
-        expected = tuple(f"{name}/" for name in (*tables.SCHEMAS, STAGING))
+        expected = tuple(f"{name}/" for name in (*SCHEMAS, STAGING))
         other = next((name for name, _, _ in location.files() if not name.startswith(expected)), None)
         if other is not None:
             raise StoreError(f"{location.url}: the folder holds other things ({other}); give an empty or a new one")
-        tables.create(location, json.dumps(settings.to_dict()))
-        face.write(location, settings)  # last: without it there is no store, and making one starts again
+        delta_log.create(location, json.dumps(settings.to_dict()))
+        metadata.write(location, settings)  # last: without it there is no store, and making one starts again
         return cls(location, settings)
 
     def snapshot(self) -> Snapshot:
         """The store as it is now; later commits do not change it."""
-        return Snapshot(self._location, self.settings, tables.load(self._location, SONGS))
+        return Snapshot(self._location, self.settings, delta_log.load(self._location, SONGS))
 
     def commit(self, manifests: Sequence[Manifest], map: Map = map) -> list[int]:  # noqa: A002  as the builtin is
         """Add staged songs, all or none, and delete the staging files.
@@ -143,8 +146,8 @@ class Store:
         StoreError
             If the store cannot be read or written; then nothing was added.
         """
-        batches = [adding.of_manifest(self._location, manifest) for manifest in manifests]
-        added = adding.add(self._location, self.settings, batches, map)
+        batches = [append.of_manifest(self._location, manifest) for manifest in manifests]
+        added = append.add(self._location, self.settings, batches, map)
         for manifest in manifests:
             for name in (manifest.postings, manifest.constellations):
                 self._location.delete(name)
@@ -176,7 +179,7 @@ class Store:
             If one of them cannot be read, or this one not written; then nothing was added.
         """
         self._expect(other.settings, f"{other.url} has")
-        return adding.add(self._location, self.settings, [adding.of_snapshot(other.snapshot())], map)
+        return append.add(self._location, self.settings, [append.of_snapshot(other.snapshot())], map)
 
     def check(self, map: Map = map) -> list[Problem]:  # noqa: A002
         """Read every file from end to end, and compare what the tables say of each other.
@@ -191,7 +194,7 @@ class Store:
         list of Problem
             Empty if the store is whole. What jobs left that died is no problem, and does not count.
         """
-        return checking.check(self._location, self.settings, map)
+        return check.check(self._location, self.settings, map)
 
     @classmethod
     def repair(cls, url: str, map: Map = map) -> Repair:  # noqa: A002
@@ -206,10 +209,10 @@ class Store:
             If there is no store, or a log is damaged so that nothing can be read.
         """
         location = Location.of(url)
-        mended = checking.mend_face(location)
+        restored = repair.restore_metadata(location)
         store = cls.open(url)
-        repair = checking.repair(location, store.settings, map)
-        return Repair((*mended, *repair.done), repair.lost)
+        done = repair.repair(location, store.settings, map)
+        return Repair((*restored, *done.done), done.lost)
 
     def compact(self, map: Map = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
         """Merge small files, drop removed songs, delete leftovers of dead jobs; others may read and write meanwhile.
@@ -242,9 +245,9 @@ class Store:
 
         def mark(rows: pa.Table) -> pa.Table:
             nonlocal removed
-            gone = pc.and_(pc.is_in(rows["song_id"], wanted), pc.equal(rows["status"], tables.INDEXED))
+            gone = pc.and_(pc.is_in(rows["song_id"], wanted), pc.equal(rows["status"], INDEXED))
             removed += pc.sum(gone).as_py() or 0
-            status = pc.if_else(gone, tables.REMOVED, rows["status"])
+            status = pc.if_else(gone, REMOVED, rows["status"])
             return rows.set_column(rows.schema.get_field_index("status"), rows.schema.field("status"), status)
 
         def start() -> Callable[[pa.Table], pa.Table]:
@@ -280,7 +283,7 @@ class Store:
         if any(len(column) != len(song_ids) for column in values.values()) or len(set(song_ids)) != len(song_ids):
             raise ParameterError(f"give one value of each column for each of {len(song_ids)} different songs")
         wanted = pa.array(song_ids, pa.int32())
-        schema = tables.SCHEMAS[SONGS]
+        schema = SCHEMAS[SONGS]
         columns = {name: pa.array(column, schema.field(name).type) for name, column in values.items()}
         changed = 0
 
@@ -288,7 +291,7 @@ class Store:
             nonlocal changed
             place = pc.index_in(rows["song_id"], wanted)
             known = pc.is_valid(place)
-            changed += pc.sum(pc.and_(known, pc.equal(rows["status"], tables.INDEXED))).as_py() or 0
+            changed += pc.sum(pc.and_(known, pc.equal(rows["status"], INDEXED))).as_py() or 0
             for name, column in columns.items():
                 new = pc.if_else(known, column.take(place.combine_chunks()), rows[name])
                 rows = rows.set_column(rows.schema.get_field_index(name), schema.field(name), new)
@@ -304,7 +307,7 @@ class Store:
 
     def _edit_songs(self, song_ids: pa.Array, start: Callable[[], Callable[[pa.Table], pa.Table]]) -> None:
         """Rewrite the files of the songs table that have one of these songs, in one commit."""
-        for songs in tables.attempts(self._location, SONGS):
+        for songs in delta_log.attempts(self._location, SONGS):
             edit = start()
             replaced, written = [], []
             for file in songs.files:
@@ -318,7 +321,7 @@ class Store:
             if not replaced:
                 return
             try:
-                tables.commit(self._location, songs, written, replaced)
+                delta_log.commit(self._location, songs, written, replaced)
                 return
             except Conflict:
                 for file in written:

@@ -1,0 +1,111 @@
+"""`songprint evaluate`: how well the songs of a store are recognised, on clips cut from the user's own music."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs import options
+from jobs.runtime import messages
+
+
+def evaluate(
+    paths: options.Paths,
+    store: options.StoreUrl,
+    output: options.Output = "-",
+    songs: Annotated[int, typer.Option("--songs", min=1, metavar="N", help="Draw at most so many songs.")] = 50,
+    conditions: Annotated[
+        str,
+        typer.Option(
+            "--conditions",
+            metavar="LIST",
+            help="Of clean, codec, room10 (noise at 10 dB), noise0 (no room), speed2 (percent); also other numbers.",
+        ),
+    ] = "clean,codec,room10,room0,noise10,noise0,speed2",
+    lengths: Annotated[
+        str, typer.Option("--lengths", metavar="LIST", help="Seconds of the clips, up to 15.")
+    ] = "1,2,3,4,5,10",
+    noise: Annotated[
+        list[str] | None,
+        typer.Option("--noise", metavar="PATH", help="Recordings of noise; voices by formula without."),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", metavar="FOLDER", help="Draw recall, confidence and time into it.")
+    ] = None,
+    false_positives: Annotated[
+        float, typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed draws other clips.")] = 1,
+    format_: options.TableFormat = options.Format.TABLE,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    log_json: options.LogJson = False,
+) -> None:
+    """Cut and degrade clips of your songs, identify them, and print how many were right.
+
+    Each clip is asked twice: as it is, and with its song hidden, as a stranger. `--output` keeps one row per clip.
+    Rooms are simulated where the extra `evaluation` is installed, and by formula without.
+
+    Example: songprint evaluate ~/Music --store ~/music.songprint --songs 20 --output clips.csv
+    """
+    messages(quiet, verbose, log_json)
+    from jobs.output import tables
+    from pipeline.errors import ParameterError
+    from pipeline.evaluation import experiment, metrics
+    from pipeline.evaluation.conditions import Plan, surroundings
+    from pipeline.matching.types import Query
+    from pipeline.store import Store
+
+    tables.check_output(output)
+    try:
+        seconds = tuple(float(part) for part in lengths.split(","))
+    except ValueError:
+        raise ParameterError(f"--lengths: {lengths!r} is no list of seconds; for example 1,2,5") from None
+    plan = Plan(tuple(name.strip() for name in conditions.split(",")), seconds, songs, seed)
+    query = Query(false_positives=false_positives)
+    if pictures is not None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ParameterError("--pictures needs the package matplotlib: pip install 'songprint[evaluation]'")
+        os.makedirs(pictures, exist_ok=True)
+    snapshot = Store.open(store).snapshot()
+    around = surroundings(noise or (), seed)
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty() and not quiet:
+            print(f"\r{done} of {total} songs", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    rows = experiment.evaluate(paths, snapshot, query, plan, around, progress)
+    if output != "-":
+        tables.write([rows], rows.schema, output, format_, rows.schema.names)
+    recall, timing, storage = metrics.recall(rows), metrics.timing(rows), metrics.storage(snapshot)
+    parts = {
+        "made": ("Made with", metrics.made(plan, around, query)),
+        "recall": ("Recall", recall),
+        "strangers": ("Strangers: clips of songs that the library does not have", metrics.strangers(rows)),
+        "confidence": ("Confidence, stated and observed", metrics.reliability(rows)),
+        "timing": ("Milliseconds to match, decoding excluded", timing),
+        "storage": ("Storage", storage),
+        "article": (f"Beside {metrics.ARTICLE}", metrics.beside_the_article(recall, timing, storage)),
+    }
+    if format_ is options.Format.JSON:
+        print(json.dumps({name: table.to_pylist() for name, (_, table) in parts.items()}, indent=2))
+    else:
+        for title, table in parts.values():
+            if format_ is options.Format.TABLE:
+                print(title)
+            tables.write([table], table.schema, "-", format_, table.schema.names)
+            print()
+    if pictures is not None:
+        from pipeline import plots
+
+        answers, timed = metrics.answers(rows), metrics.timed(rows)
+        if recall.num_rows:
+            plots.save(plots.recall_by_condition(recall.to_pylist()), pictures / "recall.png")
+            plots.save(plots.time_to_match(timed.length_s, timed.match_ms), pictures / "time.png")
+        plots.save(plots.reliability(answers.confidence, answers.is_right), pictures / "confidence.png")

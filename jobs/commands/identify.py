@@ -1,0 +1,146 @@
+"""`songprint identify`: recordings to the songs in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs import options
+from jobs.options import AnswerFormat, Format
+from jobs.runtime import executor, log, messages, progress_bar, speed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+# Starting worker processes costs as much as asking for this many bytes of clips.
+SMALL_BYTES = 20_000_000
+
+
+def tell_of_no_sheet(table: pa.Table) -> None:
+    """Say which recordings have nothing to put on a sheet, and why."""
+    for clip, status, message in zip(*(table[name].to_pylist() for name in ("clip", "status", "message")), strict=True):
+        if status != "matched":
+            log.warning("%s: %s%s", clip, status, f": {message}" if message else "")
+
+
+def identify(
+    paths: options.Paths,
+    store: options.StoreUrl,
+    output: options.Output = "-",
+    format_: Annotated[
+        AnswerFormat,
+        typer.Option("--format", help="How the answers are printed; cue and audacity give a sheet for each recording."),
+    ] = AnswerFormat.TABLE,
+    false_positives: Annotated[
+        float,
+        typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named."),
+    ] = 0.01,
+    speed_range: Annotated[
+        float,
+        typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
+    ] = 0.0,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Also write a page to look at: timelines and a table."),
+    ] = None,
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    limit_s: options.LimitS = None,
+    strict: options.Strict = False,
+    performance_report: options.PerformanceReport = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    log_json: options.LogJson = False,
+) -> None:
+    """Name the songs in clips and recordings, and where in them.
+
+    One row per match, however long the recording; a clip in which nothing stands out is `unknown`. As --format cue or
+    audacity, each recording becomes a cue sheet or a label track; give --output a folder for several.
+
+    For a run of days, end --output in a slash, as answers.parquet/: the answers then come as files of a folder, and
+    the same command goes on after an interruption.
+
+    Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv --report matches.html
+    """
+    messages(quiet, verbose, log_json)
+    from jobs.output import dataset, sheets, tables
+    from jobs.output.html_report import check_report, page
+    from pipeline import catalog
+    from pipeline.identification import ANSWERS, answer
+    from pipeline.matching.types import Query
+    from pipeline.paths import shown
+    from pipeline.store import Store
+
+    as_sheets = format_ in sheets.SUFFIXES
+    in_parts = dataset.wanted(output) and not as_sheets
+    if not as_sheets and not in_parts:
+        tables.check_output(output)
+    check_report(report)
+    query = Query(false_positives=false_positives, speed_range=speed_range)
+    opened = Store.open(store)
+    entries = catalog.walk(paths)
+    if as_sheets:
+        sheets.check(format_, output, len(entries))
+    if in_parts:
+        run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range}
+        answered = dataset.answered(output, run)
+        everything = len(entries)
+        entries = [entry for entry in entries if shown(entry.path) not in answered]
+        if len(entries) < everything:
+            log.info("%d of %d clips have an answer in %s already.", everything - len(entries), everything, output)
+    # One recording is one task: other processes could not help.
+    small = (sum(entry.size_bytes for entry in entries) < SMALL_BYTES or len(entries) == 1) and workers <= 1
+    began = time.monotonic()
+    audio_s = busy_s = 0.0
+    counts: dict[str, int] = {"matched": 0, "unknown": 0, "failed": 0}
+
+    with (
+        executor(workers, scheduler, performance_report, small=small) as running,
+        progress_bar("identify", quiet, log_json) as progress,
+        page(report, opened, query) as show,
+    ):
+
+        def answers() -> Iterator[pa.Table]:
+            nonlocal audio_s, busy_s
+            for batch in answer(entries, opened, query, running, limit_s=limit_s, progress=progress):
+                audio_s += batch.audio_s
+                busy_s += batch.busy_s
+                status = dict(zip(batch.table["clip"].to_pylist(), batch.table["status"].to_pylist(), strict=True))
+                for word in status.values():
+                    counts[word] += 1
+                show(batch)
+                if as_sheets:
+                    tell_of_no_sheet(batch.table)
+                yield batch.table
+
+        if as_sheets:
+            sheets.write(answers(), format_, output)
+        elif in_parts:
+            dataset.write(answers(), ANSWERS, output)
+        elif output == "-" and format_ is AnswerFormat.TABLE:
+            tables.write(sheets.compact(answers()), sheets.COMPACT, output, Format.TABLE, sheets.COMPACT.names)
+        else:
+            tables.write(answers(), ANSWERS, output, Format(format_), ANSWERS.names)
+    wall_s = time.monotonic() - began
+    rates = speed(audio_s, busy_s, wall_s)
+    log.info(
+        "%d clips (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
+        "%d matched, %d unknown, %d failed.",
+        len(entries), audio_s / 3600, wall_s, *rates.values(), counts["matched"], counts["unknown"], counts["failed"],
+        extra={
+            "fields": {
+                "job": "identify",
+                **counts,
+                "audio_h": round(audio_s / 3600, 4),
+                "wall_s": round(wall_s, 2),
+                **rates,
+            }
+        },
+    )  # fmt: skip
+    if strict and counts["failed"]:
+        raise typer.Exit(1)

@@ -1,0 +1,97 @@
+"""`songprint index`: songs into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs import options
+from jobs.runtime import executor, log, messages, progress_bar, speed
+
+# Starting worker processes costs as much as fingerprinting this much.
+SMALL_AUDIO_S = 900.0
+
+
+def index(
+    paths: options.Paths,
+    store: options.StoreUrl,
+    failures: Annotated[
+        Path | None, typer.Option("--failures", metavar="FILE", help="Write the files that failed, with reasons.")
+    ] = None,
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    limit_s: options.LimitS = None,
+    strict: options.Strict = False,
+    performance_report: options.PerformanceReport = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    log_json: options.LogJson = False,
+) -> None:
+    """Decode, fingerprint and add songs to a store.
+
+    Songs that the store has already are skipped, by content, so an interrupted run is simply started again. A file
+    that cannot be read is listed and counted, and stops nothing. A file that was moved keeps its song. A PATH may also
+    be another store: its songs are added without their audio.
+
+    Example: songprint index ~/Music --store ~/music.songprint --failures failures.csv
+    """
+    messages(quiet, verbose, log_json)
+    import pyarrow as pa
+
+    from jobs.output import tables
+    from pipeline import catalog
+    from pipeline.indexing import absorb, add, audio_estimate_s, sort_out
+    from pipeline.store import Store
+
+    if failures is not None:
+        tables.check_output(str(failures))
+    stores, files = sort_out(paths)
+    entries = catalog.walk(files) if files else []
+    small = sum(map(audio_estimate_s, entries)) < SMALL_AUDIO_S and workers <= 1
+    settings = Store.open(stores[0]).settings if stores and not Store.exists(store) else None
+    opened = Store.open_or_create(store, settings)
+    with (
+        executor(workers, scheduler, performance_report, small=small) as running,
+        progress_bar("index", quiet, log_json) as progress,
+    ):
+        taken, known = absorb(stores, opened, running)
+        report = add(entries, opened, running, limit_s=limit_s, progress=progress)
+    if stores:
+        log.info("%s: %d songs added without their audio, %d already there.", ", ".join(stores), taken, known)
+    if report.moved:
+        log.info("%d songs were found under new paths.", report.moved)
+    for failure in report.failures:
+        log.warning("%s: %s", failure.path, failure.reason)
+    if failures is not None:
+        schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
+        rows = [{"path": failure.path, "reason": failure.reason} for failure in report.failures]
+        tables.write(
+            [pa.Table.from_pylist(rows, schema=schema)], schema, str(failures), options.Format.TABLE, schema.names
+        )
+    size = opened.snapshot().size()
+    hours = report.audio_s / 3600
+    rates = speed(report.audio_s, report.busy_s, report.wall_s)
+    log.info(
+        "%d songs added (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy), "
+        "%d already there, %d cut short, %d failed; the store has %d songs, %.2f h, %.1f MB.",
+        report.added, hours, report.wall_s, *rates.values(), report.present, report.cut_short,
+        len(report.failures), size["songs"], size["hours"], size["bytes"] / 1e6,
+        extra={
+            "fields": {
+                "job": "index",
+                "added": report.added,
+                "present": report.present,
+                "moved": report.moved,
+                "taken": taken,
+                "cut_short": report.cut_short,
+                "failed": len(report.failures),
+                "audio_h": round(hours, 4),
+                "wall_s": round(report.wall_s, 2),
+                **rates,
+            }
+        },
+    )  # fmt: skip
+    if strict and report.failures:
+        raise typer.Exit(1)

@@ -1,0 +1,177 @@
+"""What every long command needs around its one call: messages, a progress bar, and somewhere to run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.output.tables import printable
+from pipeline.errors import ParameterError
+from pipeline.execution.executor import Executor, Loop, Progress
+
+log = logging.getLogger("songprint")
+
+# A line in a log file now and then is worth having, one a batch is not.
+PROGRESS_EVERY_S = 10.0
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; what a message carries beside its text stands in fields of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time in UTC, level, message, then the fields given as ``extra={"fields": {…}}``."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        row = {"time": when, "level": record.levelname.lower(), "message": record.getMessage()}
+        row |= getattr(record, "fields", {})
+        if record.exc_info:
+            row["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(row)
+
+
+class PlainLines(logging.Formatter):
+    """The message alone, on one line; what strangers' file names hold does not steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and below it the traceback if there is one."""
+        line = printable(record.getMessage())
+        if not record.exc_info:
+            return line
+        return "\n".join([line, *map(printable, self.formatException(record.exc_info).splitlines())])
+
+
+def messages(quiet: bool, verbose: bool, log_json: bool) -> None:
+    """Send what `logging` hears to standard error, as text or as JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if log_json else PlainLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    for name in ("songprint", "pipeline"):
+        logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def executor(workers: int, scheduler: str | None, report: Path | None, *, small: bool) -> Iterator[Executor]:
+    """Open the place where tasks run.
+
+    Parameters
+    ----------
+    workers
+        Local processes, 0 for one per core.
+    scheduler
+        Address of a Dask scheduler, which is then used instead.
+    small
+        The work takes less time than it takes to start processes: do it here, unless a scheduler or a report was
+        asked for.
+    """
+    if scheduler and workers:
+        raise ParameterError("--workers and --scheduler exclude each other: the scheduler's workers are there already")
+    if small and scheduler is None and report is None:
+        yield Loop()
+        return
+    from pipeline.execution import dask_executor  # Dask takes half a second to import
+
+    # Dask says at length what becomes a failure row or one sentence of ours anyway. Its loggers set their own levels.
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL + 1)
+
+    path = str(report) if report else None
+    opened = dask_executor.connect(scheduler, path) if scheduler else dask_executor.local(workers or cores(), path)
+    with opened as running:
+        # Who brought a cluster wants to watch it; four processes on a laptop are not worth a line.
+        log.log(
+            logging.INFO if scheduler else logging.DEBUG,
+            "%d workers, dashboard at %s", running.workers, running.dashboard or "no address",
+            extra={"fields": {"workers": running.workers, "dashboard": running.dashboard}},
+        )  # fmt: skip
+        yield running
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, quiet: bool, log_json: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show how far a run is: a bar on a terminal, a line now and then in a JSON log, else nothing.
+
+    Yields
+    ------
+    callable
+        To be called with each `Progress`.
+    """
+    began = time.monotonic()
+    if quiet or not (log_json or sys.stderr.isatty()):
+        yield lambda progress: None
+        return
+    if log_json:
+        said = began
+
+        def say(progress: Progress) -> None:
+            nonlocal said
+            if time.monotonic() - said >= PROGRESS_EVERY_S:
+                said = time.monotonic()
+                log.info("progress", extra={"fields": _figures(progress, what, said - began)})
+
+        yield say
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1.0, figures="")
+
+        def draw(progress: Progress) -> None:
+            seconds = time.monotonic() - began
+            figures = (
+                f"{progress.done:,} of {progress.total:,} · {progress.audio_s / 3600:,.1f} h · "
+                f"{progress.audio_s / seconds:,.0f}x · {progress.failures:,} failed"
+            )
+            bar.update(task, completed=progress.share, figures=figures)
+
+        yield draw
+
+
+def speed(audio_s: float, busy_s: float, wall_s: float) -> dict[str, float]:
+    """Figures of a run's speed, for its summary.
+
+    Returns
+    -------
+    dict
+        ``x_realtime`` of the whole run, ``x_realtime_per_worker`` of one worker while it is busy, and
+        ``workers_busy``, how many were on average: far fewer than there are means that they wait for something.
+    """
+    return {
+        "x_realtime": round(audio_s / max(wall_s, 1e-9), 1),
+        "x_realtime_per_worker": round(audio_s / max(busy_s, 1e-9), 1),
+        "workers_busy": round(busy_s / max(wall_s, 1e-9), 2),
+    }
+
+
+def _figures(progress: Progress, what: str, wall_s: float) -> dict[str, Any]:
+    return {
+        "job": what,
+        "done": progress.done,
+        "total": progress.total,
+        "share": round(progress.share, 4),
+        "audio_h": round(progress.audio_s / 3600, 3),
+        "failures": progress.failures,
+        "wall_s": round(wall_s, 1),
+    }

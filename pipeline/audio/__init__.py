@@ -1,0 +1,1 @@
+"""Any audio file to mono blocks of samples, and what its tags say."""

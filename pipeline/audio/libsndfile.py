@@ -1,0 +1,134 @@
+"""The decoder for WAV, AIFF, FLAC, MP3 and Ogg: libsndfile, through soundfile, in this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.audio.decoder import CannotDecode, Decoder, clean_message
+from pipeline.audio.formats import has_xing, pread, riff_frames
+
+_COMPLETE = 0.98  # of a file's bytes: a reader that ended before has lost something (tags at the end are smaller)
+_OPUS_IN_PROCESS = 512 * 1024  # bytes; above, ffmpeg's faster Opus (230 against 155 x real time) outweighs its start
+
+
+def is_short_opus(fd: int, size: int) -> bool:
+    """Whether libsndfile should read an Opus file: it is the faster one, and it does not lose a chained second part.
+
+    (Of a chain in which all parts have one serial number libsndfile plays the first and then stands at the end.)
+    """
+    return size <= _OPUS_IN_PROCESS and pread(fd, size, 0).count(b"OpusHead") == 1
+
+
+class _NullFunctions(ctypes.Structure):
+    """How to read, write, seek and close a stream of glibc's: not at all."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("read", "write", "seek", "close")]
+
+
+class _StderrSilencer:
+    """What C code prints on stderr while libsndfile works goes nowhere: libmpg123 has a line for each broken frame.
+
+    C's stream ``stderr`` is exchanged, not descriptor 2: what Python, Rust and other processes write there goes on to
+    appear, whatever thread it is in. Only where C's library is glibc; elsewhere the lines are seen.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0  # threads that decode now
+        self._stream: ctypes.c_void_p | None = None
+        self._null: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1 and (stream := self._find()) is not None:
+                self._shown = stream.value
+                stream.value = self._null
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._stream is not None:
+                self._stream.value = self._shown
+
+    def _find(self) -> ctypes.c_void_p | None:
+        if self._null is None and sys.platform == "linux":
+            libc = ctypes.CDLL(None)
+            self._null = 0
+            if hasattr(libc, "gnu_get_libc_version"):  # the stream of musl is in memory that cannot be written
+                libc.fopencookie.restype = ctypes.c_void_p
+                self._null = libc.fopencookie(None, b"w", _NullFunctions())  # discards, and takes no descriptor
+            self._stream = ctypes.c_void_p.in_dll(libc, "stderr") if self._null else None
+        return self._stream
+
+
+_SILENCER = _StderrSilencer()
+
+
+class LibsndfileDecoder(Decoder):
+    decoder = "soundfile"
+
+    def __init__(self, fd: int, size: int, kind: str, deadline: float | None) -> None:
+        import soundfile  # 20 ms that a query of Opus or m4a need not pay
+
+        self._error = soundfile.SoundFileError
+        try:
+            # By descriptor: from a name libsndfile takes the extension's word, and we could not ask where it stopped.
+            with _SILENCER:
+                self._file = soundfile.SoundFile(fd, closefd=False)
+        except (soundfile.SoundFileError, ValueError, TypeError) as error:
+            raise CannotDecode(clean_message(str(error))) from None
+        # Else soundfile seeks to where it is after every read, and an MP3 that is sought loses what its next frame
+        # needs of those before it: 0.07 of full scale off at a block's start, and libmpg123 complains on stderr.
+        self._file.seekable = lambda: False
+        self._fd, self._size, self._kind = fd, size, kind
+        self.sample_rate, self.channels = self._file.samplerate, self._file.channels
+        try:
+            self.check_shape()
+        except CannotDecode:
+            self._file.close()
+            raise
+        self._promised = self._file.frames
+        declared = self._declared()
+        self.declared_s = declared / self.sample_rate if declared else None
+
+    def _declared(self) -> int | None:
+        if self._kind in ("wav", "aiff") and self._file.subtype in _SAMPLE_BYTES:
+            frame_bytes = _SAMPLE_BYTES[self._file.subtype] * self.channels
+            return riff_frames(self._fd, self._size, frame_bytes, self._kind == "aiff")
+        if self._kind == "mp3" and not has_xing(self._fd):
+            return None
+        return self._promised if self._promised < 1 << 60 else None  # chained Ogg: 2**63 - 1
+
+    def fill(self, buffer: NDArray[np.float32]) -> int:
+        if self.ended:
+            return 0
+        try:
+            with _SILENCER:
+                n = len(self._file.read(out=buffer))
+                if n < len(buffer):
+                    self._file.seek(self.frames + n)  # drops what was read ahead: the descriptor is then at the end
+        except (self._error, RuntimeError) as error:
+            n, self.fault = 0, clean_message(str(error)) or "damaged"
+        self.frames += n
+        if n < len(buffer):
+            self.ended = True
+            at = os.lseek(self._fd, 0, os.SEEK_CUR)
+            # A WAV may end in chunks that are no audio, so there the header's count of frames is believed.
+            seen = at >= _COMPLETE * self._size or (self._kind in ("wav", "aiff") and 0 < self._promised <= self.frames)
+            self.complete = seen and self.fault is None
+            if not self.complete and self.fault is None:
+                self.fault = f"libsndfile stopped after {at / self._size:.0%} of the file"
+        return n
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}

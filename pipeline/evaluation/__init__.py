@@ -1,0 +1,1 @@
+"""Recall and false positives on the user's own music."""

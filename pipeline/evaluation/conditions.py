@@ -1,0 +1,216 @@
+"""Test conditions: clips cut from songs and degraded by codecs, rooms, noise and speed."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import catalog
+from pipeline.audio import decoding
+from pipeline.audio.resampling import at_speed
+from pipeline.errors import AudioError, CatalogError, ParameterError
+from pipeline.simulation import acoustics, encoding
+
+CONDITIONS = ("clean", "codec", "room10", "room0", "noise10", "noise0", "speed2")
+CONDITION = re.compile(r"clean|codec|(room|noise)-?\d{1,2}|speed1?\d")
+LENGTHS_S = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0)
+LONGEST_CLIP_S = 15.0  # a longer one is a recording, which is asked in another way
+
+# Clips are made at a CD's rate: noise above what a fingerprint looks at counts in a signal to noise ratio too, and a
+# codec that need not keep it would have bits to spare.
+RATE = 44100
+LEAD_S = 1.0  # heard before the clip begins, so that the room already rings
+EDGE_S = 10.0  # music fades in and out: no clip is from there if the song is long enough
+QUIET = 0.01  # root mean square of what is silence, and no fair question
+MOST_S = 900.0  # of a song or a recording of noise, so that a mix of hours fits into memory
+ROOMS = 24
+BED_S, LAYERS = 60.0, 6  # a bed of noise: so many recordings at once, so that it is never silent
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is cut and how it is treated.
+
+    Parameters
+    ----------
+    conditions
+        ``clean``; ``codec`` (Opus at 24 kbit/s); ``room10``, ``noise10`` and the like (a small loudspeaker in a room,
+        and noise; noise alone: with the decibels of the music over the noise, which may be negative); ``speed2`` and
+        the like (played so many percent fast or slow).
+    lengths_s
+        Seconds of a clip, above 0, at most `LONGEST_CLIP_S`.
+    songs
+        At most so many songs are drawn; each gives one clip of each kind.
+    seed
+        Everything drawn follows from it.
+
+    Raises
+    ------
+    ParameterError
+        If a condition or a length is none of these.
+    """
+
+    conditions: tuple[str, ...] = CONDITIONS
+    lengths_s: tuple[float, ...] = LENGTHS_S
+    songs: int = 50
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if odd := [name for name in self.conditions if not CONDITION.fullmatch(name)]:
+            known = "clean, codec, room10, noise10 and speed2, the last three with other numbers too (speed up to 19)"
+            raise ParameterError(f"conditions: {', '.join(odd)} unknown; there are {known}")
+        if odd_s := [length_s for length_s in self.lengths_s if not 0 < length_s <= LONGEST_CLIP_S]:
+            raise ParameterError(f"lengths: {odd_s[0]:g} s; a clip has above 0 and at most {LONGEST_CLIP_S:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where clips are heard.
+
+    Parameters
+    ----------
+    rooms
+        Impulse responses at `RATE`, of which each clip draws one.
+    noise
+        ``(n,)`` float32 at `RATE`, longer than any clip, root mean square 1; each clip draws a span.
+    simulator, source
+        How the rooms and the noise were made, in words.
+    """
+
+    rooms: tuple[NDArray[np.float32], ...]
+    noise: NDArray[np.float32]
+    simulator: str
+    source: str
+
+
+def surroundings(noise_paths: Sequence[str] = (), seed: int = 1) -> Surroundings:
+    """Rooms and a bed of noise.
+
+    Parameters
+    ----------
+    noise_paths
+        Recordings of noise, six of which sound at a time; voices are synthesised without any. Pink noise lies below.
+
+    Raises
+    ------
+    CatalogError
+        If a path leads to no audio file that can be read.
+    """
+    rng = np.random.default_rng([seed, 0])
+    simulator = acoustics.room_simulator()
+    rooms = tuple(acoustics.room(rng, RATE, simulator is not None) for _ in range(ROOMS))
+    n_samples = round(BED_S * RATE)
+    entries = catalog.walk(noise_paths) if noise_paths else []
+    noise = _layers(entries, n_samples, rng) if entries else _level(acoustics.babble(n_samples, rng, RATE))
+    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
+    pink = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), n_samples)
+    noise = _level(noise + np.float32(0.5) * _level(pink.astype(np.float32)))
+    source = f"{len(entries)} recordings in {LAYERS} layers" if entries else "voices by formula"
+    return Surroundings(rooms, noise, simulator or "formula", f"{source}, over pink noise")
+
+
+def _layers(entries: Sequence[catalog.Entry], n_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Recordings one after another, in several layers, each in turn louder or quieter."""
+    bed = np.zeros(n_samples, np.float32)
+    usable = list(entries)
+    for _ in range(LAYERS):
+        layer = np.zeros(n_samples, np.float32)
+        place = 0
+        while place < n_samples:
+            if not usable:
+                raise CatalogError(f"{entries[0].path}: none of {len(entries)} recordings of noise can be heard")
+            entry = usable[int(rng.integers(len(usable)))]
+            try:
+                with catalog.local_copy(entry.path) as local:
+                    samples, _ = decoding.read(local, RATE, stop_s=MOST_S)
+            except (AudioError, CatalogError):
+                samples = np.zeros(0, np.float32)
+            if len(samples) < RATE // 100 or not samples.any():
+                usable.remove(entry)
+                continue
+            start = int(rng.integers(max(len(samples) - n_samples, 0) + 1))
+            samples = _level(samples[start : start + n_samples])[: n_samples - place]
+            layer[place : place + len(samples)] = np.float32(rng.uniform(0.3, 1.0)) * samples
+            place += len(samples)
+        bed += np.roll(layer, int(rng.integers(n_samples)))  # else few recordings would pause all at once
+    return bed
+
+
+def off_speed(condition: str) -> float:
+    """Percent of speed that must be searched: one more than the clip is off."""
+    return float(condition.removeprefix("speed")) + 1 if condition.startswith("speed") else 0.0
+
+
+def cut_clips(
+    samples: NDArray[np.float32], plan: Plan, around: Surroundings, rng: np.random.Generator
+) -> Iterator[tuple[str, float, float, NDArray[np.float32]]]:
+    """Condition, length, start in the song and samples of each clip of one song."""
+    lead, edge = round(LEAD_S * RATE), round(EDGE_S * RATE)
+    for condition in plan.conditions:
+        for length_s in plan.lengths_s:
+            percent = float(condition.removeprefix("speed")) if condition.startswith("speed") else 0.0
+            speed = 1 + percent / 100 * float(rng.choice([-1, 1]))
+            size = round(length_s * speed * RATE)
+            first, last = edge, len(samples) - edge - size
+            if last < first:
+                first, last = lead, len(samples) - size
+            if last < first:
+                continue
+            starts = rng.integers(first, last + 1, 50)
+            loud = (start for start in starts if np.mean(samples[start : start + size] ** 2) > QUIET**2)
+            start = int(next(loud, -1))
+            if start >= 0:
+                part = samples[start - lead : start + size]
+                yield condition, length_s, start / RATE, degrade(part, condition, speed, around, rng)
+
+
+def degrade(
+    samples: NDArray[np.float32], condition: str, speed: float, around: Surroundings, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """What a clip sounds like under one of the conditions of a `Plan`.
+
+    Parameters
+    ----------
+    samples
+        ``(n,)`` float32 at `RATE`, of which the first `LEAD_S` were heard before the clip begins.
+    speed
+        At which it is played where the condition is one of speed.
+    """
+    clip = samples[round(LEAD_S * RATE) :]
+    if condition == "clean":
+        return clip
+    if condition == "codec":
+        return _through_codec(clip)
+    if condition.startswith("speed"):
+        return at_speed(clip, 1 / speed)
+    if condition.startswith("room"):
+        band_hz = (rng.uniform(120, 300), rng.uniform(6000, 9000))
+        played = acoustics.loudspeaker(samples, RATE, band_hz)
+        clip = acoustics.heard_in(played, around.rooms[int(rng.integers(len(around.rooms)))])[-len(clip) :]
+    start = int(rng.integers(len(around.noise) - len(clip)))
+    noise = around.noise[start : start + len(clip)]
+    snr_db = float(condition.removeprefix("room").removeprefix("noise"))
+    mixed: NDArray[np.float32] = clip + noise * (_rms(clip) / _rms(noise) * np.float32(10 ** (-snr_db / 20)))
+    return mixed
+
+
+def _through_codec(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Opus at 24 kbit/s and back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "clip.opus")
+        encoding.write(path, samples, RATE, bitrate="24k")
+        return decoding.read(path, RATE)[0]
+
+
+def _rms(samples: NDArray[np.float32]) -> np.float32:
+    return np.float32(np.sqrt(np.mean(samples**2)) + 1e-9)
+
+
+def _level(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    return samples / _rms(samples)

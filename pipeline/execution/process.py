@@ -1,0 +1,73 @@
+"""Settings of a worker process: memory, imports, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import signal
+import sys
+from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
+from multiprocessing import resource_tracker
+
+
+def block_pandas_import() -> None:
+    """Keep pyarrow from importing pandas in a process that is songprint's alone: 0.3 s of CPU, for nothing.
+
+    pyarrow imports pandas at the first array that it makes, to see whether it was given a column of pandas. Who asks
+    it for a DataFrame later gets one: then it is imported after all.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas(MetaPathFinder):
+    """Finds no pandas, wherever it is."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+# glibc's names of what mallopt sets.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+@contextlib.contextmanager
+def interrupts_handled_here() -> Iterator[None]:
+    """Ctrl-C in a terminal goes to all processes; those started here leave it to this one, which stops them.
+
+    Threads and processes inherit what is blocked, so this reaches the workers that are started again later. What is
+    pressed meanwhile counts afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would unblock them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@functools.cache
+def keep_memory() -> None:
+    """Let malloc keep the memory of arrays for the next ones.
+
+    Dask's nanny sets MALLOC_TRIM_THRESHOLD_, which makes malloc return each array to the kernel at once; fetching it
+    again was 40 % of an index run.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc than glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)

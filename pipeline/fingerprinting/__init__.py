@@ -1,0 +1,1 @@
+"""Samples to hashes: spectrogram, peaks, landmarks."""

@@ -1,0 +1,90 @@
+"""What a query is given and gives: the library to ask, the options of a query, a match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ParameterError
+from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.peaks import Peaks
+from pipeline.fingerprinting.settings import Settings
+
+
+class Library(Protocol):
+    """What recognition needs of a store."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def n_songs(self) -> int: ...
+
+    def postings(self, hashes: NDArray[np.int32]) -> Postings:
+        """What the library knows of some hashes, sorted and unique."""
+
+    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """About what looking up each of some hashes costs, in postings read; zeros where it does not matter."""
+
+    def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
+        """The constellations of some songs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What one query run may choose.
+
+    Parameters
+    ----------
+    false_positives
+        Share of clips that are not in the library which may be named all the same, above 0, at most 1.
+    speed_range
+        Percent by which a clip may be played fast or slow, 0 to 20.
+    reads
+        How much of a large store may be read for a clip, over what is usual, above 0. Less skips more of the frequent
+        hashes and is faster; ``math.inf`` skips none.
+    """
+
+    false_positives: float = 0.01
+    speed_range: float = 0.0
+    reads: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_positives <= 1:
+            raise ParameterError(f"false positives is {self.false_positives}; it must be above 0 and at most 1")
+        if not 0 <= self.speed_range <= 20:
+            raise ParameterError(f"speed range is {self.speed_range} %; it must be 0 to 20")
+        if not self.reads > 0:
+            raise ParameterError(f"reads is {self.reads}; it must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A song found in a clip.
+
+    Parameters
+    ----------
+    song_id
+        The song.
+    clip_start_s, clip_end_s, song_start_s, song_end_s
+        The span in the clip, and the same in the song.
+    votes
+        Distinct anchors that agree; of versions of one recording the one that is heard best has the most of any.
+    confidence
+        Probability that the match is right.
+    speed
+        At which the song is played in the clip.
+    """
+
+    song_id: int
+    clip_start_s: float
+    clip_end_s: float
+    song_start_s: float
+    song_end_s: float
+    votes: int
+    confidence: float
+    speed: float

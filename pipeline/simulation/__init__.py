@@ -1,0 +1,1 @@
+"""Music by formula, and what rooms, loudspeakers and codecs do to it."""

@@ -1,0 +1,350 @@
+"""The three tables: their schemas, and their Delta logs. The one module that imports deltalake, and late: not every
+command opens a log.
+
+Every commit here says which version it was decided on and fails if another one came first (`Conflict`): what to do then
+is the caller's to know, never Delta's to guess.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import StoreError
+from pipeline.store.schema import FENCE, NEXT_SONG_ID, PINS, SCHEMAS, SETTINGS, SONGS
+from pipeline.store.storage import Location, sync_folder, unwritable
+
+log = logging.getLogger(__name__)
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+class Conflict(Exception):
+    """Another commit came first; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A Parquet file of a table, as its log has it.
+
+    Parameters
+    ----------
+    name
+        Inside the table's folder.
+    low, high
+        Smallest and largest value of each column that the log has figures for.
+    """
+
+    name: str
+    size_bytes: int
+    rows: int
+    low: Mapping[str, int]
+    high: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one table.
+
+    Parameters
+    ----------
+    files
+        In the order of their names.
+    numbers
+        What travels with the commits: next song id, fence, pinned versions.
+    handle
+        Delta's, for the next commit: opening one reads the log, which costs 5 ms after a few commits.
+    """
+
+    table: str
+    number: int
+    files: tuple[DataFile, ...]
+    numbers: Mapping[str, int]
+    configuration: Mapping[str, str]
+    handle: Any = field(compare=False, repr=False)
+
+    def only(self, file: DataFile) -> Version:
+        """The version as if it had but one file."""
+        return replace(self, files=(file,))
+
+
+def create(location: Location, settings: str) -> None:
+    """Make the three tables, those that are missing."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    # Old log entries stay until `compact` has moved past them: the version that a snapshot pins must open.
+    configuration = {
+        SETTINGS: settings,
+        "delta.enableExpiredLogCleanup": "false",
+        # All entries since the last checkpoint are read by whoever opens the log: in a commit, 1 ms for each.
+        "delta.checkpointInterval": "10",
+    }
+    for table, schema in SCHEMAS.items():
+        try:
+            if location.local:
+                os.makedirs(location.path(table), exist_ok=True)
+            with _panics_are_errors(location.path(table)):
+                DeltaTable.create(
+                    location.path(table),
+                    schema,
+                    mode="ignore",
+                    name=table,
+                    configuration=configuration,
+                    storage_options=location.storage_options(),
+                    raise_if_key_not_exists=False,
+                )
+            _sync_log(location, table)
+        except (DeltaError, OSError) as error:
+            raise unwritable(location.path(table), error) from error
+
+
+def load(location: Location, table: str, number: int | None = None) -> Version:
+    """One version of a table, the latest when ``number`` is ``None``.
+
+    Raises
+    ------
+    StoreError
+        If the log is missing or cannot be read.
+    """
+    handle = _open(location, table, number)
+    names = (NEXT_SONG_ID, FENCE, *PINS.values()) if table == SONGS else ()
+    numbers = {name: value for name in names if (value := handle.transaction_version(name)) is not None}
+    return _version(table, handle, numbers)
+
+
+def commit(
+    location: Location,
+    base: Version,
+    add: Sequence[DataFile] = (),
+    remove: Sequence[DataFile] = (),
+    numbers: Mapping[str, int] | None = None,
+) -> Version:
+    """Add and remove files, and set numbers, in one step on top of ``base``.
+
+    Returns
+    -------
+    Version
+        The table after the commit.
+
+    Raises
+    ------
+    Conflict
+        If ``base`` is not the latest version any more; nothing was changed.
+    StoreError
+        If the log cannot be written.
+    """
+    from deltalake import CommitProperties, Transaction
+    from deltalake.exceptions import CommitFailedError, DeltaError
+    from deltalake.transaction import AddAction, RemoveAction
+
+    handle = base.handle
+    if handle.version() != base.number:  # a commit has moved it on
+        handle = _open(location, base.table, base.number)
+    now_ms = int(time.time() * 1000)
+    actions: list[Any] = [
+        AddAction(
+            path=file.name,
+            size=file.size_bytes,
+            partition_values={},
+            modification_time=now_ms,
+            data_change=True,
+            stats=json.dumps(
+                {
+                    "numRecords": file.rows,
+                    "minValues": dict(file.low),
+                    "maxValues": dict(file.high),
+                    "nullCount": dict.fromkeys(file.low, 0),
+                }
+            ),
+        )
+        for file in add
+    ]
+    actions += [
+        RemoveAction(file.name, data_change=True, deletion_timestamp=now_ms, size=file.size_bytes, partition_values={})
+        for file in remove
+    ]
+    try:
+        handle.create_write_transaction(
+            actions,
+            mode="append",
+            schema=SCHEMAS[base.table],
+            commit_properties=CommitProperties(
+                max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
+                app_transactions=[Transaction(name, value) for name, value in (numbers or {}).items()],
+            ),
+        )
+    except (CommitFailedError, DeltaError, OSError) as error:
+        latest = load(location, base.table)
+        if add and {file.name for file in add} <= {file.name for file in latest.files}:
+            return latest  # the commit went through, only its answer was lost
+        if latest.number > base.number:
+            raise Conflict from error
+        if torn := _torn_entry(location, base.table):
+            log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
+            location.delete(torn)
+            raise Conflict from error
+        raise unwritable(location.path(base.table), error) from error
+    _sync_log(location, base.table, base.number + 1)
+    handle.update_incremental()  # it does not advance by itself
+    if handle.version() != base.number + 1:  # somebody else has committed meanwhile
+        handle = _open(location, base.table, base.number + 1)
+    return _version(base.table, handle, {**base.numbers, **(numbers or {})})
+
+
+def attempts(location: Location, table: str, first: Version | None = None) -> Iterator[Version]:
+    """The latest version of a table (or the one given), then the latest again and again, with longer and longer pauses.
+
+    Raises
+    ------
+    StoreError
+        When others were faster for some minutes.
+    """
+    yield first or load(location, table)
+    for attempt in range(60):
+        time.sleep(min(0.01 * 1.5**attempt, 5.0) * random.random())  # two that met should not meet again
+        yield load(location, table)
+    raise StoreError(f"{location.path(table)}: other jobs commit without a pause; try again when they are done")
+
+
+def leftovers(location: Location, table: str, grace_hours: int) -> list[str]:
+    """Files in a table's folder that no version of the last hours had, and that are themselves older than that."""
+    found = _open(location, table, None).vacuum(grace_hours, dry_run=True, enforce_retention_duration=False, full=True)
+    return [str(name) for name in found]
+
+
+def shorten_log(location: Location, table: str) -> None:
+    """Put the state of a table into one file and forget log entries older than 30 days (Delta's default)."""
+    from deltalake.exceptions import DeltaError
+
+    handle = _open(location, table, None)
+    try:
+        handle.create_checkpoint()
+        handle.cleanup_metadata()
+    except (DeltaError, OSError) as error:
+        raise unwritable(location.path(table), error) from error
+
+
+def mend_log(location: Location, table: str) -> list[str]:
+    """Take away what keeps a log from being read: a checkpoint or a last entry that was cut off.
+
+    Returns
+    -------
+    list of str
+        One sentence for each file.
+
+    Raises
+    ------
+    StoreError
+        If that does not help.
+    """
+    import pyarrow.parquet as pq
+
+    done = []
+    for name, _, _ in list(location.files(f"{table}/_delta_log")):
+        if name.endswith(".checkpoint.parquet"):
+            try:
+                pq.ParquetFile(pa.BufferReader(location.read(name))).read()
+            except (pa.ArrowException, OSError):
+                location.delete(name)
+                location.delete(f"{table}/_delta_log/_last_checkpoint")
+                done.append(f"{name}: deleted; it was damaged, and the log has its contents")
+    if torn := _torn_entry(location, table):
+        location.delete(torn)
+        done.append(f"{torn}: deleted; a power cut tore this commit")
+    load(location, table)
+    return done
+
+
+def _torn_entry(location: Location, table: str) -> str | None:
+    """The last entry of a log if it is not whole, and not the only one.
+
+    Delta shows an entry under its name only when it is written, but does not wait for the disk: after a power cut it
+    may be cut off. Such a commit never happened, and nothing was built on it.
+    """
+    entries = sorted(name for name, _, _ in location.files(f"{table}/_delta_log") if name.endswith(".json"))
+    if len(entries) < 2:
+        return None
+    try:
+        for line in location.read(entries[-1]).splitlines() or [b""]:
+            json.loads(line)
+    except (ValueError, FileNotFoundError):
+        return entries[-1]
+    return None
+
+
+def _open(location: Location, table: str, number: int | None) -> Any:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        with _panics_are_errors(location.path(table)):
+            return DeltaTable(location.path(table), version=number, storage_options=location.storage_options())
+    except (DeltaError, OSError, ValueError) as error:
+        if number is None and (torn := _torn_entry(location, table)):
+            return _open(location, table, int(torn.rpartition("/")[2].removesuffix(".json")) - 1)
+        raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
+
+
+@contextmanager
+def _panics_are_errors(path: str) -> Iterator[None]:
+    """Delta's library panics when the machine does not let it start its threads, which each take descriptors."""
+    try:
+        yield
+    except BaseException as panic:
+        if type(panic).__name__ != "PanicException":  # Rust's, of no class that could be imported
+            raise
+        reason = re.search(r'message: "(.+?)"', str(panic))
+        raise StoreError(
+            f"{path}: Delta's threads do not start ({reason[1] if reason else panic}); "
+            "allow this process more open files, for instance with `ulimit -n 1024`"
+        ) from None
+
+
+def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
+    # to_pylist of a handful of columns; a store has tens to some thousands of files
+    actions = pa.RecordBatchReader.from_stream(handle.get_add_actions(flatten=True)).read_all()  # pa.table asks pandas
+    columns = {name: actions[name].to_pylist() for name in actions.column_names}
+    bounded = [name.removeprefix("min.") for name in columns if name.startswith("min.")]
+    for name in columns.get("path", []):
+        if not PLAIN_NAME.fullmatch(name):  # a log from a stranger must not lead out of the store
+            raise StoreError(f"{table}: its log names a file that is not in its folder: {name!r}")
+    files = [
+        DataFile(
+            name=name,
+            size_bytes=columns["size_bytes"][i],
+            rows=columns["num_records"][i] or 0,
+            low={key: columns[f"min.{key}"][i] for key in bounded if columns[f"min.{key}"][i] is not None},
+            high={key: columns[f"max.{key}"][i] for key in bounded if columns[f"max.{key}"][i] is not None},
+        )
+        for i, name in enumerate(columns.get("path", []))
+    ]
+    configuration = handle.metadata().configuration
+    files.sort(key=lambda file: file.name)
+    return Version(table, handle.version(), tuple(files), numbers, configuration, handle)
+
+
+def _sync_log(location: Location, table: str, number: int = 0) -> None:
+    """Delta does not wait for the disk; a power cut would leave an empty log entry."""
+    if not location.local:
+        return
+    folder = location.path(f"{table}/_delta_log")
+    try:
+        descriptor = os.open(f"{folder}/{number:020d}.json", os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(folder)

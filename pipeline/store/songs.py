@@ -1,0 +1,49 @@
+"""The songs table: its files, read and written."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import StoreError
+from pipeline.store.delta_log import DataFile, Version
+from pipeline.store.schema import SCHEMAS, SONGS
+from pipeline.store.storage import Location
+
+# Ids that were given away for each row that is left, at most: a bound on memory, for stores from strangers.
+SPARSEST = 10_000
+
+
+def read_songs(location: Location, version: Version, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of the songs table in one version, of all states, by song id."""
+    schema = SCHEMAS[SONGS]
+    names = schema.names if columns is None else list(columns)
+    read = list(dict.fromkeys(["song_id", *names]))
+    parts = []
+    for data in version.files:
+        with location.parquet(f"{SONGS}/{data.name}") as file:
+            parts.append(file.read(columns=read).select(read))
+    if not parts:
+        return pa.schema([schema.field(name) for name in names]).empty_table()
+    table = pa.concat_tables(parts)
+    ids = table["song_id"].to_numpy()
+    if ids.min(initial=1) < 1 or ids.max(initial=0) > SPARSEST * (len(ids) + 1000):
+        raise StoreError(f"{location.path(SONGS)}: it has song ids that no songprint gave; do not trust this store")
+    return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
+
+
+def write_songs(location: Location, rows: pa.Table) -> DataFile:
+    """Write rows of the songs table as a new file of it, which no commit has taken in yet."""
+    rows = rows.sort_by("song_id")
+
+    def write(file: Any) -> None:
+        pq.write_table(rows, file, compression="zstd", write_page_checksum=True, store_schema=False)
+
+    name, size = location.write_with(f"{SONGS}/{uuid.uuid4().hex}-{{crc}}.parquet", write)
+    ids = pc.min_max(rows["song_id"]).as_py()
+    return DataFile(name.rpartition("/")[2], size, len(rows), {"song_id": ids["min"]}, {"song_id": ids["max"]})

@@ -1,0 +1,256 @@
+"""Where a store lives: one folder, local or behind an fsspec URL, and how files get there whole or not at all.
+
+Local files bypass fsspec, for which a one-clip query then does not pay. What is
+wanted of them are many small pieces: to map the files into memory, or to fetch ahead, takes a tenth more CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import StoreError
+from pipeline.paths import filesystem, is_url
+
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder that holds a store; picklable, and knows no secrets: those stay in the environment.
+
+    Parameters
+    ----------
+    url
+        Path of a local folder, or an fsspec URL such as ``s3://bucket/library``, without a slash at the end.
+    """
+
+    url: str
+
+    @classmethod
+    def of(cls, url: str) -> Location:
+        """The location that a user's path or URL names."""
+        url = url.removeprefix("file://")
+        return cls(url.rstrip("/")) if is_url(url) else cls(os.path.abspath(url))
+
+    @property
+    def local(self) -> bool:
+        """Whether this is a folder of this machine."""
+        return not is_url(self.url)
+
+    def path(self, name: str = "") -> str:
+        """The full path or URL of a file, given by its name inside the store."""
+        return f"{self.url}/{name}" if name else self.url
+
+    def _remote(self) -> Any:
+        return filesystem(self.url, use_listings_cache=False)[0]
+
+    def exists(self, name: str = "") -> bool:
+        """Whether the store has this file or folder."""
+        return os.path.exists(self.path(name)) if self.local else bool(self._remote().exists(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; `FileNotFoundError` if there is none."""
+        if self.local:
+            with open(self.path(name), "rb") as file:
+                return file.read()
+        return bytes(self._remote().cat_file(self.path(name)))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; `FileNotFoundError` if there is none."""
+        return os.path.getsize(self.path(name)) if self.local else int(self._remote().size(self.path(name)))
+
+    def files(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
+        """Name inside the store, bytes, and time of change (seconds since 1970) of every file below a folder."""
+        if self.local:
+            for parent, _, names in os.walk(self.path(folder)):
+                for name in names:
+                    path = os.path.join(parent, name)
+                    try:
+                        status = os.stat(path)
+                    except FileNotFoundError:  # another job has tidied up
+                        continue
+                    yield os.path.relpath(path, self.url).replace(os.sep, "/"), status.st_size, status.st_mtime
+            return
+        remote = self._remote()
+        root = remote._strip_protocol(self.url)
+        for path, info in remote.find(self.path(folder), detail=True).items():
+            changed = info.get("LastModified") or info.get("mtime") or info.get("created")
+            seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed or 0.0)
+            yield path[len(root) + 1 :], int(info["size"]), seconds
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path(name)) if self.local else self._remote().rm_file(self.path(name))
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a local folder if it is there and empty; object stores have none."""
+        if self.local:
+            with suppress(OSError):
+                os.rmdir(self.path(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file as a whole; readers see the old bytes or the new."""
+
+        def write(file: Any) -> None:
+            file.write(data)
+
+        self.write_with(name, write)
+
+    def write_with(self, name: str, write: Callable[[Any], None]) -> tuple[str, int]:
+        """Let ``write`` fill a file, and show it under its name only when it is finished and on the disk.
+
+        Parameters
+        ----------
+        name
+            Inside the store; ``{crc}`` in it becomes the checksum of the contents, which `checksum` gives again.
+
+        Returns
+        -------
+        name, size
+            The final name, and bytes written.
+
+        Raises
+        ------
+        StoreError
+            If a file cannot be written; nothing is left of it.
+        """
+        folder = os.path.dirname(self.path(name)) if self.local else tempfile.gettempdir()
+        temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with open(temporary, "wb") as raw:
+                file = _Summed(raw)
+                write(file)
+                raw.flush()
+                size = raw.tell()
+                if self.local:
+                    os.fsync(raw.fileno())
+            name = name.replace("{crc}", f"{file.crc:08x}")
+            if self.local:
+                os.replace(temporary, self.path(name))
+            else:  # an object appears when its upload is complete
+                self._remote().put_file(temporary, self.path(name))
+                os.unlink(temporary)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(temporary)
+            if isinstance(error, OSError):
+                raise unwritable(self.path(name), error) from error
+            raise
+        if self.local:
+            sync_folder(folder)
+        return name, size
+
+    def checksum(self, name: str) -> str:
+        """CRC-32 of a file's contents, as `write_with` puts it into names."""
+        crc = 0
+        with open(self.path(name), "rb") if self.local else self._remote().open(self.path(name), "rb") as file:
+            while block := file.read(1 << 20):
+                crc = zlib.crc32(block, crc)
+        return f"{crc:08x}"
+
+    @contextmanager
+    def parquet(
+        self, name: str, metadata: pq.FileMetaData | None = None, checksums: bool = False
+    ) -> Iterator[pq.ParquetFile]:
+        """Open a Parquet file of the store; with its ``metadata`` the footer is not read again.
+
+        With ``checksums`` every page that is read is compared with its own.
+
+        Raises
+        ------
+        StoreError
+            If the file is missing or is not Parquet.
+        """
+        path = self.path(name)
+        try:
+            if self.local:
+                with pq.ParquetFile(
+                    path, metadata=metadata, pre_buffer=False, page_checksum_verification=checksums
+                ) as file:
+                    yield file
+            else:
+                with (
+                    self._remote().open(path, "rb", cache_type="none") as raw,
+                    pq.ParquetFile(
+                        raw, metadata=metadata, pre_buffer=True, page_checksum_verification=checksums
+                    ) as file,
+                ):
+                    yield file
+        except FileNotFoundError as error:
+            raise StoreError(f"{path}: the file is missing; `songprint check --repair` says what is lost") from error
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(
+                f"{path}: the file is damaged ({error}); `songprint check --repair` says what is lost"
+            ) from error
+
+    def storage_options(self) -> dict[str, str]:
+        """The same access for Delta's object store, which reads none of fsspec's settings."""
+        if self.local or not self.url.startswith(("s3://", "s3a://")):
+            return {}
+        remote = self._remote()
+        client = dict(remote.client_kwargs)
+        options = {
+            "aws_access_key_id": remote.key or client.get("aws_access_key_id"),
+            "aws_secret_access_key": remote.secret or client.get("aws_secret_access_key"),
+            "aws_session_token": remote.token or client.get("aws_session_token"),
+            "aws_endpoint_url": remote.endpoint_url or client.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL"),
+            "aws_region": client.get("region_name")
+            or os.environ.get("AWS_REGION")
+            or os.environ.get("AWS_DEFAULT_REGION"),
+            "aws_skip_signature": "true" if remote.anon else None,
+        }
+        if (options["aws_endpoint_url"] or "").startswith("http://"):
+            options["aws_allow_http"] = "true"
+        return {name: value for name, value in options.items() if value}
+
+
+class _Summed:
+    """A file that is written from start to end, and the CRC-32 of what was written."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.crc = 0
+
+    def write(self, data: Any) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return int(self._file.write(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def unwritable(path: str, error: Exception) -> StoreError:
+    """What to raise when a file of the store cannot be written: a full disk, a read-only one, no permission."""
+    words = re.sub(r"\x1b\[\d+m|↳", "", getattr(error, "strerror", None) or str(error))  # delta-rs draws a tree
+    reason = ": ".join(line.strip() for line in words.splitlines() if line.strip())
+    return StoreError(
+        f"{path}: cannot be written: {reason}; what was finished is in the store: put that right and run the same "
+        "command again"
+    )
+
+
+def sync_folder(folder: str) -> None:
+    """Make the names in a local folder survive a power cut."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (OSError, AttributeError):  # Windows has no such call
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
