@@ -28,7 +28,7 @@ from pipeline.audio import decoding
 from pipeline.execution import dask_executor
 from pipeline.simulation import encoding
 from pipeline.store import Snapshot
-from tests.byhand import ByHand, by_hand
+from tests.dask_cluster import DaskCluster, dask_cluster
 
 RATE = 22050
 FORMULA_SONGS = 40
@@ -47,15 +47,15 @@ def make_copies(music: str | None, copies: int, into: Path) -> None:
             encoding.write(into / f"{name}-{percent}.flac", soxr.resample(samples, 1 + percent / 100, 1.0))
 
 
-def kill_at_random(hand: ByHand, every_s: float, stop: threading.Event, seed: int = 0) -> list[str]:
+def kill_at_random(cluster: DaskCluster, every_s: float, stop: threading.Event, seed: int = 0) -> list[str]:
     """Until told to stop, kill a worker and start another; who was killed."""
     rng = random.Random(seed)
     killed: list[str] = []
     while not stop.wait(every_s):
-        victim = rng.choice(sorted(hand.workers))
-        hand.kill(victim)
+        victim = rng.choice(sorted(cluster.workers))
+        cluster.kill(victim)
         killed.append(victim)
-        hand.start_worker(f"w{len(killed) + 100}")
+        cluster.start_worker(f"w{len(killed) + 100}")
     return killed
 
 
@@ -64,9 +64,9 @@ def run(music: Path, url: str, folder: Path, workers: int, every_s: float) -> tu
     stop = threading.Event()
     killed: list[str] = []
     folder.mkdir()
-    with by_hand(folder, workers) as hand:
-        killer = threading.Thread(target=lambda: killed.extend(kill_at_random(hand, every_s, stop)))
-        with dask_executor.connect(hand.address) as running:
+    with dask_cluster(folder, workers) as cluster:
+        killer = threading.Thread(target=lambda: killed.extend(kill_at_random(cluster, every_s, stop)))
+        with dask_executor.connect(cluster.address) as running:
             while running.workers < workers:
                 time.sleep(0.1)
             if every_s:
