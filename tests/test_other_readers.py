@@ -12,7 +12,8 @@ import pytest
 from pipeline.fingerprinting.landmarks import unpack
 from pipeline.store import Store
 from pipeline.store.schema import SCHEMAS
-from tests.test_checking import make_song, store
+from tests.fakes import make_song
+from tests.test_check import store
 
 __all__ = ["store"]  # a fixture
 
