@@ -38,12 +38,10 @@ class MemoryLibrary:
         made = map_(_print, paths, [settings] * len(paths))
         return cls(settings, dict(enumerate(made, start=1)))  # type: ignore[arg-type]
 
-    def postings(self, hashes: NDArray[np.int32], most: int | None = None) -> Postings:
+    def postings(self, hashes: NDArray[np.int32]) -> Postings:
         """As a snapshot of a store gives them."""
         first = np.searchsorted(self._all.hash, hashes, "left")
         count = np.searchsorted(self._all.hash, hashes, "right") - first
-        if most is not None:
-            first, count = first[count <= most], count[count <= most]
         index = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
         return Postings(self._all.hash[index], self._all.song_id[index], self._all.offset[index])
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, postings
-from pipeline.store.append import Map
+from pipeline.store.append import MapFunction
 from pipeline.store.delta_log import DataFile, Version
 from pipeline.store.schema import (
     CONSTELLATIONS,
@@ -86,12 +86,14 @@ class FileReport:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def check(location: Location, settings: Settings, run: Map) -> list[Problem]:
+def check(location: Location, settings: Settings, map_tasks: MapFunction) -> list[Problem]:
     """What `Store.check` does."""
-    return inspect(location, settings, run)[0]
+    return inspect(location, settings, map_tasks)[0]
 
 
-def inspect(location: Location, settings: Settings, run: Map) -> tuple[list[Problem], dict[str, list[FileReport]]]:
+def inspect(
+    location: Location, settings: Settings, map_tasks: MapFunction
+) -> tuple[list[Problem], dict[str, list[FileReport]]]:
     text = json.dumps(settings.to_dict())
     problems: list[Problem] = []
     reports: dict[str, list[FileReport]] = {}
@@ -103,7 +105,7 @@ def inspect(location: Location, settings: Settings, run: Map) -> tuple[list[Prob
         if version.configuration.get(SETTINGS) != text:
             problems.append(Problem(table, "its settings are not those of songprint.json"))
         tasks = [_FileTask(location, table, file, text) for file in version.files]
-        reports[table] = list(run(_check_file, tasks))
+        reports[table] = list(map_tasks(_check_file, tasks))
         problems += [problem for report in reports[table] for problem in report.problems]
     if not any(report.problems for report in reports[SONGS]):
         songs = read_songs(location, versions[SONGS])

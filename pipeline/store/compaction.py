@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, postings
-from pipeline.store.append import SONGS_PER_FILE, Map, run_task
+from pipeline.store.append import SONGS_PER_FILE, MapFunction, run_task
 from pipeline.store.constellations import CopyTask
 from pipeline.store.delta_log import Conflict, DataFile, Version
 from pipeline.store.postings import GROUP_ROWS, MergeTask
@@ -64,7 +64,7 @@ class Compaction:
     bytes_waiting: int
 
 
-def compact(location: Location, settings: Settings, run: Map, grace_hours: int) -> Compaction:
+def compact(location: Location, settings: Settings, map_tasks: MapFunction, grace_hours: int) -> Compaction:
     """What `Store.compact` does."""
     if grace_hours < 0:
         raise ParameterError(f"hours of grace are {grace_hours}; they must be 0 or more")
@@ -80,8 +80,8 @@ def compact(location: Location, settings: Settings, run: Map, grace_hours: int) 
         return _plan_constellations(location, version, drop, indexed["song_id"], text)
 
     versions = {
-        POSTINGS: _rewrite(location, POSTINGS, plan_postings, run),
-        CONSTELLATIONS: _rewrite(location, CONSTELLATIONS, plan_constellations, run),
+        POSTINGS: _rewrite(location, POSTINGS, plan_postings, map_tasks),
+        CONSTELLATIONS: _rewrite(location, CONSTELLATIONS, plan_constellations, map_tasks),
     }
     songs = _rewrite_songs(location, drop, {table: version.number for table, version in versions.items()})
     deleted, waiting = _clean(location, grace_hours)
@@ -126,14 +126,14 @@ def _indexed(location: Location, songs: Version) -> dict[str, NDArray[np.int64]]
 
 
 def _rewrite(
-    location: Location, table: str, plan: Callable[[Version], tuple[list[Task], list[DataFile]]], run: Map
+    location: Location, table: str, plan: Callable[[Version], tuple[list[Task], list[DataFile]]], map_tasks: MapFunction
 ) -> Version:
     """Replace files of a table as planned; appends of others meanwhile stay."""
     for version in delta_log.attempts(location, table):
         tasks, replaced = plan(version)
         if not replaced:
             return version
-        written = [file for file in run(run_task, tasks) if file is not None]
+        written = [file for file in map_tasks(run_task, tasks) if file is not None]
         for latest in delta_log.attempts(location, table, version):
             if not {file.name for file in replaced} <= {file.name for file in latest.files}:
                 break  # another compaction has replaced them

@@ -20,7 +20,7 @@ from pipeline.errors import StoreError
 from pipeline.fingerprinting.landmarks import Postings, pair_peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import constellations, delta_log, metadata, postings
-from pipeline.store.append import Map
+from pipeline.store.append import MapFunction
 from pipeline.store.check import FileReport, inspect
 from pipeline.store.delta_log import Conflict, DataFile
 from pipeline.store.postings import MergeTask
@@ -84,10 +84,10 @@ def restore_metadata(location: Location) -> list[str]:
     return done
 
 
-def repair(location: Location, settings: Settings, run: Map) -> Repair:
+def repair(location: Location, settings: Settings, map_tasks: MapFunction) -> Repair:
     """What `Store.repair` does, once there is a readable face and log."""
     done: list[str] = []
-    _, reports = inspect(location, settings, run)
+    _, reports = inspect(location, settings, map_tasks)
     text = json.dumps(settings.to_dict())
     damaged = {
         table: {report.name.partition("/")[2] for report in reports[table] if _is_damaged(report, location)}
@@ -109,7 +109,7 @@ def repair(location: Location, settings: Settings, run: Map) -> Repair:
     pins[CONSTELLATIONS], readable = _mend_constellations(location, damaged[CONSTELLATIONS], text, done)
     lost = np.setdiff1d(ids, readable)
     pins[POSTINGS], landmarks = _mend_postings(
-        location, settings, damaged[POSTINGS], reports[POSTINGS], rows, lost, run, done
+        location, settings, damaged[POSTINGS], reports[POSTINGS], rows, lost, map_tasks, done
     )
     _mend_songs(location, lost, landmarks, pins)
     paths = rows.filter(pc.is_in(rows["song_id"], pa.array(lost.astype(np.int32))))["path"].to_pylist()
@@ -192,7 +192,7 @@ def _mend_postings(
     reports: Sequence[FileReport],
     rows: pa.Table,
     lost: NDArray[np.int64],
-    run: Map,
+    map_tasks: MapFunction,
     done: list[str],
 ) -> tuple[int, dict[int, int]]:
     """Make again what is missing; the table's new version, and the landmarks of the songs that it was done for."""
@@ -215,7 +215,7 @@ def _mend_postings(
         )
         for at in range(0, len(short), SONGS_PER_TASK)
     ]
-    remade = list(run(_remake, tasks))
+    remade = list(map_tasks(_remake, tasks))
     good = [file for file in version.files if file.name not in damaged]
     # the songs that are made again, and the lost ones, lose what the sound files still have of them
     kept = np.arange(delta_log.load(location, SONGS).numbers.get(NEXT_SONG_ID, 1), dtype=np.int32)
@@ -230,7 +230,7 @@ def _mend_postings(
         MergeTask(location, (*sources, *fresh), None, cuts, f"{name}-{i:04d}-{{crc}}.parquet", text)
         for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
     ]
-    written = [file for file in run(postings.run_merge, merges) if file is not None]
+    written = [file for file in map_tasks(postings.run_merge, merges) if file is not None]
     version = delta_log.commit(location, version, written, version.files)
     for task in tasks:
         location.delete(task.name)

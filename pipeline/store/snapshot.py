@@ -86,15 +86,13 @@ class Snapshot:
         table = self._song_rows(dict.fromkeys(["song_id", "status", *columns]))
         return table.filter(pc.equal(table["status"], INDEXED)).select(columns)
 
-    def postings(self, hashes: NDArray[np.int32], most: int | None = None) -> Postings:
+    def postings(self, hashes: NDArray[np.int32]) -> Postings:
         """All postings of some hashes.
 
         Parameters
         ----------
         hashes
             ``(n_hashes,)`` int32, sorted and unique.
-        most
-            Hashes with more postings than this are left out: they say little and cost much.
 
         Returns
         -------
@@ -108,11 +106,11 @@ class Snapshot:
         StoreError
             If a file is missing or damaged.
         """
-        return postings.join(list(self.scan(hashes, most)))
+        return postings.join(list(self.scan(hashes)))
 
-    def scan(self, hashes: NDArray[np.int32], most: int | None = None) -> Iterator[Postings]:
+    def scan(self, hashes: NDArray[np.int32]) -> Iterator[Postings]:
         """What `postings` gives, in parts that rise by hash and bound the memory: no hash is in two parts."""
-        yield from self._lookup.scan(hashes, most)
+        yield from self._lookup.scan(hashes)
 
     def sweep(self) -> Iterator[Postings]:
         """All postings, in parts that rise by hash and bound the memory: no hash is in two parts."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import append, check, compaction, delta_log, metadata, repair
-from pipeline.store.append import Map
+from pipeline.store.append import MapFunction
 from pipeline.store.check import Problem
 from pipeline.store.compaction import Compaction
 from pipeline.store.delta_log import Conflict
@@ -124,7 +124,7 @@ class Store:
         """The store as it is now; later commits do not change it."""
         return Snapshot(self._location, self.settings, delta_log.load(self._location, SONGS))
 
-    def commit(self, manifests: Sequence[Manifest], map: Map = map) -> list[int]:  # noqa: A002  as the builtin is
+    def commit(self, manifests: Sequence[Manifest], map: MapFunction = map) -> list[int]:  # noqa: A002  as the builtin is
         """Add staged songs, all or none, and delete the staging files.
 
         Songs whose digest the store has already, or that are twice in the batches, are left out.
@@ -146,15 +146,15 @@ class Store:
         StoreError
             If the store cannot be read or written; then nothing was added.
         """
-        batches = [append.of_manifest(self._location, manifest) for manifest in manifests]
-        added = append.add(self._location, self.settings, batches, map)
+        additions = [append.from_manifest(self._location, manifest) for manifest in manifests]
+        added = append.add_songs(self._location, self.settings, additions, map)
         for manifest in manifests:
             for name in (manifest.postings, manifest.constellations):
                 self._location.delete(name)
             self._location.delete_folder(manifest.folder)
         return added
 
-    def absorb(self, other: Store, map: Map = map) -> list[int]:  # noqa: A002
+    def absorb(self, other: Store, map: MapFunction = map) -> list[int]:  # noqa: A002
         """Add the songs of another store, without their audio; the other store stays as it is.
 
         Songs whose digest is here already are left out.
@@ -179,9 +179,9 @@ class Store:
             If one of them cannot be read, or this one not written; then nothing was added.
         """
         self._expect(other.settings, f"{other.url} has")
-        return append.add(self._location, self.settings, [append.of_snapshot(other.snapshot())], map)
+        return append.add_songs(self._location, self.settings, [append.from_snapshot(other.snapshot())], map)
 
-    def check(self, map: Map = map) -> list[Problem]:  # noqa: A002
+    def check(self, map: MapFunction = map) -> list[Problem]:  # noqa: A002
         """Read every file from end to end, and compare what the tables say of each other.
 
         Parameters
@@ -197,7 +197,7 @@ class Store:
         return check.check(self._location, self.settings, map)
 
     @classmethod
-    def repair(cls, url: str, map: Map = map) -> Repair:  # noqa: A002
+    def repair(cls, url: str, map: MapFunction = map) -> Repair:  # noqa: A002
         """Bring back what can be of a damaged store; nothing else may write to it meanwhile.
 
         Postings are made again from the peaks, which are readable song by song; only songs whose peaks are damaged,
@@ -214,7 +214,7 @@ class Store:
         done = repair.repair(location, store.settings, map)
         return Repair((*restored, *done.done), done.lost)
 
-    def compact(self, map: Map = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
+    def compact(self, map: MapFunction = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
         """Merge small files, drop removed songs, delete leftovers of dead jobs; others may read and write meanwhile.
 
         Parameters
