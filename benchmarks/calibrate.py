@@ -4,14 +4,14 @@
 
 A SET is a folder with `library.csv` (path), `queries.csv` (query_path, track_path, start_s, length_s, condition) and
 the files that they name. An empty track_path means an out-of-library clip. Every other clip is searched twice: with its
-own song, and with that song hidden, as an out-of-library clip. Songs that share a recording (more than one clip of one is
-found in the other with high confidence) count neither as right nor as wrong, and are left out. A set should withhold no
-song that its library holds under another name.
+own song, and with that song hidden, as an out-of-library clip. Songs that share a recording (more than one clip of one
+is found in the other with high confidence) count neither as right nor as wrong, and are left out. A set should withhold
+no song that its library holds under another name.
 
-The weights are fitted to the best candidate of each search, coarse or fine. The thresholds are the logits that each share
-of out-of-library clips reaches in the cascade of both searches. Printed are the constants to paste. Then, for each unseen
-set (without any: for the sets themselves), the share of right clips by condition, the out-of-library clips named, and
-stated against observed confidence.
+The weights are fitted to the best candidate of each search, coarse or fine. The thresholds are the logits that each
+share of out-of-library clips reaches in the cascade of both searches. Printed are the constants to paste. Then, for
+each unseen set (without any: for the sets themselves), the share of right clips by condition, the out-of-library clips
+named, and stated against observed confidence.
 """
 
 from __future__ import annotations
@@ -231,9 +231,9 @@ def _logistic(rows: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np
 def logits_at_shares(searched: list[SearchedClip], weights: NDArray[np.float64]) -> dict[float, float]:
     """The logit that each share of out-of-library clips reaches, rising.
 
-    Clips whose song was never in the library are few, but include all that share something with the library. Clips whose
-    song is hidden are many, and show the tail. The higher logit of both counts; of the first only if `LEAST_COUNT` of
-    them reach it.
+    Clips whose song was never in the library are few, but include all that share something with the library. Clips
+    whose song is hidden are many, and show the tail. The higher logit of both counts; of the first only if
+    `LEAST_COUNT` of them reach it.
     """
     hidden, never = (
         [one.best(weights)[0] for one in searched if one.out_of_library and (one.clip.track == "") == never]
@@ -261,7 +261,9 @@ def report(searched: list[SearchedClip], weights: NDArray[np.float64], needed: f
             named[one.clip.track == ""].append(logit > needs)
         else:
             cells[one.clip.condition, one.clip.length_s].append(right and logit > needs)
-    lines = [f"{condition:10} {s:4g} s {100 * np.mean(cells[condition, s]):6.1f} % right" for condition, s in sorted(cells)]
+    lines = [
+        f"{condition:10} {s:4g} s {100 * np.mean(cells[condition, s]):6.1f} % right" for condition, s in sorted(cells)
+    ]
     lines.append(f"mean of the conditions {np.mean([100 * np.mean(cell) for cell in cells.values()]):.2f} % right")
     lines.append(f"out-of-library clips named: {sum(named[False])} of {len(named[False])} whose song is hidden,")
     lines.append(f"{sum(named[True])} of {len(named[True])} whose song was never in the library")

@@ -27,7 +27,7 @@ from benchmarks.machine import describe
 from pipeline import Store, catalog, indexing
 from pipeline.audio import decoding
 from pipeline.execution import dask_executor
-from pipeline.simulation import encoding
+from pipeline.simulation import encoding, music
 from pipeline.store import Snapshot
 from tests.byhand import ByHand, by_hand
 
@@ -36,12 +36,12 @@ FORMULA_SONGS = 40
 FORMULA_SONG_S = 60.0
 
 
-def make_copies(music: str | None, copies: int, into: Path) -> None:
+def make_copies(folder: str | None, copies: int, into: Path) -> None:
     """Write several copies of each song, each 1 % faster than the one before."""
-    if music is None:
+    if folder is None:
         songs = ((f"{seed:03d}", music.song(seed, FORMULA_SONG_S)) for seed in range(FORMULA_SONGS))
     else:
-        found = enumerate(catalog.walk([music]))
+        found = enumerate(catalog.walk([folder]))
         songs = ((f"{place:03d}", decoding.read(entry.path, RATE)[0]) for place, entry in found)
     for name, samples in songs:
         for percent in range(1, copies + 1):
@@ -60,7 +60,7 @@ def kill_at_random(hand: ByHand, every_s: float, stop: threading.Event, seed: in
     return killed
 
 
-def run(music: Path, url: str, folder: Path, workers: int, every_s: float) -> tuple[indexing.IndexReport, int]:
+def run(library: Path, url: str, folder: Path, workers: int, every_s: float) -> tuple[indexing.IndexReport, int]:
     """Run one index job on a cluster by hand; with ``every_s`` 0 no worker is killed."""
     stop = threading.Event()
     killed: list[str] = []
@@ -73,7 +73,7 @@ def run(music: Path, url: str, folder: Path, workers: int, every_s: float) -> tu
             if every_s:
                 killer.start()
             try:
-                report = indexing.index([str(music)], Store.open_or_create(url), running)
+                report = indexing.index([str(library)], Store.open_or_create(url), running)
             finally:
                 stop.set()
                 if every_s:
@@ -96,7 +96,7 @@ def same(one: str, other: str) -> bool:
         for column in ("frame", "bin", "level")
     ):
         return False
-    return postings(first).equals(postings(second))
+    return bool(postings(first).equals(postings(second)))
 
 
 def postings(snapshot: Snapshot) -> pa.Table:
@@ -118,12 +118,12 @@ def main() -> None:
     print(f"## Faults\n\n{describe()}\n")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        music = options.made or place / "music"
-        music.mkdir(exist_ok=True)
-        if not any(music.iterdir()):
-            make_copies(options.music, options.copies, music)
-        disturbed, killed = run(music, str(place / "disturbed"), place / "a", options.workers, options.every)
-        quiet, _ = run(music, str(place / "quiet"), place / "b", options.workers, 0)
+        library = options.made or place / "music"
+        library.mkdir(exist_ok=True)
+        if not any(library.iterdir()):
+            make_copies(options.music, options.copies, library)
+        disturbed, killed = run(library, str(place / "disturbed"), place / "a", options.workers, options.every)
+        quiet, _ = run(library, str(place / "quiet"), place / "b", options.workers, 0)
         equal = same(str(place / "disturbed"), str(place / "quiet"))
     for name, report in (("disturbed", disturbed), ("undisturbed", quiet)):
         print(

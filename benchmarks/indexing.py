@@ -2,12 +2,12 @@
 
     python -m benchmarks.indexing MUSIC [--pairs 5] [--hours 1] [--shared-hours 8]
 
-MUSIC is a folder of real music in any format; the same hours of it are encoded as MP3 (192 kbit/s), FLAC and Ogg
-Vorbis first. The two runs of a pair follow each other, and only ratios within a pair count, since the speed of a machine
+MUSIC is a folder of real music in any format; the same hours of it are encoded as MP3 (192 kbit/s), FLAC and Ogg Vorbis
+first. The two runs of a pair follow each other, and only ratios within a pair count, since the speed of a machine
 drifts. CPU time is user and system time of the process and its children. The time before the work begins (imports, the
-start of a cluster) is left out for songprint and included for the others: a linked ffmpeg takes 0.09 s to start, a quarter
-of its cost on files of some minutes. The gain of many workers is measured on the original music, and on more of it: an
-hour ends before the workers have shared it evenly.
+start of a cluster) is left out for songprint and included for the others: a linked ffmpeg takes 0.09 s to start, a
+quarter of its cost on files of some minutes. The gain of many workers is measured on the original music, and on more of
+it: an hour ends before the workers have shared it evenly.
 """
 
 from __future__ import annotations
@@ -269,7 +269,10 @@ def main() -> None:
         pairs = [(songprint(shared, 1), songprint(shared, cores)) for _ in range(options.pairs)]
         speed_ups = [single[1] / parallel[1] for single, parallel in pairs]
         audio = f"{pairs[0][0][5]:.1f} hours"
-        print(f"\n{cores} workers over 1, wall, {audio}, without their start: {median_and_range(speed_ups)} times as fast\n")
+        print(
+            f"\n{cores} workers over 1, wall, {audio}, without their start: "
+            f"{median_and_range(speed_ups)} times as fast\n"
+        )
         if cores in targets.WORKERS:
             met.append(targets.row(targets.WORKERS[cores], speed_ups, audio))
         print(table(["stage (mp3)", "CPU s per hour of audio"],

@@ -9,8 +9,8 @@ degraded by formula: a room, and noise 10 dB below the music.
 Look-up and votes of one clip are timed in pairs with DuckDB (join on the hash, group by song and delta, best 20). Each
 pair has another clip. DuckDB reads all of its hashes, songprint those that its budget allows. Both use two threads. The
 files are in the operating system's cache ("warm") or were dropped from it ("cold", on Linux). Whole clips (spectrogram,
-look-up, votes, verification; no decoding) are timed in CPU seconds, one by one and all together. The percentage of right
-clips shows what reading less costs.
+look-up, votes, verification; no decoding) are timed in CPU seconds, one by one and all together. The percentage of
+right clips shows what reading less costs.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ def main() -> None:
             ratios.append(took[store] / took[empty])
             shutil.rmtree(folder / "empty")
         print(
-            f"\nAdding {ADDED_SONGS} songs to the largest, CPU over adding them to an empty store: {median_and_range(ratios)}\n"
+            f"\nAdding {ADDED_SONGS} songs to the largest, CPU over adding them to an empty store: "
+            f"{median_and_range(ratios)}\n"
         )
         largest = sizes[-1]
         where = f"{largest.postings / 1e6:.0f} M postings"

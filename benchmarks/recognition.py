@@ -4,8 +4,8 @@
 
 A SET is a folder with `library/`, `queries.csv` (query_path, track_path, start_s, length_s, condition) and the clips
 that it names. An empty track_path means an out-of-library clip. A clip is right when its row with most votes names the
-true file. Clips played at another speed are identified with `--speed-range 3`. `--times` makes the library so many times
-larger: the same songs again, played faster or slower by 7 to 35 %.
+true file. Clips played at another speed are identified with `--speed-range 3`. `--times` makes the library so many
+times larger: the same songs again, played faster or slower by 7 to 35 %.
 """
 
 from __future__ import annotations

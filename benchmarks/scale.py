@@ -2,11 +2,11 @@
 
     python -m benchmarks.scale [--like STORE] [--clips FOLDER] [--sizes 10,20,40] [--check 100]
 
-Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) are staged, committed, compacted and searched by the
-real code, in stores of growing size. The model is straight lines through the small stores, for searching over the root of
-the size. Its prediction for the largest store is printed beside the measurement, then the tables of docs/SCALE.md. All
-times are CPU seconds of one worker, so that a busy machine gives the same figures. Without STORE and FOLDER, songs by
-formula are used.
+Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) are staged, committed, compacted and searched by
+the real code, in stores of growing size. The model is straight lines through the small stores, for searching over the
+root of the size. Its prediction for the largest store is printed beside the measurement, then the tables of
+docs/SCALE.md. All times are CPU seconds of one worker, so that a busy machine gives the same figures. Without STORE and
+FOLDER, songs by formula are used.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def cpu_s(work: Callable[[], Any]) -> float:
 
 def formula_store(folder: Path) -> tuple[Store, float]:
     """A store of songs by formula, and CPU seconds for an hour of its music."""
-    music = folder / "music"
-    music.mkdir()
+    library = folder / "music"
+    library.mkdir()
     for seed in range(FORMULA_SONGS):
-        encoding.write(music / f"{seed}.mp3", music.song(seed, FORMULA_SONG_S))
+        encoding.write(library / f"{seed}.mp3", music.song(seed, FORMULA_SONG_S))
     store = Store.create(str(folder / "like"))
-    took = cpu_s(lambda: indexing.index([str(music)], store))
+    took = cpu_s(lambda: indexing.index([str(library)], store))
     return store, took / (FORMULA_SONGS * FORMULA_SONG_S / 3600)
 
 

@@ -3,8 +3,8 @@
 The cost of a look-up depends on how often the hashes of a clip occur. So the hashes are drawn from those of a real
 store, with replacement: a frequent hash stays as frequent. A larger library also has hashes that a small one has not.
 Their share is estimated as Good and Turing do: the share of postings whose hash occurs once. Such a hash is mixed: the
-anchor's bin of one real landmark with the differences of another. Offsets and peaks are drawn uniformly; no cost depends
-on them.
+anchor's bin of one real landmark with the differences of another. Offsets and peaks are drawn uniformly; no cost
+depends on them.
 """
 
 from __future__ import annotations
