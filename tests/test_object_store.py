@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.store import Store, stage
-from tests.test_checking import everything, make_song
+from tests.fakes import make_song
+from tests.test_check import everything
 
 s3fs = pytest.importorskip("s3fs")
 moto = pytest.importorskip("moto.server")
@@ -108,7 +109,7 @@ def test_writers_of_an_object_store_lose_nothing(bucket: str) -> None:
     assert store.snapshot().n_songs == 4
 
 
-def test_what_is_not_there_is_said_in_a_sentence(bucket: str) -> None:
+def test_a_missing_store_is_reported_in_a_sentence(bucket: str) -> None:
     with pytest.raises(StoreError, match="s3://music/nothing: there is no store here"):
         Store.open(f"{bucket}/nothing")
     s3fs.S3FileSystem().pipe_file(f"{bucket}/other/song.mp3", b"x")

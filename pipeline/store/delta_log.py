@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipeline.errors import StoreError
 from pipeline.store.schema import FENCE, NEXT_SONG_ID, PINS, SCHEMAS, SETTINGS, SONGS
-from pipeline.store.storage import Location, sync_folder, unwritable
+from pipeline.store.storage import Location, sync_folder, write_error
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def create(location: Location, settings: str) -> None:
                 )
             _sync_log(location, table)
         except (DeltaError, OSError) as error:
-            raise unwritable(location.path(table), error) from error
+            raise write_error(location.path(table), error) from error
 
 
 def load(location: Location, table: str, number: int | None = None) -> Version:
@@ -194,7 +194,7 @@ def commit(
             log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
             location.delete(torn)
             raise Conflict from error
-        raise unwritable(location.path(base.table), error) from error
+        raise write_error(location.path(base.table), error) from error
     _sync_log(location, base.table, base.number + 1)
     handle.update_incremental()  # the handle does not advance by itself
     if handle.version() != base.number + 1:  # somebody else has committed meanwhile
@@ -232,7 +232,7 @@ def shorten_log(location: Location, table: str) -> None:
         handle.create_checkpoint()
         handle.cleanup_metadata()
     except (DeltaError, OSError) as error:
-        raise unwritable(location.path(table), error) from error
+        raise write_error(location.path(table), error) from error
 
 
 def repair_log(location: Location, table: str) -> list[str]:
