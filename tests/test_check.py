@@ -220,7 +220,7 @@ def test_another_format_is_refused_with_the_way_out(store: Store, version: int, 
 
 
 def test_leftovers_of_dead_jobs_are_no_problem(store: Store) -> None:
-    """Postings of an id that was reserved, and never committed: they do not count, and `compact` drops them."""
+    """Postings of an id that was reserved, and never committed: no snapshot has them, and `compact` drops them."""
     location = Location.of(store.url)
     songs = delta_log.load(location, "songs")
     delta_log.commit(location, songs, numbers={NEXT_SONG_ID: N_SONGS + 2})

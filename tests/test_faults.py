@@ -1,4 +1,4 @@
-"""Jobs that die at any moment, and jobs that run at once: the store opens, checks clean, and loses nothing.
+"""Jobs that die at any moment, and jobs that run at once: the store opens, has no problems, and loses nothing.
 
 `make test-faults` tries hundreds of moments and minutes of traffic, the normal suite a few of each: FAULTS is how many
 moments, TRAFFIC_S how many seconds.
@@ -39,7 +39,7 @@ small_song = functools.partial(make_song, n_peaks=150, n_frames=200, n_bins=64)
 
 
 def index(store: Store, *batches: range) -> None:
-    """What an index job does: songs that are there are not done again, a batch always gets the same name."""
+    """Do the work of an index job: skip songs that are there; a batch always has the same name."""
     have = set(store.snapshot().songs(["digest"])["digest"].to_pylist())
     todo = {batch: [small_song(number) for number in batch if str(number) not in have] for batch in batches}
     store.commit([stage(store.url, f"{batch.start}-{batch.stop}", new) for batch, new in todo.items() if new])
@@ -102,18 +102,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Died(BaseException):
-    """Stands for the end of the process: nothing that the process does after it has an effect."""
+    """Simulates the end of the process: nothing that the process does after it has an effect."""
 
 
 class Fault:
-    """Counts what a job does to the disk, and strikes at one of those moments.
+    """Count the operations of a job on the disk, and fail at one of those moments.
 
     Parameters
     ----------
     at
         The moment, from 1; later ones than the job has do nothing.
     error
-        What strikes: the death of the process when ``None``, else this error, once.
+        This error is raised, once; ``None``: the process dies.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, error: OSError | None) -> None:
@@ -169,7 +169,7 @@ def copy(template: Path, to: Path) -> Store:
 
 
 def check_and_repeat(store: Store, job: str) -> None:
-    """What must hold after any fault, and after the job was done again."""
+    """Check the store after a fault, then repeat the job and check again."""
     run, after = JOBS[job]
     assert store.check() == []
     assert contents(store) in (expected_contents(BEFORE), expected_contents(after)), "half of a job is to be seen"
@@ -185,7 +185,7 @@ def check_and_repeat(store: Store, job: str) -> None:
 
 
 def moments(template: Path, folder: Path, job: str) -> int:
-    """How many moments a job has."""
+    """Number of moments of a job at which a `Fault` can occur."""
     store = copy(template, folder)
     with pytest.MonkeyPatch.context() as patch:
         fault = Fault(patch, 0, None)
@@ -220,7 +220,7 @@ def _child(url: str, job: str, ready: Any) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_that_is_killed_leaves_a_whole_store(template: Path, tmp_path: Path, job: str) -> None:
-    """The real thing: SIGKILL, at moments that nothing in the code knows of."""
+    """SIGKILL at random moments, between any two instructions."""
     spawn = multiprocessing.get_context("spawn")
     chance = np.random.default_rng(len(job))
     for turn in range(max(1, FAULTS // (len(JOBS) * 3))):
@@ -238,7 +238,7 @@ def test_a_job_that_is_killed_leaves_a_whole_store(template: Path, tmp_path: Pat
 
 
 def _writer(url: str, numbers: range, until: float, done: Any) -> None:
-    """Add songs two by two, remove every fifth, compact now and then; say which are there for good."""
+    """Add songs two by two, remove every fifth, compact now and then; say which are there in the end."""
     store = Store.open(url)
     added = []
     for turn, first in enumerate(numbers[::2]):
@@ -256,7 +256,7 @@ def _writer(url: str, numbers: range, until: float, done: Any) -> None:
 
 
 def _reader(url: str, over: Any, failures: Any, reads: Any) -> None:
-    """Look at the store until it is over: every song that a snapshot has is there, whole and once."""
+    """Read the store until the writers are done: every song of a snapshot is complete, and there once."""
     seen = 0
     store = Store.open(url)
     try:

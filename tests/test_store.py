@@ -1,4 +1,4 @@
-"""The store as its users see it: what goes in comes out, whole, whatever others do meanwhile."""
+"""The store through its public methods: what is committed is read back, also when other jobs write meanwhile."""
 
 from __future__ import annotations
 
@@ -404,7 +404,7 @@ def test_compact_cleans_what_dead_jobs_left_but_not_before_its_time(store: Store
 
 
 def test_a_job_that_is_overtaken_by_compact_merges_again(store: Store) -> None:
-    """Its reserved ids were declared void, since nobody can tell it from a job that died."""
+    """Its reserved ids were declared void, since it cannot be distinguished from a job that died."""
     a, b = random_song("a"), random_song("b")
     fill(store, [b])
     runs = []

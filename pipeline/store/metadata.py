@@ -41,7 +41,7 @@ def read(location: Location) -> Settings:
 
 
 def _read_json(location: Location) -> object:
-    """What the file holds; ``None`` if it is no JSON."""
+    """The contents of the file; ``None`` if it is not JSON."""
     try:
         return json.loads(location.read(NAME))
     except ValueError:

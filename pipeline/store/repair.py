@@ -50,7 +50,7 @@ SONGS_PER_TASK = 128
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What a repair did.
+    """The result of a repair.
 
     Parameters
     ----------
@@ -113,7 +113,14 @@ def repair_tables(location: Location, settings: Settings, map_tasks: MapFunction
     pins[CONSTELLATIONS], readable = _repair_constellations(location, damaged[CONSTELLATIONS], text, done)
     lost = np.setdiff1d(ids, readable)
     pins[POSTINGS], landmarks = _repair_postings(
-        location, settings, damaged[POSTINGS], reports[POSTINGS], rows, lost, map_tasks, done
+        location,
+        settings,
+        damaged=damaged[POSTINGS],
+        reports=reports[POSTINGS],
+        indexed=rows,
+        lost=lost,
+        map_tasks=map_tasks,
+        done=done,
     )
     _repair_songs(location, lost, landmarks, pins)
     paths = rows.filter(pc.is_in(rows["song_id"], pa.array(lost.astype(np.int32))))["path"].to_pylist()
@@ -196,16 +203,17 @@ def _rebuild_postings(task: _RebuildTask) -> tuple[DataFile | None, list[int], N
 def _repair_postings(
     location: Location,
     settings: Settings,
+    *,
     damaged: set[str],
     reports: Sequence[FileReport],
-    rows: pa.Table,
+    indexed: pa.Table,
     lost: NDArray[np.int64],
     map_tasks: MapFunction,
     done: list[str],
 ) -> tuple[int, dict[int, int]]:
     """Make missing postings again; the new version of the table, and the landmark count of each such song."""
     version = delta_log.load(location, POSTINGS)
-    ids, expected = rows["song_id"].to_numpy().astype(np.int64), rows["landmarks"].to_numpy()
+    ids, expected = indexed["song_id"].to_numpy().astype(np.int64), indexed["landmarks"].to_numpy()
     counts = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
     for report in reports:
         if report.name.partition("/")[2] not in damaged:
@@ -225,7 +233,7 @@ def _repair_postings(
     ]
     rebuilt = list(map_tasks(_rebuild_postings, tasks))
     undamaged = [file for file in version.files if file.name not in damaged]
-    # leave out what the undamaged files still have of songs that are made again or lost
+    # leave out the postings in undamaged files of songs that are made again or lost
     kept = np.arange(delta_log.load(location, SONGS).numbers.get(NEXT_SONG_ID, 1), dtype=np.int32)
     kept[incomplete] = 0
     kept[lost] = 0
