@@ -304,7 +304,7 @@ class _FileConsumer:
     declared_s: float | None = None
 
     def begin(self, declared_s: float | None) -> None:
-        """Take the seconds that the file says it has."""
+        """Take the duration that the file declares, if it does."""
         self.declared_s = declared_s
 
     def consume(self, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:
