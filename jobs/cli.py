@@ -79,7 +79,11 @@ app.command()(demo)
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage) or 130 (Ctrl-C).
+
+    A script's shell starts a command in the background with SIGINT ignored, and Python keeps it so: Ctrl-C then stops
+    the script, and the command goes on.
+    """
     code = run(sys.argv[1:])
     processes = sys.modules.get("multiprocessing")
     if processes and processes.active_children():
