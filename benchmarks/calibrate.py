@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from pipeline.audio import decoding
-from pipeline.evaluation.experiment import Without
+from pipeline.evaluation.experiment import LibraryWithoutSong
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.calibration import STRANGERS, WEIGHTS, confidence, more_for, terms
 from pipeline.matching.clip import Clip
@@ -122,7 +122,7 @@ def answer(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
     """A clip's answers at each effort of the cascade: as it is, and without its own song."""
     path, song_id = task
     clip = Clip(decoding.read(path, SHELF.settings.sample_rate)[0], SHELF.settings)
-    libraries: list[Library] = [SHELF] if song_id is None else [SHELF, Without(SHELF, song_id)]
+    libraries: list[Library] = [SHELF] if song_id is None else [SHELF, LibraryWithoutSong(SHELF, song_id)]
     return [[ask([clip], library, effort)[0] for effort in (COARSE, FINE)] for library in libraries]
 
 
