@@ -52,7 +52,7 @@ def listen(
     from jobs.output import sheets, tables
     from pipeline import identification
     from pipeline.audio import decoding, resampling
-    from pipeline.live import Listener, limited, microphone, raw
+    from pipeline.live import Listener, limit, microphone, read_pcm
     from pipeline.matching.types import Query
     from pipeline.store import Store
 
@@ -65,12 +65,12 @@ def listen(
     def hear(blocks: Iterable[NDArray[np.float32]]) -> list[Match]:
         listener = Listener(snapshot, query)
         try:
-            for samples in blocks if seconds is None else limited(blocks, seconds * wanted):
+            for samples in blocks if seconds is None else limit(blocks, seconds * wanted):
                 for start in range(0, len(samples), wanted):
-                    for match in listener.hear(samples[start : start + wanted]):
-                        tell(match, listener.heard_s)
+                    for match in listener.add(samples[start : start + wanted]):
+                        tell(match, listener.duration_s)
         except KeyboardInterrupt:  # how one stops listening
-            log.info("stopped after %s", sheets.minutes(listener.heard_s))
+            log.info("stopped after %s", sheets.minutes(listener.duration_s))
         return listener.finish()
 
     def tell(match: Match, now_s: float) -> None:
@@ -87,7 +87,7 @@ def listen(
         matches = hear(resampling.resample_blocks(blocks, device_rate, wanted))
     elif input_ == "-":
         name = "-"
-        matches = hear(resampling.resample_blocks(raw(sys.stdin.buffer), rate, wanted))
+        matches = hear(resampling.resample_blocks(read_pcm(sys.stdin.buffer), rate, wanted))
     else:
         name = input_
         matches, _ = decoding.decode(input_, wanted, hear)
