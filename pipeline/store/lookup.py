@@ -45,13 +45,13 @@ class Lookup:
 
     Parameters
     ----------
-    alive
+    is_indexed
         ``(largest song id + 1,)`` bool: the songs that count.
     """
 
-    def __init__(self, location: Location, names: Sequence[str], alive: NDArray[np.bool_]) -> None:
+    def __init__(self, location: Location, names: Sequence[str], is_indexed: NDArray[np.bool_]) -> None:
         self._reader = Reader([(location, name, None) for name in names])
-        self._alive = alive
+        self._is_indexed = is_indexed
         self._resident: Postings | None = None
         self._lock = threading.Lock()
 
@@ -105,9 +105,9 @@ class Lookup:
     def _drop_removed(self, postings: Postings) -> Postings:
         """Leave out what belongs to no song: removed, or never finished."""
         low, high = int(postings.song_id.min(initial=0)), int(postings.song_id.max(initial=0))
-        if low >= 0 and high < len(self._alive) and self._alive[1:].all() and postings.song_id.all():
+        if low >= 0 and high < len(self._is_indexed) and self._is_indexed[1:].all() and postings.song_id.all():
             return postings  # without further ado where nothing was ever removed
-        known = (postings.song_id >= 0) & (postings.song_id < len(self._alive))
+        known = (postings.song_id >= 0) & (postings.song_id < len(self._is_indexed))
         counts = np.zeros(len(postings), bool)
-        counts[known] = self._alive[postings.song_id[known]]
+        counts[known] = self._is_indexed[postings.song_id[known]]
         return postings if counts.all() else take(postings, counts)
