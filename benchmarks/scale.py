@@ -1,12 +1,12 @@
-"""What a store of millions of songs costs: a model whose constants are measured here, held against a larger run.
+"""What a store of millions of songs costs: a model, its constants measured here, compared with a larger run.
 
     python -m benchmarks.scale [--like STORE] [--clips FOLDER] [--sizes 10,20,40] [--check 100]
 
-Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) go through the real staging, committing,
-compacting and asking, in stores of growing size. Straight lines through the small ones are the model, for asking over
-the root of the size; what it says of the largest is printed beside what was measured there. Then come the tables of
-docs/SCALE.md. All times are CPU seconds of one worker, so that a busy machine tells the same. Without STORE and FOLDER,
-songs by formula are used.
+Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) are staged, committed, compacted and searched by
+the real code, in stores of growing size. The model is straight lines through the small stores, for searching over the
+root of the size. Its prediction for the largest store is printed beside the measurement, then the tables of
+docs/SCALE.md. All times are CPU seconds of one worker, so that a busy machine gives the same figures. Without STORE and
+FOLDER, songs by formula are used.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from pipeline.matching.types import Query
 from pipeline.simulation import acoustics, encoding, music
 from pipeline.store import stage
 
-# Batches in one commit, in turn: what a commit costs by itself and what its postings cost come apart.
+# Batches in one commit, in turn: so the fixed cost of a commit can be separated from the cost of its postings.
 BATCHES = (1, 4, 2)
 WINDOWS = 64
 PROBES = 3
-# Songs of the plans that the driver's constants come from; the last is what they are held against.
+# Songs of the plans that the driver's constants come from; they are compared with the last one.
 PLANNED = (100_000, 200_000, 400_000, 1_000_000)
 FORMULA_SONGS = 12
 FORMULA_SONG_S = 120.0
 
-# What a window costs: the larger the store, the fewer of its hashes may be read (`recognise.affordable`).
+# Cost of a window: the larger the store, the fewer of its hashes may be read (`matching.search.affordable`).
 ASKING = ("window_s", "ask_mb")
 
 # A real library: songs of four minutes.
@@ -57,7 +57,7 @@ WORKERS = (1, 16, 128)
 
 
 def cpu_s(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process for some work."""
+    """CPU seconds of this process for a call."""
     began = time.process_time()
     work()
     return time.process_time() - began
@@ -67,18 +67,18 @@ def cpu_s(work: Callable[[], Any]) -> float:
 
 
 def formula_store(folder: Path) -> tuple[Store, float]:
-    """A store of songs by formula, and the CPU seconds that an hour of music cost."""
-    music = folder / "music"
-    music.mkdir()
+    """A store of songs by formula, and CPU seconds for an hour of its music."""
+    library = folder / "music"
+    library.mkdir()
     for seed in range(FORMULA_SONGS):
-        encoding.write(music / f"{seed}.mp3", music.song(seed, FORMULA_SONG_S))
+        encoding.write(library / f"{seed}.mp3", music.song(seed, FORMULA_SONG_S))
     store = Store.create(str(folder / "like"))
-    took = cpu_s(lambda: indexing.index([str(music)], store))
+    took = cpu_s(lambda: indexing.index([str(library)], store))
     return store, took / (FORMULA_SONGS * FORMULA_SONG_S / 3600)
 
 
 def formula_clips(folder: Path) -> Path:
-    """Noisy clips of songs that a store has or has not."""
+    """Noisy clips of songs by formula, half of them of songs in the store."""
     clips = folder / "clips"
     clips.mkdir()
     for seed in range(WINDOWS):
@@ -88,7 +88,7 @@ def formula_clips(folder: Path) -> Path:
 
 
 def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
-    """Bring a store to so many postings; what staging and each commit cost."""
+    """Add songs until a store has so many postings; the cost of staging and of each commit."""
     rows = []
     while (have := store.snapshot().size())["postings"] < postings:
         batches = BATCHES[int(have["version"]) % len(BATCHES)]
@@ -106,7 +106,7 @@ def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
 
 
 def probe_asking(store: Store, clips: str) -> dict[str, float]:
-    """What a fresh process pays for its first answer beyond what the same costs again, and for a window of a batch."""
+    """Extra CPU seconds of a new process for its first result; CPU seconds of a window in a batch; memory."""
     entries = catalog.walk([clips])[:WINDOWS]
     windows = [decoding.read(entry.path, store.settings.sample_rate, 0.0, 10.0)[0] for entry in entries]
     before_mb = peak_mb()
@@ -117,7 +117,7 @@ def probe_asking(store: Store, clips: str) -> dict[str, float]:
 
 
 class Rows:
-    """A store as the plan of an index run sees it: rows of songs, and nothing else."""
+    """A store for the plan of an index run: rows of songs, and nothing else."""
 
     def __init__(self, n_songs: int) -> None:
         place = np.arange(n_songs)
@@ -150,7 +150,7 @@ def probe_planning(n_songs: int) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever had. Linux counts what started it in `ru_maxrss`."""
+    """Peak memory of this process. On Linux `ru_maxrss` includes the parent process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -159,7 +159,7 @@ def peak_mb() -> float:
 
 
 def probed(*options: str) -> dict[str, float]:
-    """Figures of a probe, medians of processes of its own, whose memory is its own."""
+    """Figures of a probe: medians over separate processes, so that peak memory is of the probe alone."""
     command = [sys.executable, "-m", "benchmarks.scale", *options]
     runs = [
         json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(PROBES)
@@ -168,7 +168,7 @@ def probed(*options: str) -> dict[str, float]:
 
 
 def at_size(store: Store, spread: Spread, clips: str, postings: int) -> dict[str, Any]:
-    """Grow a store, and measure all that is to know of it before and after compacting."""
+    """Grow a store, and measure it before and after compacting."""
     rows = grow(store, spread, postings)
     asking = ("--probe", "asking", "--like", store.url, "--clips", clips)
     scattered = probed(*asking)
@@ -211,7 +211,7 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
 
 
 def predict(constants: dict[str, tuple[float, ...]], postings: float, songs: float) -> dict[str, float]:
-    """What the model says of a store of so many postings and songs."""
+    """Figures of the model for a store of so many postings and songs."""
     p, s = postings / 1e6, songs / 1e6
     said = {name: constants[name][0] + constants[name][1] * p
             for name in ("bytes", "compact_s", "open_s")}  # fmt: skip
@@ -221,7 +221,7 @@ def predict(constants: dict[str, tuple[float, ...]], postings: float, songs: flo
 
 
 def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str, float]]) -> float:
-    """What the model says that staging and committing these batches costs."""
+    """CPU seconds of the model for staging and committing these batches."""
     fixed, per_song, per_posting = constants["commit_s"]
     return sum(
         (constants["stage_s"][0] + per_posting) * row["postings"] / 1e6 + fixed + per_song * row["songs"] / 1e6
@@ -230,7 +230,7 @@ def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str,
 
 
 def check(constants: dict[str, tuple[float, ...]], largest: dict[str, Any], plan: dict[str, float]) -> str:
-    """The model beside a measured run, as a table."""
+    """A table that compares the model with a measured run."""
     said = predict(constants, largest["postings"], plan["songs"])
     measured = {name: (plan if name in plan else largest)[name] for name in said}
     said["build_s"] = build_s(constants, largest["commits"])
@@ -269,9 +269,9 @@ def tables(constants: dict[str, tuple[float, ...]], index_s_per_h: float, postin
                     *(f"{figure:,.3g}" if figure < 100 else f"{figure:,.0f}" for figure in figures),
                 ]
             )
-    head = ["songs", "workers", "index, h", "of it the driver alone, h", "compact, h", "commits",
-            "files before compacting", "GB", "driver, GB", "query worker, GB", "its first answer, CPU s",
-            "a window, CPU s", "recordings asked, x real time"]  # fmt: skip
+    head = ["songs", "workers", "index, h", "the driver alone, h", "compact, h", "commits",
+            "files before compacting", "GB", "driver, GB", "query worker, GB", "its first result, CPU s",
+            "a window, CPU s", "recordings searched, x real time"]  # fmt: skip
     return table(head, rows)
 
 
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--like", help="store of real music; songs by formula when there is none")
     parser.add_argument("--clips", help="folder of recordings; by formula when there is none")
     parser.add_argument("--sizes", default="10,20,40", help="millions of postings that the constants come from")
-    parser.add_argument("--check", type=float, default=100, help="millions of postings that the model is held against")
+    parser.add_argument("--check", type=float, default=100, help="millions of postings that the model is compared with")
     parser.add_argument("--index-s", type=float, help="CPU seconds to fingerprint an hour of music; measured otherwise")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     options = parser.parse_args()
