@@ -29,7 +29,7 @@ from pipeline.audio import decoding
 from pipeline.execution import dask_executor
 from pipeline.simulation import encoding, music
 from pipeline.store import Snapshot
-from tests.byhand import ByHand, by_hand
+from tests.dask_cluster import DaskCluster, dask_cluster
 
 RATE = 22050
 FORMULA_SONGS = 40
@@ -48,15 +48,15 @@ def make_copies(folder: str | None, copies: int, into: Path) -> None:
             encoding.write(into / f"{name}-{percent}.flac", soxr.resample(samples, 1 + percent / 100, 1.0))
 
 
-def kill_at_random(hand: ByHand, every_s: float, stop: threading.Event, seed: int = 0) -> list[str]:
+def kill_at_random(cluster: DaskCluster, every_s: float, stop: threading.Event, seed: int = 0) -> list[str]:
     """Kill a worker and start another until ``stop`` is set; return the names of those that were killed."""
     rng = random.Random(seed)
     killed: list[str] = []
     while not stop.wait(every_s):
-        victim = rng.choice(sorted(hand.workers))
-        hand.kill(victim)
+        victim = rng.choice(sorted(cluster.workers))
+        cluster.kill(victim)
         killed.append(victim)
-        hand.start_worker(f"w{len(killed) + 100}")
+        cluster.start_worker(f"w{len(killed) + 100}")
     return killed
 
 
@@ -65,9 +65,9 @@ def run(library: Path, url: str, folder: Path, workers: int, every_s: float) -> 
     stop = threading.Event()
     killed: list[str] = []
     folder.mkdir()
-    with by_hand(folder, workers) as hand:
-        killer = threading.Thread(target=lambda: killed.extend(kill_at_random(hand, every_s, stop)))
-        with dask_executor.connect(hand.address) as running:
+    with dask_cluster(folder, workers) as cluster:
+        killer = threading.Thread(target=lambda: killed.extend(kill_at_random(cluster, every_s, stop)))
+        with dask_executor.connect(cluster.address) as running:
             while running.workers < workers:
                 time.sleep(0.1)
             if every_s:

@@ -41,7 +41,7 @@ FFMPEG = SYSTEM or WHEEL
 INDEX = r"""
 import re, sys, time
 from pathlib import Path
-from pipeline.execution.executor import Loop
+from pipeline.execution.executor import SerialExecutor
 from pipeline.execution.process import block_pandas_import
 from pipeline.indexing import index
 from pipeline.store import Store
@@ -67,7 +67,7 @@ def main():
             cpu, wall = run(running)
             most = max(running.map(peak, range(workers)))
     else:
-        cpu, wall = run(Loop())
+        cpu, wall = run(SerialExecutor())
         most = peak(0)
     stats = Store.open(place).snapshot().stats()
     print(cpu, wall, most, stats["bytes"], stats["postings"], stats["hours"])

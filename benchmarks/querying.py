@@ -36,7 +36,7 @@ from benchmarks import targets
 from benchmarks.machine import describe, median_and_range, table
 from benchmarks.synthetic import HashDistribution, build, store_at
 from pipeline.audio import decoding
-from pipeline.execution.executor import Executor, Loop
+from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.identification import CLIPS_AT_ONCE
 from pipeline.indexing import index
 from pipeline.matching.clip import Clip
@@ -235,7 +235,7 @@ def main() -> None:
     pa.set_cpu_count(THREADS)
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        executor: Executor = Loop()
+        executor: Executor = SerialExecutor()
         if options.workers:
             from pipeline.execution import dask_executor
 

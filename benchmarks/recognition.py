@@ -29,7 +29,7 @@ from pipeline.audio import decoding
 from pipeline.evaluation.experiment import START_ERROR_S
 from pipeline.evaluation.metrics import wilson
 from pipeline.execution import dask_executor
-from pipeline.execution.executor import Executor, Loop
+from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.fingerprinting.extract import constellation
 from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.store import Manifest, StagedSong, stage
@@ -49,7 +49,9 @@ def main() -> None:
         truth = {os.path.basename(row["query_path"]): row for row in csv.DictReader(file)}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        executor: Executor = Loop() if chosen.workers == 1 else stack.enter_context(dask_executor.local(chosen.workers))
+        executor: Executor = (
+            SerialExecutor() if chosen.workers == 1 else stack.enter_context(dask_executor.local(chosen.workers))
+        )
         store = pipeline.Store.create(os.path.join(folder, "store"), pipeline.Settings())
         pipeline.index([os.path.join(chosen.set, "library")], store, executor)
         paths = store.snapshot().songs(["path"])["path"].to_pylist()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pipeline
 from pipeline.fingerprinting.extract import Fingerprint
-from pipeline.identification import ANSWERS
+from pipeline.identification import MATCHES
 from pipeline.indexing import Failure, IndexReport
 from pipeline.store import Snapshot
 
@@ -31,7 +31,7 @@ def page() -> str:
     parts += [_entry(f"pipeline.{name}", getattr(pipeline, name)) for name in pipeline.__all__]
     parts.append("# What they return\n")
     parts += [_entry(thing.__name__, thing) for thing in RETURNED]
-    columns = "\n".join(f"| `{field.name}` | {field.type} |" for field in ANSWERS)
+    columns = "\n".join(f"| `{field.name}` | {field.type} |" for field in MATCHES)
     parts.append(f"## Columns of `identify`\n\n| column | type |\n|---|---|\n{columns}\n")
     parts.append(_errors())
     return "\n".join(parts)

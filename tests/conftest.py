@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,17 @@ class FormulaLibrary:
     def noisy(self, song: int, start_s: float, length_s: float, snr_db: float = 10.0) -> NDArray[np.float32]:
         """The same seconds as a phone across the room hears them."""
         return acoustics.recording(self.clean(song, start_s, length_s), snr_db, seed=song)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C stops this process and those that it starts, also where the shell of a script had it ignored.
+
+    A shell without job control starts what runs in its background with SIGINT ignored, and Python keeps that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child starts with the default
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -28,8 +28,9 @@ MAP: dict[str, set[str]] = {
     "fingerprinting": {"audio"},
     "catalog": {"audio", "paths"},
     "audio": {"paths"},
-    "execution": {"paths"},
+    "execution": {"paths", "version"},
     "paths": set(),
+    "version": set(),
     "errors": set(),
 }
 

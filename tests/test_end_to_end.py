@@ -23,7 +23,7 @@ import pipeline
 from jobs.cli import run
 from pipeline import Store
 from pipeline.execution import dask_executor
-from pipeline.execution.dask_executor import Cluster
+from pipeline.execution.dask_executor import DaskExecutor
 from pipeline.simulation import acoustics, encoding
 from tests.conftest import FormulaLibrary
 
@@ -32,7 +32,7 @@ SONG_COLUMNS = ["song_id", "path", "title", "artist", "duration_s", "landmarks",
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Cluster]:
+def workers() -> Iterator[DaskExecutor]:
     with dask_executor.local(2) as opened:
         yield opened
 
@@ -118,7 +118,11 @@ def test_noisy_clips_of_other_formats_are_named_at_their_place_and_strangers_are
 
 
 def test_dask_workers_give_what_this_process_gives(
-    store: Store, library: FormulaLibrary, clips: dict[str, tuple[str, float] | None], workers: Cluster, tmp_path: Path
+    store: Store,
+    library: FormulaLibrary,
+    clips: dict[str, tuple[str, float] | None],
+    workers: DaskExecutor,
+    tmp_path: Path,
 ) -> None:
     spread = Store.open_or_create(str(tmp_path / "store"))
     report = pipeline.index([str(library.folder)], spread, workers)
@@ -142,6 +146,7 @@ def test_indexing_again_adds_nothing(store: Store, library: FormulaLibrary, tmp_
     assert contents(Store.open(str(twice))) == before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_an_interrupted_run_goes_on_where_it_stopped(
     store: Store, library: FormulaLibrary, how: signal.Signals, tmp_path: Path
@@ -162,6 +167,22 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         assert "Traceback" not in said
     assert run(["index", str(library.folder), "--store", url, "--workers", "1", "--quiet"]) == 0
     assert contents(Store.open(url)) == contents(store)
+
+
+def test_a_run_in_the_background_of_a_script_is_not_stopped_by_ctrl_c(library: FormulaLibrary, tmp_path: Path) -> None:
+    """The shell has it ignored then: Ctrl-C is meant for what runs in front."""
+    url = str(tmp_path / "store")
+    command = [sys.executable, "-m", "jobs", "index", str(library.folder), "--store", url, "--workers", "2"]
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "-", *command]
+    running = subprocess.Popen(ignoring, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if running.poll() is not None or any((tmp_path / "store").rglob("*.parquet")):
+            break
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 0, said
+    assert Store.open(url).snapshot().n_songs == len(library.paths)
 
 
 def test_a_broken_file_is_a_row_and_the_rest_go_on(

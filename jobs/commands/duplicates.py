@@ -14,7 +14,7 @@ SHOWN = ("group", "kind", "song_id", "song_path", "share", "start_s", "end_s", "
 def duplicates(
     store: options.StoreUrl,
     output: options.Output = "-",
-    format_: options.TableFormat = options.Format.TABLE,
+    format_: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,

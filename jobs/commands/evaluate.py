@@ -1,4 +1,4 @@
-"""`songprint evaluate`: how well the songs of a store are recognised, on clips cut from the user's own music."""
+"""`songprint evaluate`: how many of a user's own songs are found, on clips that are cut from them."""
 
 from __future__ import annotations
 
@@ -38,19 +38,17 @@ def evaluate(
     pictures: Annotated[
         Path | None, typer.Option("--pictures", metavar="FOLDER", help="Draw recall, confidence and time into it.")
     ] = None,
-    false_positives: Annotated[
-        float, typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named.")
-    ] = 0.01,
+    false_positives: options.FalsePositives = 0.01,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed draws other clips.")] = 1,
-    format_: options.TableFormat = options.Format.TABLE,
+    format_: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
 ) -> None:
     """Cut and degrade clips of your songs, identify them, and print how many were right.
 
-    Each clip is asked twice: as it is, and with its song hidden, as a stranger. `--output` keeps one row per clip.
-    Rooms are simulated where the extra `evaluation` is installed, and by formula without.
+    Each clip is identified twice: as it is, and with its song hidden, as an out-of-library clip. `--output`
+    keeps one row per clip. Rooms are simulated where the extra `evaluation` is installed, and by formula without.
 
     Example: songprint evaluate ~/Music --store ~/music.songprint --songs 20 --output clips.csv
     """
@@ -82,7 +80,7 @@ def evaluate(
 
     rows = experiment.evaluate(paths, snapshot, query, plan, around, progress)
     if output != "-":
-        tables.write([rows], rows.schema, output, format_, rows.schema.names)
+        tables.write([rows], rows.schema, output, format_)
     recall, timing, storage = metrics.recall(rows), metrics.timing(rows), metrics.storage(snapshot)
     parts = {
         "made": ("Made with", metrics.made(plan, around, query)),
@@ -93,13 +91,13 @@ def evaluate(
         "storage": ("Storage", storage),
         "article": (f"Beside {metrics.ARTICLE}", metrics.beside_the_article(recall, timing, storage)),
     }
-    if format_ is options.Format.JSON:
+    if format_ == "json":
         print(json.dumps({name: table.to_pylist() for name, (_, table) in parts.items()}, indent=2))
     else:
         for title, table in parts.values():
-            if format_ is options.Format.TABLE:
+            if format_ == "table":
                 print(title)
-            tables.write([table], table.schema, "-", format_, table.schema.names)
+            tables.write([table], table.schema, "-", format_)
             print()
     if pictures is not None:
         from pipeline import plots
