@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from benchmarks import targets
 from benchmarks.machine import describe, median_and_range, table
-from benchmarks.synthetic import Spread, build, store_at
+from benchmarks.synthetic import HashDistribution, build, store_at
 from pipeline.audio import decoding
 from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.identification import CLIPS_AT_ONCE
@@ -243,7 +243,7 @@ def main() -> None:
         real = Store.open_or_create(str(folder / "real"))
         index([str(options.music)], real, executor)
         clips = excerpts(real, options.clips)
-        drawn = Spread(real)
+        drawn = HashDistribution(real)
         n_songs = f"{real.snapshot().n_songs} songs"
         few = single_clips_cpu_ms(real, clips)
         print(f"One clip, {n_songs}, without decoding: {median_and_range(few, '{:.0f}')} CPU ms")

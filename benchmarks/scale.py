@@ -28,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe, table
-from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, Spread, store_at
+from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, HashDistribution, store_at
 from pipeline import Settings, Store, catalog, indexing
 from pipeline.audio import decoding
 from pipeline.catalog import Entry
@@ -48,7 +48,7 @@ FORMULA_SONGS = 12
 FORMULA_SONG_S = 120.0
 
 # Cost of a window: the larger the store, the fewer of its hashes may be read (`matching.search.affordable`).
-ASKING = ("window_s", "ask_mb")
+SEARCH_FIGURES = ("window_s", "search_mb")
 
 # A real library: songs of four minutes.
 SONG_S = 240.0
@@ -87,7 +87,7 @@ def formula_clips(folder: Path) -> Path:
     return clips
 
 
-def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
+def grow(store: Store, distribution: HashDistribution, postings: int) -> list[dict[str, float]]:
     """Add songs until a store has so many postings; the cost of staging and of each commit."""
     rows = []
     while (have := store.snapshot().size())["postings"] < postings:
@@ -95,7 +95,7 @@ def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
         manifests, staged_s = [], 0.0
         for place in range(batches):
             seed = int(have["songs"]) + place * SONGS_PER_BATCH + 1
-            songs = spread.songs(seed, SONGS_PER_BATCH)
+            songs = distribution.songs(seed, SONGS_PER_BATCH)
             began = time.process_time()
             manifests.append(stage(store.url, f"synthetic-{seed:09d}", songs))
             staged_s += time.process_time() - began
@@ -105,15 +105,15 @@ def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
     return rows
 
 
-def probe_asking(store: Store, clips: str) -> dict[str, float]:
+def probe_search(store: Store, clips: str) -> dict[str, float]:
     """Extra CPU seconds of a new process for its first result; CPU seconds of a window in a batch; memory."""
     entries = catalog.walk([clips])[:WINDOWS]
     windows = [decoding.read(entry.path, store.settings.sample_rate, 0.0, 10.0)[0] for entry in entries]
     before_mb = peak_mb()
     snapshot = store.snapshot()
     first_s, again_s = (cpu_s(lambda: recognise(windows[:1], snapshot, Query())) for _ in range(2))
-    ask_s = cpu_s(lambda: recognise(windows, snapshot, Query()))
-    return {"open_s": first_s - again_s, "window_s": ask_s / len(windows), "ask_mb": peak_mb() - before_mb}
+    search_s = cpu_s(lambda: recognise(windows, snapshot, Query()))
+    return {"open_s": first_s - again_s, "window_s": search_s / len(windows), "search_mb": peak_mb() - before_mb}
 
 
 class Rows:
@@ -167,17 +167,17 @@ def probed(*options: str) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
-def at_size(store: Store, spread: Spread, clips: str, postings: int) -> dict[str, Any]:
+def at_size(store: Store, distribution: HashDistribution, clips: str, postings: int) -> dict[str, Any]:
     """Grow a store, and measure it before and after compacting."""
-    rows = grow(store, spread, postings)
-    asking = ("--probe", "asking", "--like", store.url, "--clips", clips)
-    scattered = probed(*asking)
+    rows = grow(store, distribution, postings)
+    search = ("--probe", "search", "--like", store.url, "--clips", clips)
+    scattered = probed(*search)
     before = store.snapshot().size()
     compact_s = cpu_s(lambda: store.compact(grace_hours=0))
     after = store.snapshot().size()
     return {
         "postings": after["postings"], "songs": after["songs"], "bytes": after["bytes"], "files": before["files"],
-        "compact_s": compact_s, "commits": rows, "scattered": scattered, **probed(*asking),
+        "compact_s": compact_s, "commits": rows, "scattered": scattered, **probed(*search),
     }  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
     }
     for name in ("bytes", "compact_s", "open_s"):
         constants[name] = line(millions, [size[name] for size in sizes])
-    for name in ASKING:
+    for name in SEARCH_FIGURES:
         constants[name] = line(np.sqrt(millions).tolist(), [size[name] for size in sizes])
     for name in ("plan_s", "driver_mb"):
         constants[name] = line(songs, [plan[name] for plan in plans])
@@ -213,11 +213,11 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
 def predict(constants: dict[str, tuple[float, ...]], postings: float, songs: float) -> dict[str, float]:
     """Figures of the model for a store of so many postings and songs."""
     p, s = postings / 1e6, songs / 1e6
-    said = {name: constants[name][0] + constants[name][1] * p
+    predicted = {name: constants[name][0] + constants[name][1] * p
             for name in ("bytes", "compact_s", "open_s")}  # fmt: skip
-    said |= {name: constants[name][0] + constants[name][1] * p**0.5 for name in ASKING}
-    said |= {name: constants[name][0] + constants[name][1] * s for name in ("plan_s", "driver_mb")}
-    return said
+    predicted |= {name: constants[name][0] + constants[name][1] * p**0.5 for name in SEARCH_FIGURES}
+    predicted |= {name: constants[name][0] + constants[name][1] * s for name in ("plan_s", "driver_mb")}
+    return predicted
 
 
 def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str, float]]) -> float:
@@ -231,13 +231,18 @@ def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str,
 
 def check(constants: dict[str, tuple[float, ...]], largest: dict[str, Any], plan: dict[str, float]) -> str:
     """A table that compares the model with a measured run."""
-    said = predict(constants, largest["postings"], plan["songs"])
-    measured = {name: (plan if name in plan else largest)[name] for name in said}
-    said["build_s"] = build_s(constants, largest["commits"])
+    predicted = predict(constants, largest["postings"], plan["songs"])
+    measured = {name: (plan if name in plan else largest)[name] for name in predicted}
+    predicted["build_s"] = build_s(constants, largest["commits"])
     measured["build_s"] = sum(row["stage_s"] + row["commit_s"] for row in largest["commits"])
     rows = [
-        [name, f"{said[name]:.3g}", f"{measured[name]:.3g}", f"{100 * (said[name] / measured[name] - 1):+.0f} %"]
-        for name in sorted(said)
+        [
+            name,
+            f"{predicted[name]:.3g}",
+            f"{measured[name]:.3g}",
+            f"{100 * (predicted[name] / measured[name] - 1):+.0f} %",
+        ]
+        for name in sorted(predicted)
         if measured[name]
     ]
     return table(["figure", "model", "measured", "model over measured"], rows)
@@ -249,19 +254,19 @@ def tables(constants: dict[str, tuple[float, ...]], index_s_per_h: float, postin
     rows = []
     for songs in LIBRARIES:
         postings = songs * SONG_S * postings_per_s
-        said = predict(constants, postings, songs)
+        predicted = predict(constants, postings, songs)
         work_s = songs * SONG_S / 3600 * index_s_per_h + constants["stage_s"][0] * postings / 1e6
         merge_s = per_posting * postings / 1e6
         for workers in WORKERS:
             spread_s = (work_s + merge_s) / workers
             commits = max(1, round(spread_s / indexing.COMMIT_EVERY_S))
-            serial_s = commits * (fixed + per_song * songs / 2 / 1e6) + said["plan_s"]
+            serial_s = commits * (fixed + per_song * songs / 2 / 1e6) + predicted["plan_s"]
             files = commits * (2 + max(1, round(postings / commits / 16e6))) + songs / 1024
-            hours = [spread_s + serial_s, serial_s, said["compact_s"] / workers]
-            memory_gb = [0.5 + said["driver_mb"] / 1000, 0.3 + said["ask_mb"] / 1000]
-            asked = workers * WINDOW_STEP_S / said["window_s"]
-            figures = [*(took / 3600 for took in hours), commits, files, said["bytes"] / 1e9, *memory_gb,
-                       said["open_s"], said["window_s"], asked]  # fmt: skip
+            hours = [spread_s + serial_s, serial_s, predicted["compact_s"] / workers]
+            memory_gb = [0.5 + predicted["driver_mb"] / 1000, 0.3 + predicted["search_mb"] / 1000]
+            searched = workers * WINDOW_STEP_S / predicted["window_s"]
+            figures = [*(took / 3600 for took in hours), commits, files, predicted["bytes"] / 1e9, *memory_gb,
+                       predicted["open_s"], predicted["window_s"], searched]  # fmt: skip
             rows.append(
                 [
                     f"{songs:,}",
@@ -285,8 +290,8 @@ def main() -> None:
     parser.add_argument("--index-s", type=float, help="CPU seconds to fingerprint an hour of music; measured otherwise")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.probe == "asking":
-        print(json.dumps(probe_asking(Store.open(options.like), options.clips)))
+    if options.probe == "search":
+        print(json.dumps(probe_search(Store.open(options.like), options.clips)))
         return
     if options.probe:
         print(json.dumps(probe_planning(int(options.probe))))
@@ -297,16 +302,18 @@ def main() -> None:
         formula, index_s = formula_store(folder)
         like = Store.open(options.like) if options.like else formula
         clips = options.clips or str(formula_clips(folder))
-        spread = Spread(like)
+        distribution = HashDistribution(like)
         store = store_at(folder / "store", like)
         sizes = []
         for millions in [*map(float, options.sizes.split(",")), options.check]:
-            sizes.append(at_size(store, spread, clips, int(millions * 1e6)))
+            sizes.append(at_size(store, distribution, clips, int(millions * 1e6)))
             print(json.dumps(sizes[-1] | {"commits": len(sizes[-1]["commits"])}), flush=True)
         postings_per_s = like.snapshot().stats()["postings_per_second"]
         plans = [probed("--probe", str(n_songs)) for n_songs in PLANNED]
     constants = fit(sizes[:-1], plans[:-1])
-    print("\nPer million postings (bytes, compact_s, open_s, stage_s), the root of those (window_s, ask_mb) or million")
+    print(
+        "\nPer million postings (bytes, compact_s, open_s, stage_s), the root of those (window_s, search_mb) or million"
+    )
     print(
         "songs (plan_s, driver_mb): a start and a slope; commit_s: a start, per million songs, per million postings.\n"
     )

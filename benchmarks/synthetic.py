@@ -31,7 +31,7 @@ SONGS_PER_BATCH = 500
 BATCHES_PER_COMMIT = 8
 
 
-class Spread:
+class HashDistribution:
     """The distribution of hashes in real music, to draw from.
 
     Parameters
@@ -90,13 +90,13 @@ class Spread:
         ]
 
 
-def stage_batch(task: tuple[Spread, str, int, int]) -> Manifest:
+def stage_batch(task: tuple[HashDistribution, str, int, int]) -> Manifest:
     """Make a batch of songs and stage it: a task for an executor."""
-    spread, url, seed, count = task
-    return stage(url, f"synthetic-{seed:06d}", spread.songs(seed, count))
+    distribution, url, seed, count = task
+    return stage(url, f"synthetic-{seed:06d}", distribution.songs(seed, count))
 
 
-def build(spread: Spread, store: Store, postings: int, executor: Executor, first_seed: int = 0) -> None:
+def build(distribution: HashDistribution, store: Store, postings: int, executor: Executor, first_seed: int = 0) -> None:
     """Add songs until a store has a number of postings, by the real staging, merging and committing.
 
     Postings of earlier calls count, so a benchmark can grow one store from size to size.
@@ -108,7 +108,9 @@ def build(spread: Spread, store: Store, postings: int, executor: Executor, first
     for done in range(0, songs, per_commit):
         count = min(per_commit, songs - done)
         starts = range(0, count, SONGS_PER_BATCH)
-        tasks = [(spread, store.url, seed + done + start, min(SONGS_PER_BATCH, count - start)) for start in starts]
+        tasks = [
+            (distribution, store.url, seed + done + start, min(SONGS_PER_BATCH, count - start)) for start in starts
+        ]
         store.commit(executor.map(stage_batch, tasks), map=executor.map)
 
 
