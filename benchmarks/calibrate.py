@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from pipeline.audio import decoding
-from pipeline.evaluation.experiment import Without
+from pipeline.evaluation.experiment import LibraryWithoutSong
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.calibration import STRANGERS, WEIGHTS, confidence, more_for, terms
 from pipeline.matching.clip import Clip
@@ -122,7 +122,7 @@ def search_clip(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
     """The candidates of a clip at each search level: with its own song, and without it."""
     path, song_id = task
     clip = Clip(decoding.read(path, LIBRARY.settings.sample_rate)[0], LIBRARY.settings)
-    libraries: list[Library] = [LIBRARY] if song_id is None else [LIBRARY, Without(LIBRARY, song_id)]
+    libraries: list[Library] = [LIBRARY] if song_id is None else [LIBRARY, LibraryWithoutSong(LIBRARY, song_id)]
     return [[ask([clip], library, level)[0] for level in (COARSE, FINE)] for library in libraries]
 
 

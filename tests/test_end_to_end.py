@@ -49,9 +49,9 @@ def store(library: FormulaLibrary, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def clips(
-    library: FormulaLibrary, stranger: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
+    library: FormulaLibrary, out_of_library: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[str, float] | None]:
-    """Clips by path, with the song and the second where they start in it, or nothing for a stranger."""
+    """Clips by path, with the song and the second where they start in it, or nothing for an out-of-library clip."""
     folder = tmp_path_factory.mktemp("clips")
     truth: dict[str, tuple[str, float] | None] = {}
     for song, song_path in enumerate(library.paths):
@@ -62,7 +62,10 @@ def clips(
         heard = library.clean(song, start_s, 4.0) if song % 2 else library.noisy(song, start_s, 6.0)
         encoding.write(path, heard)
         truth[path] = (song_path, start_s)
-    for name, samples in (("99 stranger.wav", stranger), ("98 noisy.wav", acoustics.recording(stranger, 10.0, seed=3))):
+    for name, samples in (
+        ("99 foreign.wav", out_of_library),
+        ("98 noisy.wav", acoustics.recording(out_of_library, 10.0, seed=3)),
+    ):
         encoding.write(folder / name, samples)
         truth[str(folder / name)] = None
     return truth
@@ -103,7 +106,7 @@ def verdicts(rows: list[dict[str, Any]], truth: dict[str, tuple[str, float] | No
     return found
 
 
-def test_noisy_clips_of_other_formats_are_named_at_their_place_and_strangers_are_not(
+def test_noisy_clips_of_other_formats_are_named_at_their_place_and_others_are_not(
     store: Store, clips: dict[str, tuple[str, float] | None]
 ) -> None:
     rows = pipeline.identify(list(clips), store).to_pylist()
@@ -233,7 +236,7 @@ def test_the_tables_say_the_same_in_every_format(store: Store, tmp_path: Path) -
 
 
 def test_the_demo_names_every_clip_and_leaves_its_store(demo_folder: Path) -> None:
-    shown = (demo_folder.parent / "said.txt").read_text()
+    shown = (demo_folder.parent / "output.txt").read_text()
     verdicts = [line.split()[-1] for line in shown.splitlines() if line[:2].isdigit() and "." in line[:4]]
     assert len(verdicts) == 13
     assert verdicts.count("right") >= 12, shown

@@ -84,7 +84,7 @@ def demo(
 
 
 def _line(clip: Clip, row: dict[str, Any]) -> tuple[str, ...]:
-    shown = (os.path.basename(clip.path), f"{clip.length_s:.0f}", clip.heard)
+    shown = (os.path.basename(clip.path), f"{clip.length_s:.0f}", clip.condition)
     if row["status"] != "matched":
         right = row["status"] == "unknown" and clip.song_path is None
         return (*shown, row["status"], "", "", "right" if right else "missed" if clip.song_path else row["message"])

@@ -56,7 +56,7 @@ def evaluate(
     from jobs.output import tables
     from pipeline.errors import ParameterError
     from pipeline.evaluation import experiment, metrics
-    from pipeline.evaluation.conditions import Plan, surroundings
+    from pipeline.evaluation.conditions import Plan, make_surroundings
     from pipeline.matching.types import Query
     from pipeline.store import Store
 
@@ -72,24 +72,24 @@ def evaluate(
             raise ParameterError("--pictures needs the package matplotlib: pip install 'songprint[evaluation]'")
         os.makedirs(pictures, exist_ok=True)
     snapshot = Store.open(store).snapshot()
-    around = surroundings(noise or (), seed)
+    surroundings = make_surroundings(noise or (), seed)
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty() and not quiet:
             print(f"\r{done} of {total} songs", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    rows = experiment.evaluate(paths, snapshot, query, plan, around, progress)
+    rows = experiment.evaluate(paths, snapshot, query, plan, surroundings, progress)
     if output != "-":
         tables.write([rows], rows.schema, output, format_)
     recall, timing, storage = metrics.recall(rows), metrics.timing(rows), metrics.storage(snapshot)
     parts = {
-        "made": ("Made with", metrics.made(plan, around, query)),
+        "made": ("Made with", metrics.provenance(plan, surroundings, query)),
         "recall": ("Recall", recall),
-        "strangers": ("Strangers: clips of songs that the library does not have", metrics.strangers(rows)),
+        "out_of_library": ("Out-of-library clips: their song is not in the library", metrics.out_of_library(rows)),
         "confidence": ("Confidence, stated and observed", metrics.reliability(rows)),
         "timing": ("Milliseconds to match, decoding excluded", timing),
         "storage": ("Storage", storage),
-        "article": (f"Beside {metrics.ARTICLE}", metrics.beside_the_article(recall, timing, storage)),
+        "article": (f"Beside {metrics.ARTICLE}", metrics.compare_with_article(recall, timing, storage)),
     }
     if format_ == "json":
         print(json.dumps({name: table.to_pylist() for name, (_, table) in parts.items()}, indent=2))
@@ -102,8 +102,8 @@ def evaluate(
     if pictures is not None:
         from pipeline import plots
 
-        answers, timed = metrics.answers(rows), metrics.timed(rows)
+        matches, times = metrics.matches(rows), metrics.match_times(rows)
         if recall.num_rows:
             plots.save(plots.recall_by_condition(recall.to_pylist()), pictures / "recall.png")
-            plots.save(plots.time_to_match(timed.length_s, timed.match_ms), pictures / "time.png")
-        plots.save(plots.reliability(answers.confidence, answers.is_right), pictures / "confidence.png")
+            plots.save(plots.time_to_match(times.length_s, times.match_ms), pictures / "time.png")
+        plots.save(plots.reliability(matches.confidence, matches.is_right), pictures / "confidence.png")

@@ -52,7 +52,7 @@ def listen(
     from jobs.output.text import minutes, song_name
     from pipeline import identification
     from pipeline.audio import decoding, resampling
-    from pipeline.live import Listener, limited, microphone, raw
+    from pipeline.live import Listener, limit, microphone, read_pcm
     from pipeline.matching.types import Query
     from pipeline.store import Store
 
@@ -65,12 +65,12 @@ def listen(
     def identify_live(blocks: Iterable[NDArray[np.float32]]) -> list[Match]:
         listener = Listener(snapshot, query)
         try:
-            for samples in blocks if seconds is None else limited(blocks, seconds * sample_rate):
+            for samples in blocks if seconds is None else limit(blocks, seconds * sample_rate):
                 for start in range(0, len(samples), sample_rate):
-                    for match in listener.hear(samples[start : start + sample_rate]):
-                        print_match(match, listener.heard_s)
+                    for match in listener.add(samples[start : start + sample_rate]):
+                        print_match(match, listener.duration_s)
         except KeyboardInterrupt:  # how a user stops it
-            log.info("stopped after %s", minutes(listener.heard_s))
+            log.info("stopped after %s", minutes(listener.duration_s))
         return listener.finish()
 
     def print_match(match: Match, now_s: float) -> None:
@@ -87,7 +87,7 @@ def listen(
         matches = identify_live(resampling.resample_blocks(blocks, device_rate, sample_rate))
     elif input_ == "-":
         name = "-"
-        matches = identify_live(resampling.resample_blocks(raw(sys.stdin.buffer), rate, sample_rate))
+        matches = identify_live(resampling.resample_blocks(read_pcm(sys.stdin.buffer), rate, sample_rate))
     else:
         name = input_
         matches, _ = decoding.decode(input_, sample_rate, identify_live)
