@@ -59,8 +59,8 @@ def clips(
         # Each clip in another format than its song.
         suffix = Path(library.paths[song - 1]).suffix
         path = str(folder / f"{song:02d}{suffix}")
-        heard = library.clean(song, start_s, 4.0) if song % 2 else library.noisy(song, start_s, 6.0)
-        encoding.write(path, heard)
+        samples = library.clean(song, start_s, 4.0) if song % 2 else library.noisy(song, start_s, 6.0)
+        encoding.write(path, samples)
         truth[path] = (song_path, start_s)
     for name, samples in (
         ("99 foreign.wav", out_of_library),
