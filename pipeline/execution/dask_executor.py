@@ -321,9 +321,10 @@ def _versions() -> dict[str, str]:
 def _check_versions(client: Client) -> None:
     """Compare this process with the scheduler and its workers; later workers are checked at their first task."""
     ours = _versions()
-    workers = client.sync(client.scheduler.identity)["workers"]
     found = client.run(_versions, on_error="return")
-    theirs = {f"worker {workers[address]['name']} ({address})": found[address] for address in found}
+    workers = client.sync(client.scheduler.identity)["workers"]  # a worker may join or leave meanwhile
+    names = {address: workers[address]["name"] for address in found if address in workers}
+    theirs = {f"worker {names.get(address, '?')} ({address})": found[address] for address in found}
     try:  # Dask's scheduler unpickles tasks as well
         theirs["the scheduler"] = client.run_on_scheduler(_versions)
     except Exception as error:
