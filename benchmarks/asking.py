@@ -40,9 +40,9 @@ from pipeline.execution.executor import Executor, Loop
 from pipeline.identification import CLIPS_AT_ONCE
 from pipeline.indexing import index
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, affordable, recognise, unique
+from pipeline.matching.search import COARSE, find_matches, sorted_unique, within_read_budget
 from pipeline.matching.types import Query
-from pipeline.matching.voting import QueryHashes, join, vote
+from pipeline.matching.voting import QueryHashes, find_hits, vote
 from pipeline.simulation import acoustics
 from pipeline.store import Snapshot, StagedSong, Store, stage
 
@@ -56,7 +56,7 @@ READS = (0.25, 1.0, 4.0)
 DUCKDB = """
     with hit as (
         select song_id, (p.offset - q.frame) as delta
-        from read_parquet({files}) p join question q on p.hash = q.hash
+        from read_parquet({files}) p join query q on p.hash = q.hash
     )
     select song_id, delta, count(*) as votes from hit group by all order by votes desc limit 20
 """
@@ -103,10 +103,10 @@ def drop_cache(folder: str) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def look_up(snapshot: Snapshot, question: QueryHashes) -> object:
+def look_up(snapshot: Snapshot, query: QueryHashes) -> object:
     """What the join and the votes of one clip take."""
-    question = affordable(question, snapshot, COARSE.reads)
-    return vote(join(question, snapshot.postings(unique(question.hash))), COARSE.candidates)
+    query = within_read_budget(query, snapshot, COARSE.reads)
+    return vote(find_hits(query, snapshot.postings(sorted_unique(query.hash))), COARSE.candidates)
 
 
 def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:
@@ -117,8 +117,8 @@ def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:
     connection = duckdb.connect()
     connection.execute(f"set threads = {THREADS}")
 
-    def ask(question: QueryHashes) -> object:
-        connection.register("question", pa.table({"hash": question.hash, "frame": question.tick}))
+    def ask(query: QueryHashes) -> object:
+        connection.register("query", pa.table({"hash": query.hash, "frame": query.tick}))
         return connection.execute(DUCKDB.format(files=files)).fetchall()
 
     return ask
@@ -131,7 +131,7 @@ def right(snapshot: Snapshot, clips: list[Excerpt], query: Query) -> float:
     named = 0
     for start in range(0, len(clips), CLIPS_AT_ONCE):
         some = clips[start : start + CLIPS_AT_ONCE]
-        found = recognise([clip.samples for clip in some], snapshot, query)
+        found = find_matches([clip.samples for clip in some], snapshot, query)
         named += sum(
             bool(matches) and path_of[matches[0].song_id] == clip.path
             for clip, matches in zip(some, found, strict=True)
@@ -174,19 +174,19 @@ class Figures:
 
 def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
     """A single clip cold and warm, against DuckDB; whole clips one by one, and all."""
-    questions = [Clip(clip.samples, store.settings).question(COARSE) for clip in clips[: pairs + 1]]
+    queries = [Clip(clip.samples, store.settings).query_hashes(COARSE) for clip in clips[: pairs + 1]]
     drop_cache(store.url)
-    cold = seconds(lambda: look_up(store.snapshot(), questions[-1]))
+    cold = seconds(lambda: look_up(store.snapshot(), queries[-1]))
     snapshot = store.snapshot()
     duckdb = by_duckdb(store)
-    look_up(snapshot, questions[-1])  # reads the footers
-    duckdb(questions[-1])
+    look_up(snapshot, queries[-1])  # reads the footers
+    duckdb(queries[-1])
     ours, theirs = [], []
-    for question in questions[:pairs]:
-        ours.append(seconds(lambda question=question: look_up(snapshot, question)))
-        theirs.append(seconds(lambda question=question: duckdb(question)))
+    for query in queries[:pairs]:
+        ours.append(seconds(lambda query=query: look_up(snapshot, query)))
+        theirs.append(seconds(lambda query=query: duckdb(query)))
     single = [
-        seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        seconds(lambda clip=clip: find_matches([clip.samples], snapshot, Query()), time.process_time)
         for clip in clips[: 2 * pairs]
     ]
     began = time.process_time()
@@ -304,9 +304,9 @@ def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> list[float]:
 def recognise_all_cpu(store: Store, clips: list[Excerpt]) -> list[float]:
     """CPU milliseconds of single clips, each by itself."""
     snapshot = store.snapshot()
-    recognise([clips[0].samples], snapshot, Query())  # holds the store in memory from now on
+    find_matches([clips[0].samples], snapshot, Query())  # holds the store in memory from now on
     return [
-        1e3 * seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        1e3 * seconds(lambda clip=clip: find_matches([clip.samples], snapshot, Query()), time.process_time)
         for clip in clips[:50]
     ]
 

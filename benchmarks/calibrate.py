@@ -32,9 +32,9 @@ from scipy.optimize import minimize
 from pipeline.audio import decoding
 from pipeline.evaluation.experiment import Without
 from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.calibration import STRANGERS, WEIGHTS, confidence, more_for, terms
+from pipeline.matching.calibration import CLIP_TERMS, LOGIT_AT_FPR, VerifiedCandidate, confidence, length_penalty
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, FINE, RESOLVED, Answer, ask
+from pipeline.matching.search import COARSE, FINE, RESOLVED_CONFIDENCE, search
 from pipeline.matching.types import Library
 from tests.fakes import MemoryLibrary
 
@@ -91,14 +91,14 @@ class Look:
 class Asked:
     """A clip, as it is or as a stranger, and its looks, sparse and dense."""
 
-    question: Question
+    query: Question
     stranger: bool
     looks: tuple[Look, Look]
 
     def best(self, weights: NDArray[np.float64]) -> tuple[float, bool]:
         """What the cascade answers."""
         sparse, dense = (look.best(weights) for look in self.looks)
-        return sparse if confidence(sparse[0]) >= RESOLVED else dense
+        return sparse if confidence(sparse[0]) >= RESOLVED_CONFIDENCE else dense
 
 
 def read(folder: str) -> list[Question]:
@@ -118,49 +118,49 @@ def library(folder: str) -> list[str]:
         return [row["path"] for row in csv.DictReader(file)]
 
 
-def answer(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
+def answer(task: tuple[str, int | None]) -> list[list[list[VerifiedCandidate]]]:
     """A clip's answers at each effort of the cascade: as it is, and without its own song."""
     path, song_id = task
     clip = Clip(decoding.read(path, SHELF.settings.sample_rate)[0], SHELF.settings)
     libraries: list[Library] = [SHELF] if song_id is None else [SHELF, Without(SHELF, song_id)]
-    return [[ask([clip], library, effort)[0] for effort in (COARSE, FINE)] for library in libraries]
+    return [[search([clip], library, effort)[0] for effort in (COARSE, FINE)] for library in libraries]
 
 
 def gather(folder: str, processes: int, keep: str | None) -> list[Asked]:
     """Ask all clips of a set, or read what they were answered when it was kept."""
-    questions, paths = read(folder), library(folder)
+    queries, paths = read(folder), library(folder)
     names = [os.path.basename(path) for path in paths]
     kept = os.path.join(keep, f"{os.path.basename(os.path.normpath(folder))}.pickle") if keep else None
     if kept and os.path.exists(kept):
         with open(kept, "rb") as file:
             answers = pickle.load(file)
     else:
-        answers = ask_all(questions, paths, processes)
+        answers = ask_all(queries, paths, processes)
         if kept:
             with open(kept, "wb") as file:
                 pickle.dump(answers, file)
 
-    def look(question: Question, found: list[Answer]) -> Look:
-        rows = [terms(one.candidate.votes, one.chance, one.evidence) for one in found]
+    def look(query: Question, found: list[VerifiedCandidate]) -> Look:
+        rows = [[term.value(one) for term in CLIP_TERMS.values()] for one in found]
         songs = tuple(names[one.candidate.song_id - 1] for one in found)
-        right = np.array([song == question.track for song in songs], bool)
-        return Look(np.array(rows).reshape(len(rows), len(WEIGHTS)), songs, right)
+        right = np.array([song == query.track for song in songs], bool)
+        return Look(np.array(rows).reshape(len(rows), len(CLIP_TERMS)), songs, right)
 
     return [
-        Asked(question, bool(hidden) or not question.track, (look(question, sparse), look(question, dense)))
-        for question, both in zip(questions, answers, strict=True)
+        Asked(query, bool(hidden) or not query.track, (look(query, sparse), look(query, dense)))
+        for query, both in zip(queries, answers, strict=True)
         for hidden, (sparse, dense) in enumerate(both)
     ]
 
 
-def ask_all(questions: list[Question], paths: list[str], processes: int) -> list[list[list[list[Answer]]]]:
+def ask_all(queries: list[Question], paths: list[str], processes: int) -> list[list[list[list[VerifiedCandidate]]]]:
     """Index a set and ask its clips: as `answer` gives it, for each."""
     global SHELF
     with ProcessPoolExecutor(processes) as pool:
         SHELF = MemoryLibrary.of(paths, Settings(), pool.map)
     ids = {os.path.basename(path): song_id for song_id, path in enumerate(paths, start=1)}
     with ProcessPoolExecutor(processes, initializer=_lend, initargs=(SHELF,)) as pool:
-        tasks = [(question.path, ids.get(question.track)) for question in questions]
+        tasks = [(query.path, ids.get(query.track)) for query in queries]
         return list(pool.map(answer, tasks, chunksize=8))
 
 
@@ -173,26 +173,25 @@ def sharing(asked: list[Asked], weights: NDArray[np.float64]) -> set[frozenset[s
     """Pairs of songs that share a recording: of one, more than one clip is surely found in the other."""
     pairs: Counter[frozenset[str]] = Counter()
     for one in asked:
-        if one.stranger and one.question.track:
+        if one.stranger and one.query.track:
             found = {
                 song
                 for look in one.looks
                 for song, logit in zip(look.songs, look.terms @ weights, strict=True)
                 if logit > SURELY
             }
-            pairs.update(frozenset((one.question.track, song)) for song in found)
+            pairs.update(frozenset((one.query.track, song)) for song in found)
     return {pair for pair, count in pairs.items() if count > 1}
 
 
 def apart(asked: list[Asked], shared: set[frozenset[str]]) -> list[Asked]:
     """The same without the answers that name a song which shares a recording with the clip's own."""
 
-    def fair(question: Question, look: Look) -> Look:
-        return look.of([frozenset((question.track, song)) not in shared for song in look.songs])
+    def fair(query: Question, look: Look) -> Look:
+        return look.of([frozenset((query.track, song)) not in shared for song in look.songs])
 
     return [
-        Asked(one.question, one.stranger, (fair(one.question, one.looks[0]), fair(one.question, one.looks[1])))
-        for one in asked
+        Asked(one.query, one.stranger, (fair(one.query, one.looks[0]), fair(one.query, one.looks[1]))) for one in asked
     ]
 
 
@@ -233,11 +232,11 @@ def strangers_reach(asked: list[Asked], weights: NDArray[np.float64]) -> dict[fl
     whose song is hidden are many, and tell more of the tail. Whichever reach further count, the first if `ENOUGH`.
     """
     hidden, never = (
-        [one.best(weights)[0] for one in asked if one.stranger and (one.question.track == "") == never]
+        [one.best(weights)[0] for one in asked if one.stranger and (one.query.track == "") == never]
         for never in (False, True)
     )
     reach = {}
-    for share in sorted(STRANGERS)[::-1]:
+    for share in sorted(LOGIT_AT_FPR)[::-1]:
         groups = (hidden, never if share * len(never) >= ENOUGH else [])
         reach[share] = round(max(_reach(group, share) for group in groups if group), 2)
     return reach
@@ -253,11 +252,11 @@ def report(asked: list[Asked], weights: NDArray[np.float64], needed: float) -> s
     cells: dict[tuple[str, float], list[bool]] = defaultdict(list)
     named: dict[bool, list[bool]] = defaultdict(list)
     for one, (logit, right) in zip(asked, answers, strict=True):
-        needs = needed + more_for(one.question.length_s)
+        needs = needed + length_penalty(one.query.length_s)
         if one.stranger:
-            named[one.question.track == ""].append(logit > needs)
+            named[one.query.track == ""].append(logit > needs)
         else:
-            cells[one.question.condition, one.question.length_s].append(right and logit > needs)
+            cells[one.query.condition, one.query.length_s].append(right and logit > needs)
     lines = [f"{kind:10} {s:4g} s {100 * np.mean(cells[kind, s]):6.1f} % right" for kind, s in sorted(cells)]
     lines.append(f"mean of the kinds {np.mean([100 * np.mean(cell) for cell in cells.values()]):.2f} % right")
     lines.append(f"strangers named: {sum(named[False])} of {len(named[False])} whose song is hidden,")
@@ -289,8 +288,8 @@ def main() -> None:
         weights = fit(apart(fitted, shared))
         shared = sharing(fitted, weights)
     reach = strangers_reach(apart(fitted, shared), weights)
-    print("WEIGHTS =", tuple(round(float(weight), 3) for weight in weights))
-    print("STRANGERS =", reach)
+    print("CLIP_TERMS:", dict(zip(CLIP_TERMS, (round(float(weight), 3) for weight in weights), strict=True)))
+    print("LOGIT_AT_FPR =", reach)
     for folder in chosen.unseen or chosen.sets:
         asked = gather(folder, chosen.processes, chosen.keep)
         shared = sharing(asked, weights)

@@ -27,7 +27,7 @@ from pipeline.errors import AudioError, CatalogError, SongprintError
 from pipeline.execution.executor import Died, Done, Executor, Loop, Progress, in_order
 from pipeline.execution.timeouts import patience_s, within
 from pipeline.matching.recording import Recording
-from pipeline.matching.search import recognise
+from pipeline.matching.search import find_matches
 from pipeline.matching.types import Match, Query
 from pipeline.paths import is_url, shown
 from pipeline.store import Snapshot, Store
@@ -213,7 +213,7 @@ def identify_batch(batch: Batch, hearing: Callable[[float, float], None] = lambd
     longest = round(LONGEST_CLIP_S * batch.snapshot.settings.sample_rate)
 
     def ask() -> None:
-        found = recognise([samples for _, samples in waiting], batch.snapshot, batch.query)
+        found = find_matches([samples for _, samples in waiting], batch.snapshot, batch.query)
         for (clip, _), matches in zip(waiting, found, strict=True):
             clip.matches = matches
         waiting.clear()
@@ -231,10 +231,10 @@ def identify_batch(batch: Batch, hearing: Callable[[float, float], None] = lambd
         before_s = sum(clip.duration_s for clip in heard)
         before, entry = batch.entries[: len(heard)], batch.entries[len(heard)]
         for samples in itertools.chain([start], blocks):
-            recording.hear(samples)
-            part = min(recording.heard_s / declared_s, 1.0) if declared_s else 0.0
+            recording.feed(samples)
+            part = min(recording.duration_s / declared_s, 1.0) if declared_s else 0.0
             size = sum(one.size_bytes for one in before) + part * entry.size_bytes
-            hearing(before_s + recording.heard_s, size)
+            hearing(before_s + recording.duration_s, size)
         return recording.finish()
 
     for entry in batch.entries:

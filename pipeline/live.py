@@ -23,7 +23,7 @@ STEP_S = 1
 LOOKS = 5
 # What is a loop in most looks is by chance a song in one of them: loops are suspected sooner than in a recording that
 # is looked at once, at the price of seconds (half of the songs are named after 4.1 s as before, the last after 11 s).
-A_LOOP = 0.62
+LOOP_SHARE = 0.62
 # Two matches of one song are one performance when it would have begun within this many seconds.
 SAME_START_S = 2.0
 RAW_BYTES = 8192
@@ -35,18 +35,18 @@ class Listener:
     Parameters
     ----------
     library, query
-        As for `recognise`.
+        As for `find_matches`.
     """
 
     def __init__(self, library: Library, query: Query) -> None:
         query = dataclasses.replace(query, false_positives=query.false_positives / LOOKS)
-        self._recording = Recording(library, query, STEP_S, a_loop=A_LOOP)
+        self._recording = Recording(library, query, STEP_S, loop_share=LOOP_SHARE)
         self._named: list[Match] = []
 
     @property
     def heard_s(self) -> float:
         """Seconds of audio so far."""
-        return self._recording.heard_s
+        return self._recording.duration_s
 
     def hear(self, samples: NDArray[np.float32]) -> list[Match]:
         """Take in what comes next; the performances that are sure now and were not before.
@@ -56,7 +56,7 @@ class Listener:
         samples
             ``(n,)`` float32 at the library's sample rate; the shorter, the sooner is the answer.
         """
-        self._recording.hear(samples)
+        self._recording.feed(samples)
         new = [match for match in self._recording.matches() if not self._is_named(match)]
         self._named += new
         return new
