@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections import defaultdict
 
 
 def power(samples, window, hop, frame):
@@ -63,29 +62,9 @@ def votes(hits, song, delta, width):
     return len({(offset, bin_) for s, offset, bin_, d in hits if s == song and abs(d - delta) <= width})
 
 
-def box_mean(rows, around_rows, around_columns):
-    """Mean around each place, of what there is."""
-    out = defaultdict(dict)
-    for r in range(len(rows)):
-        for c in range(len(rows[0])):
-            part = [
-                rows[i][j]
-                for i in range(max(r - around_rows, 0), min(r + around_rows + 1, len(rows)))
-                for j in range(max(c - around_columns, 0), min(c + around_columns + 1, len(rows[0])))
-            ]
-            out[r][c] = sum(part) / len(part)
-    return [[out[r][c] for c in range(len(rows[0]))] for r in range(len(rows))]
-
-
-def postings(
-    contents: dict[int, list[tuple[int, int]]], hashes: set[int], most: int | None = None
-) -> list[tuple[int, int, int]]:
+def postings(contents: dict[int, list[tuple[int, int]]], hashes: set[int]) -> list[tuple[int, int, int]]:
     """All (hash, song_id, offset) of some hashes, from each song's list of (hash, offset), sorted."""
-    every = sorted((h, song_id, offset) for song_id, pairs in contents.items() for h, offset in pairs if h in hashes)
-    counts: dict[int, int] = {}
-    for h, _, _ in every:
-        counts[h] = counts.get(h, 0) + 1
-    return [row for row in every if most is None or counts[row[0]] <= most]
+    return sorted((h, song_id, offset) for song_id, pairs in contents.items() for h, offset in pairs if h in hashes)
 
 
 def best_span_score(scores, gap):

@@ -9,7 +9,8 @@ import pytest
 
 from jobs.cli import run
 from pipeline.store import Store
-from tests.test_checking import flip, largest, make_song, store
+from tests.fakes import make_song
+from tests.test_check import flip, largest, store
 
 __all__ = ["store"]  # a fixture
 

@@ -1,4 +1,4 @@
-"""Adding songs: staged batches or another store's, all or none, whoever else writes at the same time."""
+"""Add songs from staged batches or from another store, all or none, also when other jobs write at the same time."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from pipeline.store.storage import Location
 # Songs of one constellations file: some 15 MB.
 SONGS_PER_FILE = 1024
 
-# What spreads tasks: the builtin `map`, or an executor's. Results come in the order of the items.
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+# How tasks are run: the builtin `map`, or the map of an executor. Results come in the order of the items.
+MapFunction = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class Addition:
     """Songs to add, and the files that have their postings and peaks.
 
     Parameters
@@ -41,87 +41,97 @@ class Batch:
     location
         The store that the files are in.
     rows
-        Of the songs table, without id, status and time.
-    numbers
-        Of each song in the files.
+        Rows of the songs table, without song id, status and time.
+    file_ids
+        ``(n_songs,)`` int32: the id that each song has in the files, where it has no song id of the target store yet.
+    postings, constellations
+        Names of the files, inside the store that they are in.
     sample
         The hash of every `staging.SAMPLE_STEP`-th posting.
     """
 
     location: Location
     rows: Sequence[dict[str, Any]]
-    numbers: NDArray[np.int32]
+    file_ids: NDArray[np.int32]
     postings: tuple[str, ...]
     constellations: tuple[str, ...]
     sample: Int32s
 
-    def renumber(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The id of each number in the files, 0 for those left out."""
-        renumber = np.zeros(int(self.numbers.max(initial=0)) + 1, np.int32)
-        renumber[self.numbers] = ids
-        return renumber
+    def song_id_table(self, song_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The song id for each id in the files; 0 for those left out."""
+        table = np.zeros(int(self.file_ids.max(initial=0)) + 1, np.int32)
+        table[self.file_ids] = song_ids
+        return table
 
 
-def of_manifest(location: Location, manifest: Manifest) -> Batch:
-    """What a worker staged."""
-    numbers = np.arange(len(manifest.songs), dtype=np.int32)
-    sample = np.array(manifest.sample, np.int32)
-    return Batch(location, manifest.songs, numbers, (manifest.postings,), (manifest.constellations,), sample)
-
-
-def of_snapshot(snapshot: Snapshot) -> Batch:
-    """All songs of a store."""
-    names = [name for name in SCHEMAS[SONGS].names if name not in ("song_id", "status", "indexed_at")]
-    songs = snapshot.songs(["song_id", *names])
-    return Batch(
-        snapshot.location,
-        songs.select(names).to_pylist(),
-        songs["song_id"].to_numpy(),
-        snapshot.files(POSTINGS),
-        snapshot.files(CONSTELLATIONS),
-        postings.Reader([(snapshot.location, name, None) for name in snapshot.files(POSTINGS)]).sample(SAMPLE_STEP),
+def from_manifest(location: Location, manifest: Manifest) -> Addition:
+    """The songs of a staged batch."""
+    return Addition(
+        location=location,
+        rows=manifest.songs,
+        file_ids=np.arange(len(manifest.songs), dtype=np.int32),
+        postings=(manifest.postings,),
+        constellations=(manifest.constellations,),
+        sample=np.array(manifest.sample, np.int32),
     )
 
 
-def add(location: Location, settings: Settings, batches: Sequence[Batch], run: Map) -> list[int]:
-    """Add the songs that are new to the store, and that are not twice in the batches; their ids."""
+def from_snapshot(snapshot: Snapshot) -> Addition:
+    """All songs of a store."""
+    names = [name for name in SCHEMAS[SONGS].names if name not in ("song_id", "status", "indexed_at")]
+    songs = snapshot.songs(["song_id", *names])
+    reader = postings.Reader([(snapshot.location, name, None) for name in snapshot.files(POSTINGS)])
+    return Addition(
+        location=snapshot.location,
+        rows=songs.select(names).to_pylist(),
+        file_ids=songs["song_id"].to_numpy(),
+        postings=snapshot.files(POSTINGS),
+        constellations=snapshot.files(CONSTELLATIONS),
+        sample=reader.sample(SAMPLE_STEP),
+    )
+
+
+def add_songs(
+    location: Location, settings: Settings, additions: Sequence[Addition], map_tasks: MapFunction
+) -> list[int]:
+    """Add the songs whose digest is new to the store, each digest once; their song ids."""
     for songs in delta_log.attempts(location, SONGS):
-        new = _new(location, batches, songs)
-        count = sum(sum(batch) for batch in new)
+        new = _new_songs(location, additions, songs)
+        count = sum(sum(flags) for flags in new)
         if not count:
             break
         first = songs.numbers.get(NEXT_SONG_ID, 1)
-        try:  # take the ids; nobody gets them again, whatever becomes of this job
+        try:  # reserve the ids; they are never given again, also when this job dies
             reserved = delta_log.commit(location, songs, numbers={NEXT_SONG_ID: first + count})
         except Conflict:
             continue
-        ids = _number(new, first)
-        pins = _write(location, settings, batches, ids, first, run)
-        added = _commit_songs(location, batches, ids, first, pins, reserved)
+        ids = _assign_ids(new, first)
+        pins = _write_tables(location, settings, additions, ids, first, map_tasks)
+        added = _commit_songs(location, additions, ids, first, pins, reserved)
         if added is not None:
             return added
     return []
 
 
 def run_task(task: MergeTask | CopyTask) -> DataFile | None:
-    """One piece of the work of a commit, in whatever process."""
+    """Run one task of a commit, in any process."""
     return postings.run_merge(task) if isinstance(task, MergeTask) else constellations.run_copy(task)
 
 
-def _new(location: Location, batches: Sequence[Batch], songs: Version) -> list[list[bool]]:
-    """Which songs are new to the store, by digest."""
-    known = _known(location, songs, [row["digest"] for batch in batches for row in batch.rows])
+def _new_songs(location: Location, additions: Sequence[Addition], songs: Version) -> list[list[bool]]:
+    """For each song of each addition, whether its digest is new to the store and to the additions before it."""
+    known = _known_digests(location, songs, [row["digest"] for addition in additions for row in addition.rows])
     new = []
-    for batch in batches:
+    for addition in additions:
         flags = []
-        for row in batch.rows:
+        for row in addition.rows:
             flags.append(row["digest"] not in known)
             known.add(row["digest"])
         new.append(flags)
     return new
 
 
-def _known(location: Location, songs: Version, digests: Sequence[str]) -> set[str]:
+def _known_digests(location: Location, songs: Version, digests: Sequence[str]) -> set[str]:
     """Which of some digests belong to songs of the store."""
     wanted = pa.array(digests, pa.string())
     known: set[str] = set()
@@ -135,8 +145,8 @@ def _known(location: Location, songs: Version, digests: Sequence[str]) -> set[st
     return known
 
 
-def _number(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]]:
-    """Consecutive ids from ``first`` for those that are true, 0 for the others."""
+def _assign_ids(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]]:
+    """Consecutive ids from ``first`` for the songs that are new, 0 for the others."""
     ids = []
     for flags in new:
         kept = np.array(flags, bool)
@@ -145,37 +155,37 @@ def _number(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]
     return ids
 
 
-def _write(
+def _write_tables(
     location: Location,
     settings: Settings,
-    batches: Sequence[Batch],
+    additions: Sequence[Addition],
     ids: Sequence[NDArray[np.int32]],
     first: int,
-    run: Map,
+    map_tasks: MapFunction,
 ) -> dict[str, int]:
-    """Merge the batches' files into the tables; the versions that have them."""
+    """Merge the files of the additions into the tables and commit them; the version of each table that has them."""
     text = json.dumps(settings.to_dict())
-    renumber = [batch.renumber(numbers) for batch, numbers in zip(batches, ids, strict=True)]
-    pairs = list(zip(batches, renumber, strict=True))
-    sources = tuple((batch.location, name, table) for batch, table in pairs for name in batch.postings)
+    pairs = [(addition, addition.song_id_table(song_ids)) for addition, song_ids in zip(additions, ids, strict=True)]
+    sources = tuple((addition.location, name, table) for addition, table in pairs for name in addition.postings)
     merges = [
         MergeTask(location, sources, None, cuts, f"{POSTINGS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
-        for i, cuts in enumerate(postings.plan_cuts([batch.sample for batch in batches], SAMPLE_STEP))
+        for i, cuts in enumerate(postings.plan_cuts([addition.sample for addition in additions], SAMPLE_STEP))
     ]
-    peaks = [(batch.location, name, table) for batch, table in pairs for name in batch.constellations]
+    peaks = [(addition.location, name, table) for addition, table in pairs for name in addition.constellations]
     copies = [
         CopyTask(location, part, None, f"{CONSTELLATIONS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
         for i, part in enumerate(constellations.plan_copies(peaks, SONGS_PER_FILE))
     ]
-    files = list(run(run_task, [*merges, *copies]))
+    files = list(map_tasks(run_task, [*merges, *copies]))
     written = {POSTINGS: files[: len(merges)], CONSTELLATIONS: files[len(merges) :]}
     return {
-        table: _append(location, table, [file for file in made if file is not None]).number
+        table: _commit_files(location, table, [file for file in made if file is not None]).number
         for table, made in written.items()
     }
 
 
-def _append(location: Location, table: str, files: Sequence[DataFile]) -> Version:
+def _commit_files(location: Location, table: str, files: Sequence[DataFile]) -> Version:
+    """Add files to a table, after whatever other jobs commit meanwhile."""
     for version in delta_log.attempts(location, table):
         with suppress(Conflict):
             return delta_log.commit(location, version, files)
@@ -184,25 +194,25 @@ def _append(location: Location, table: str, files: Sequence[DataFile]) -> Versio
 
 def _commit_songs(
     location: Location,
-    batches: Sequence[Batch],
+    additions: Sequence[Addition],
     ids: Sequence[NDArray[np.int32]],
     first: int,
     pins: dict[str, int],
     reserved: Version,
 ) -> list[int] | None:
-    """The commit point; ``None`` if `compaction.compact` has declared the reserved ids void meanwhile."""
+    """Add the rows: the commit point. ``None`` if `compaction.compact` has declared the reserved ids void meanwhile."""
     now = datetime.datetime.now(datetime.UTC)
     rows = [
         row | {"song_id": int(song_id), "status": INDEXED, "indexed_at": now}
-        for batch, numbers in zip(batches, ids, strict=True)
-        for row, song_id in zip(batch.rows, numbers, strict=True)
+        for addition, song_ids in zip(additions, ids, strict=True)
+        for row, song_id in zip(addition.rows, song_ids, strict=True)
         if song_id
     ]
     for songs in delta_log.attempts(location, SONGS, reserved):
         if songs.numbers.get(FENCE, 0) > first:
             return None
         if songs.number != reserved.number:
-            known = _known(location, songs, [row["digest"] for row in rows])
+            known = _known_digests(location, songs, [row["digest"] for row in rows])
             rows = [row for row in rows if row["digest"] not in known]
         if not rows:
             return []

@@ -1,7 +1,6 @@
-"""Is a store whole, and what can be brought back if it is not.
+"""Check a store: read every file from end to end, and compare what the tables say about each song.
 
-A posting is a function of its song's peaks, so damaged postings are made again from the constellations; only a song
-whose peaks are damaged is lost, and has to be indexed again.
+What is found can be repaired by `pipeline.store.repair`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, postings
-from pipeline.store.append import Map
+from pipeline.store.append import MapFunction
 from pipeline.store.delta_log import DataFile, Version
 from pipeline.store.schema import (
     CONSTELLATIONS,
@@ -36,34 +35,36 @@ from pipeline.store.schema import (
 from pipeline.store.songs import read_songs
 from pipeline.store.storage import Location
 
-REPAIR = "`songprint check --repair` brings back what can be"
-# The end of a file's name.
+REPAIR_HINT = "`songprint check --repair` brings back what can be"
+# The checksum at the end of a file's name.
 CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
-# Row groups that are read at once: a million postings.
-STRIDE = 64
+# Row groups that are read at once.
+GROUPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it should be.
+    """A fault of a store.
 
     Parameters
     ----------
     place
-        The file or table that is meant, inside the store.
+        The file or table, by its name inside the store.
     what
-        What is wrong with it, in half a sentence.
+        What is wrong with it: a clause of the sentence that `str` gives.
     """
 
     place: str
     what: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what}; {REPAIR}"
+        return f"{self.place}: {self.what}; {REPAIR_HINT}"
 
 
 @dataclass(frozen=True, slots=True)
 class _FileTask:
+    """One file to check; picklable."""
+
     location: Location
     table: str
     file: DataFile
@@ -72,12 +73,13 @@ class _FileTask:
 
 @dataclass(slots=True)
 class FileReport:
-    """What reading one file from end to end found.
+    """The result of reading one file from end to end.
 
     Parameters
     ----------
     song_ids, counts
-        How many rows of the postings, or how many peaks, each song has in it.
+        ``(n_songs,)`` int64: the songs in the file, rising, and how many rows (postings) or peaks (constellations)
+        each has.
     """
 
     name: str
@@ -86,16 +88,19 @@ class FileReport:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def check(location: Location, settings: Settings, run: Map) -> list[Problem]:
-    """What `Store.check` does."""
-    return inspect(location, settings, run)[0]
+def find_problems(location: Location, settings: Settings, map_tasks: MapFunction) -> list[Problem]:
+    """Do the work of `Store.check`."""
+    return check_files(location, settings, map_tasks)[0]
 
 
-def inspect(location: Location, settings: Settings, run: Map) -> tuple[list[Problem], dict[str, list[FileReport]]]:
+def check_files(
+    location: Location, settings: Settings, map_tasks: MapFunction
+) -> tuple[list[Problem], dict[str, list[FileReport]]]:
+    """Find all problems; also the report of each file, by table."""
     text = json.dumps(settings.to_dict())
     problems: list[Problem] = []
     reports: dict[str, list[FileReport]] = {}
-    versions = _versions(location)
+    versions = _latest_versions(location)
     for table, pin in PINS.items():
         if (number := versions[SONGS].numbers.get(pin, 0)) > versions[table].number:
             problems.append(Problem(table, f"its log ends at version {versions[table].number}, before {number}"))
@@ -103,17 +108,17 @@ def inspect(location: Location, settings: Settings, run: Map) -> tuple[list[Prob
         if version.configuration.get(SETTINGS) != text:
             problems.append(Problem(table, "its settings are not those of songprint.json"))
         tasks = [_FileTask(location, table, file, text) for file in version.files]
-        reports[table] = list(run(_check_file, tasks))
+        reports[table] = list(map_tasks(_check_file, tasks))
         problems += [problem for report in reports[table] for problem in report.problems]
     if not any(report.problems for report in reports[SONGS]):
         songs = read_songs(location, versions[SONGS])
-        problems += _check_songs(songs, versions[SONGS])
-        problems += _check_counts(songs, versions[SONGS], reports)
+        problems += _song_problems(songs, versions[SONGS])
+        problems += _count_problems(songs, versions[SONGS], reports)
     return problems, reports
 
 
-def _versions(location: Location) -> dict[str, Version]:
-    """The latest of each table: what a song that counts has in `postings` is the same in every later version."""
+def _latest_versions(location: Location) -> dict[str, Version]:
+    """The latest version of each table; the postings of an indexed song are the same in every later version."""
     return {table: delta_log.load(location, table) for table in (SONGS, POSTINGS, CONSTELLATIONS)}
 
 
@@ -122,57 +127,59 @@ def _check_file(task: _FileTask) -> FileReport:
     name = f"{task.table}/{task.file.name}"
     report = FileReport(name)
 
-    def wrong(what: str) -> None:
+    def add_problem(what: str) -> None:
         report.problems.append(Problem(name, what))
 
     try:
         size = task.location.size(name)
     except OSError:
-        wrong("the file is missing")
+        add_problem("the file is missing")
         return report
     if size != task.file.size_bytes:
-        wrong(f"the file has {size} bytes, its table's log says {task.file.size_bytes}")
+        add_problem(f"the file has {size} bytes, its table's log says {task.file.size_bytes}")
         return report
-    # before Parquet's library sees it: there are single bits in a footer that make it end the process
-    told = CHECKSUM.search(name)
-    if told and told.group(1) != task.location.checksum(name):
-        wrong("its contents are not what was written: their checksum is not the one in its name")
+    # before the Parquet library reads it: there are single bits in a footer that make it end the process
+    recorded = CHECKSUM.search(name)
+    if recorded and recorded.group(1) != task.location.checksum(name):
+        add_problem("its contents are not what was written: their checksum is not the one in its name")
         return report
     try:
         with task.location.parquet(name, checksums=True) as file:
             if not file.schema_arrow.equals(SCHEMAS[task.table]):
-                wrong("its columns are not those of its table")
+                add_problem("its columns are not those of its table")
                 return report
-            found = (file.metadata.metadata or {}).get(SETTINGS.encode(), b"").decode()
-            if task.table != SONGS and found != task.settings:
-                wrong("it was written with other settings")
+            written_with = (file.metadata.metadata or {}).get(SETTINGS.encode(), b"").decode()
+            if task.table != SONGS and written_with != task.settings:
+                add_problem("it was written with other settings")
             if file.metadata.num_rows != task.file.rows:
-                wrong(f"it has {file.metadata.num_rows} rows, its table's log says {task.file.rows}")
+                add_problem(f"it has {file.metadata.num_rows} rows, its table's log says {task.file.rows}")
             if task.table == POSTINGS:
-                what = _check_postings(file, task.file, report)
+                what = _postings_problem(file, task.file, report)
             elif task.table == CONSTELLATIONS:
-                what = _check_constellations(file, task.file, report)
+                what = _constellations_problem(file, task.file, report)
             else:
                 what = None if file.read() else "it is empty"
             if what:
-                wrong(what)
+                add_problem(what)
     except StoreError as error:
-        wrong(str(error.__cause__ or error).splitlines()[0])
+        add_problem(str(error.__cause__ or error).splitlines()[0])
     return report
 
 
-def _strides(file: Any) -> Iterator[tuple[range, pa.Table]]:
-    for start in range(0, file.num_row_groups, STRIDE):
-        groups = range(start, min(start + STRIDE, file.num_row_groups))
+def _read_in_parts(file: Any) -> Iterator[tuple[range, pa.Table]]:
+    """A file in parts of some row groups: their numbers and their rows."""
+    for start in range(0, file.num_row_groups, GROUPS_AT_ONCE):
+        groups = range(start, min(start + GROUPS_AT_ONCE, file.num_row_groups))
         yield groups, file.read_row_groups(list(groups), use_threads=False)
 
 
-def _check_postings(file: Any, data: DataFile, report: FileReport) -> str | None:
+def _postings_problem(file: Any, data: DataFile, report: FileReport) -> str | None:
+    """The first thing wrong in a postings file; counts the rows of each song into the report."""
     last = (-1, -1, -1)
     counts = np.zeros(0, np.int64)
-    for groups, table in _strides(file):
+    for groups, table in _read_in_parts(file):
         part = postings.from_table(table)
-        counts = _add(counts, np.bincount(np.maximum(part.song_id, 0)))
+        counts = _add_counts(counts, np.bincount(np.maximum(part.song_id, 0)))
         if min(int(part.hash.min()), int(part.song_id.min()) - 1, int(part.offset.min())) < 0:
             return "it has a hash, song id or offset below what is possible"
         hash_, song, offset = (np.diff(column.astype(np.int64)) for column in (part.hash, part.song_id, part.offset))
@@ -180,7 +187,7 @@ def _check_postings(file: Any, data: DataFile, report: FileReport) -> str | None
         if not sorted_.all() or last > (int(part.hash[0]), int(part.song_id[0]), int(part.offset[0])):
             return "its rows are not sorted by hash, song_id, offset"
         last = (int(part.hash[-1]), int(part.song_id[-1]), int(part.offset[-1]))
-        if (group := _misjudged(file, groups, part.hash)) is not None:
+        if (group := _wrong_statistics(file, groups, part.hash)) is not None:
             return f"the smallest and largest hash of row group {group} are not what its footer says"
         if data.low["hash"] > part.hash[0] or data.high["hash"] < part.hash[-1]:
             return "it has hashes outside the range that its table's log says"
@@ -189,8 +196,8 @@ def _check_postings(file: Any, data: DataFile, report: FileReport) -> str | None
     return None
 
 
-def _misjudged(file: Any, groups: range, values: NDArray[Any]) -> int | None:
-    """The first row group whose sorted values are not in the range that the footer says; look-ups rely on it."""
+def _wrong_statistics(file: Any, groups: range, values: NDArray[Any]) -> int | None:
+    """The first row group whose sorted values do not have the range that the footer says; look-ups rely on it."""
     row = 0
     for group in groups:
         meta = file.metadata.row_group(group)
@@ -201,17 +208,19 @@ def _misjudged(file: Any, groups: range, values: NDArray[Any]) -> int | None:
     return None
 
 
-def _add(one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.int64]:
+def _add_counts(one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of two arrays, the shorter one filled up with zeros."""
     long, short = (one, two) if len(one) >= len(two) else (two, one)
     total = long.copy()
     total[: len(short)] += short
     return total
 
 
-def _check_constellations(file: Any, data: DataFile, report: FileReport) -> str | None:
+def _constellations_problem(file: Any, data: DataFile, report: FileReport) -> str | None:
+    """The first thing wrong in a constellations file; counts the peaks of each song into the report."""
     ids, counts = [], []
-    for groups, table in _strides(file):
-        if (group := _misjudged(file, groups, table["song_id"].to_numpy())) is not None:
+    for groups, table in _read_in_parts(file):
+        if (group := _wrong_statistics(file, groups, table["song_id"].to_numpy())) is not None:
             return f"the smallest and largest song_id of row group {group} are not what its footer says"
         for batch in table.to_batches():
             steps, bins = batch.column("frame_step"), batch.column("bin")
@@ -233,7 +242,8 @@ def _check_constellations(file: Any, data: DataFile, report: FileReport) -> str 
     return None
 
 
-def _check_songs(songs: pa.Table, version: Version) -> list[Problem]:
+def _song_problems(songs: pa.Table, version: Version) -> list[Problem]:
+    """Broken rules of the songs table."""
     ids = songs["song_id"].to_numpy()
     digests = songs.filter(pc.equal(songs["status"], INDEXED))["digest"]
     rules = {
@@ -247,8 +257,8 @@ def _check_songs(songs: pa.Table, version: Version) -> list[Problem]:
     return [Problem(SONGS, f"it has {what}") for what, broken in rules.items() if broken]
 
 
-def _check_counts(songs: pa.Table, version: Version, reports: dict[str, list[FileReport]]) -> list[Problem]:
-    """Compare what the tables say of one song; files that have a problem of their own are not blamed twice."""
+def _count_problems(songs: pa.Table, version: Version, reports: dict[str, list[FileReport]]) -> list[Problem]:
+    """Songs with more or fewer rows than the songs table says; a table with a damaged file is reported only once."""
     end = version.numbers.get(NEXT_SONG_ID, 1)
     problems = [
         Problem(report.name, f"it has rows of song {report.song_ids[-1]}, and no song was ever given that id")
@@ -266,16 +276,16 @@ def _check_counts(songs: pa.Table, version: Version, reports: dict[str, list[Fil
             inside = report.song_ids < end
             added = report.counts if table == POSTINGS else np.ones(len(report.counts), np.int64)
             counts[report.song_ids[inside]] += added[inside]
-        should = indexed["landmarks"].to_numpy() if table == POSTINGS else np.ones(len(ids), np.int64)
-        odd = np.flatnonzero(counts[ids] != should)
-        if len(odd):
-            song = indexed.slice(int(odd[0]), 1).to_pylist()[0]
-            others = f", and {len(odd) - 1} other songs likewise" if len(odd) > 1 else ""
+        expected = indexed["landmarks"].to_numpy() if table == POSTINGS else np.ones(len(ids), np.int64)
+        differing = np.flatnonzero(counts[ids] != expected)
+        if len(differing):
+            song = indexed.slice(int(differing[0]), 1).to_pylist()[0]
+            others = f", and {len(differing) - 1} other songs likewise" if len(differing) > 1 else ""
             problems.append(
                 Problem(
                     table,
                     f"song {song['song_id']} ({song['path']}) has {counts[song['song_id']]} rows"
-                    f" where {should[odd[0]]} belong{others}",
+                    f" where {expected[differing[0]]} belong{others}",
                 )
             )
     return problems

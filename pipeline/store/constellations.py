@@ -1,4 +1,6 @@
-"""Peaks of songs as rows of Parquet: half a megabyte for an hour of audio, any song read by touching four.
+"""The constellations table: the peaks of each song as a row of Parquet, half a megabyte for an hour of audio.
+
+Reading one song decodes a row group of four.
 
 Frames are stored as steps (the first one counted from frame 0), which are small where peaks are dense; the columns
 are byte-split, which zstd then halves again. Frames and bins take 0.33 MB/h (at 40 peaks/s 0.21, where dictionaries
@@ -58,7 +60,7 @@ def to_table(song_ids: Sequence[int], peaks: Sequence[Peaks]) -> pa.Table:
 
 
 def from_table(table: pa.Table, wanted: Container[int]) -> dict[int, Peaks]:
-    """The songs of `to_table` again, those wanted."""
+    """The inverse of `to_table`, for the songs that are wanted."""
     found: dict[int, Peaks] = {}
     for batch in table.to_batches():
         steps = batch.column("frame_step")
@@ -96,13 +98,13 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
     return made
 
 
-# A file of some store, and the song id of each number in it (0: left out; `None`: the numbers are ids).
+# A file of some store, and the song id of each id in it (0: left out; `None`: they are song ids already).
 Source = tuple[Location, str, NDArray[np.int32] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class CopyTask:
-    """Copy songs out of some files into one, under their ids; picklable, may run twice.
+    """Copy songs from some files into one, under their song ids; picklable, may run twice.
 
     Parameters
     ----------
@@ -121,10 +123,10 @@ class CopyTask:
     settings: str
 
 
-def renumbered(ids: NDArray[np.int32], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The id of each number; 0 for numbers that none is known for."""
-    inside = (numbers >= 0) & (numbers < len(ids))
-    return np.where(inside, ids[np.where(inside, numbers, 0)], 0).astype(np.int32)
+def renumbered(song_ids: NDArray[np.int32], file_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The song id of each id in a file; 0 for ids beyond the table ``song_ids``."""
+    inside = (file_ids >= 0) & (file_ids < len(song_ids))
+    return np.where(inside, song_ids[np.where(inside, file_ids, 0)], 0).astype(np.int32)
 
 
 def flagged(flags: NDArray[np.bool_], song_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -135,7 +137,7 @@ def flagged(flags: NDArray[np.bool_], song_ids: NDArray[np.int32]) -> NDArray[np
 def plan_copies(
     sources: Sequence[tuple[Location, str, NDArray[np.int32]]], songs_per_file: int
 ) -> list[tuple[Source, ...]]:
-    """Group staging files, in their order, into the sources of files of about so many songs."""
+    """Group staging files, in their order, into the sources of files of about ``songs_per_file`` songs."""
     plans: list[tuple[Source, ...]] = []
     group: list[Source] = []
     count = 0
@@ -149,20 +151,20 @@ def plan_copies(
 
 
 def run_copy(task: CopyTask) -> delta_log.DataFile | None:
-    """Do a copy; ``None``, and no file, if no song is left."""
+    """Run a copy; ``None``, and no file, if no song is left."""
 
     def parts() -> Iterator[pa.Table]:
         for location, name, ids in task.sources:
             with location.parquet(name) as file:
                 for group in range(file.num_row_groups):
                     part = file.read_row_group(group, use_threads=False)
-                    numbers = part["song_id"].to_numpy()
-                    numbers = numbers if ids is None else renumbered(ids, numbers)
-                    keep = numbers > 0
+                    song_ids = part["song_id"].to_numpy()
+                    song_ids = song_ids if ids is None else renumbered(ids, song_ids)
+                    keep = song_ids > 0
                     if task.drop is not None:
-                        keep &= ~flagged(task.drop, numbers)
+                        keep &= ~flagged(task.drop, song_ids)
                     if keep.any():
-                        part = part.set_column(0, part.schema.field(0), pa.array(numbers))
+                        part = part.set_column(0, part.schema.field(0), pa.array(song_ids))
                         yield part if keep.all() else part.filter(pa.array(keep))
 
     return write(task.location, task.name, parts(), task.settings)
@@ -203,8 +205,8 @@ class Reader:
                 footer = file.metadata
             self._footers.append(footer)
             statistics = [footer.row_group(i).column(0).statistics for i in range(footer.num_row_groups)]
-            lows += [figure.min for figure in statistics]
-            highs += [figure.max for figure in statistics]
+            lows += [stat.min for stat in statistics]
+            highs += [stat.max for stat in statistics]
             files += [place] * len(statistics)
             groups += range(len(statistics))
         self._low = np.array(lows, np.int64)
@@ -213,7 +215,7 @@ class Reader:
         self._group = np.array(groups, np.int64)
 
     def read(self, song_ids: NDArray[np.int64]) -> dict[int, Peaks]:
-        """The peaks of the songs with these sorted ids, as far as the files have them."""
+        """The peaks of the songs with these sorted ids; songs that the files do not have are left out."""
         wanted = set(song_ids.tolist())
         first = np.searchsorted(song_ids, self._low, side="left")
         which = first < np.searchsorted(song_ids, self._high, side="right")

@@ -25,16 +25,12 @@ RESIDENT_ROWS = 8_000_000
 HIT_ROWS = 8
 
 
-def find(parts: Sequence[Postings], hashes: Int32s, most: int | None) -> Postings:
-    """The rows of sorted parts that have one of the sorted hashes, sorted; without those of more than ``most``."""
+def find(parts: Sequence[Postings], hashes: Int32s) -> Postings:
+    """The rows of sorted parts that have one of the sorted hashes, sorted."""
     starts = [np.searchsorted(part.hash, hashes, side="left") for part in parts]
     counts = [
         np.searchsorted(part.hash, hashes, side="right") - start for part, start in zip(parts, starts, strict=True)
     ]
-    if most is not None and counts:
-        rare = np.sum(counts, axis=0) <= most
-        starts = [start[rare] for start in starts]
-        counts = [count[rare] for count in counts]
     found = []
     for part, start, count in zip(parts, starts, counts, strict=True):
         if total := int(count.sum()):
@@ -49,17 +45,17 @@ class Lookup:
 
     Parameters
     ----------
-    alive
+    is_indexed
         ``(largest song id + 1,)`` bool: the songs that count.
     """
 
-    def __init__(self, location: Location, names: Sequence[str], alive: NDArray[np.bool_]) -> None:
+    def __init__(self, location: Location, names: Sequence[str], is_indexed: NDArray[np.bool_]) -> None:
         self._reader = Reader([(location, name, None) for name in names])
-        self._alive = alive
+        self._is_indexed = is_indexed
         self._resident: Postings | None = None
         self._lock = threading.Lock()
 
-    def scan(self, hashes: Int32s, most: int | None) -> Iterator[Postings]:
+    def scan(self, hashes: Int32s) -> Iterator[Postings]:
         """What `Snapshot.scan` gives."""
         hashes = np.ascontiguousarray(hashes, np.int32)
         if len(hashes) > 1 and not (np.diff(hashes) > 0).all():
@@ -67,7 +63,7 @@ class Lookup:
         if len(hashes) == 0 or self._reader.rows == 0:
             return
         if self._reader.rows <= RESIDENT_ROWS:
-            yield self._counting(find([self._all()], hashes, most))
+            yield self._drop_removed(find([self._all()], hashes))
             return
         rows, _ = self._reader.loads(hashes)
         wanted = self._reader.groups(hashes)
@@ -75,7 +71,7 @@ class Lookup:
         at_once = THREADED_LOOKUP_ROWS if few else LOOKUP_ROWS
         for some in np.split(hashes, np.flatnonzero(np.diff(np.cumsum(rows) // at_once)) + 1):
             parts = self._reader.read(wanted & self._reader.between(int(some[0]), int(some[-1]) + 1), threads=few)
-            yield self._counting(find(parts, some, most))
+            yield self._drop_removed(find(parts, some))
 
     def costs(self, hashes: Int32s) -> NDArray[np.float64]:
         """What `Snapshot.costs` gives."""
@@ -90,7 +86,7 @@ class Lookup:
         steps = max(1, reader.rows // PART_ROWS)
         cuts = np.unique([0, *np.quantile(reader._low, np.arange(1, steps) / steps).astype(np.int64), 1 << 31])
         for low, high in itertools.pairwise(cuts):
-            yield self._counting(merge(reader.range(int(low), int(high))))
+            yield self._drop_removed(merge(reader.range(int(low), int(high))))
 
     def frequencies(self) -> NDArray[np.int64]:
         """How many postings each hash has that has any, by hash."""
@@ -103,15 +99,15 @@ class Lookup:
     def _all(self) -> Postings:
         with self._lock:
             if self._resident is None:
-                self._resident = self._counting(merge(self._reader.range(0, 1 << 31, threads=True)))
+                self._resident = self._drop_removed(merge(self._reader.range(0, 1 << 31, threads=True)))
             return self._resident
 
-    def _counting(self, postings: Postings) -> Postings:
+    def _drop_removed(self, postings: Postings) -> Postings:
         """Leave out what belongs to no song: removed, or never finished."""
         low, high = int(postings.song_id.min(initial=0)), int(postings.song_id.max(initial=0))
-        if low >= 0 and high < len(self._alive) and self._alive[1:].all() and postings.song_id.all():
+        if low >= 0 and high < len(self._is_indexed) and self._is_indexed[1:].all() and postings.song_id.all():
             return postings  # without further ado where nothing was ever removed
-        known = (postings.song_id >= 0) & (postings.song_id < len(self._alive))
+        known = (postings.song_id >= 0) & (postings.song_id < len(self._is_indexed))
         counts = np.zeros(len(postings), bool)
-        counts[known] = self._alive[postings.song_id[known]]
+        counts[known] = self._is_indexed[postings.song_id[known]]
         return postings if counts.all() else take(postings, counts)

@@ -1,7 +1,7 @@
-"""What a worker hands in: finished songs, in two files under a name that the batch alone decides.
+"""Staged output of a worker: finished songs, in two files whose names depend on the batch alone.
 
-A song has no id yet; in the files it goes by its place in the batch, from 0. The ids are given at the commit, in the
-order of the plan, so that they depend neither on which worker was faster nor on how often a batch was run.
+A song has no song id yet; in the files its id is its place in the batch, from 0. Song ids are given at the commit, in
+the order of the plan, so that they depend neither on which worker was faster nor on how often a batch was run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.store import constellations, postings
 from pipeline.store.storage import Location
 
 FOLDER = "staging"
-# Between two hashes of a manifest's sample; a merge plans its ranges from these.
+# Postings from one hash of a manifest's sample to the next; a merge plans its ranges from the sample.
 SAMPLE_STEP = 8192
 
 
@@ -33,15 +33,15 @@ class StagedSong:
     Parameters
     ----------
     path
-        As the user knows the file.
+        Path as the user gave it.
     duration_s
-        What was decoded.
+        Seconds that were decoded.
     digest
-        Of the file's content, hex.
+        Digest of the file's content, hex.
     decoder, sample_rate, decoded_share
-        What an honest report needs: who decoded it, the file's own rate in Hz, decoded over declared duration.
+        For reports: the decoder, the sample rate of the file in Hz, decoded over declared duration.
     size_bytes, modified_ns
-        Of the file, to see at a glance that it is still the same.
+        Size and time of change of the file, to see without reading it whether it is still the same.
     """
 
     path: str
@@ -64,7 +64,7 @@ class StagedSong:
         return len(self.hashes)
 
     def row(self) -> dict[str, Any]:
-        """What the songs table will say of it, as plain JSON values."""
+        """The row for the songs table, as plain JSON values."""
         names = [field.name for field in dataclasses.fields(self) if field.name not in ("hashes", "peaks")]
         row = {name: getattr(self, name) for name in names} | {"landmarks": self.landmarks}
         # file names and tags need not be Unicode, a table's strings must
@@ -76,7 +76,7 @@ class StagedSong:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A staged batch: what the commit has to know of it, small and picklable.
+    """Description of a staged batch for the commit; small and picklable.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Manifest:
 
     @property
     def folder(self) -> str:
-        """Inside the store."""
+        """The folder of the batch, inside the store."""
         return f"{FOLDER}/{self.batch}"
 
     @property
@@ -107,14 +107,14 @@ class Manifest:
 
 
 def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
-    """Write finished songs where a commit finds them; run twice, it writes the same again.
+    """Write finished songs to the staging folder; run twice, it writes the same files.
 
     Parameters
     ----------
     store_url
-        Of a store that is there.
+        Of an existing store.
     batch
-        A name that the same files always get: letters, digits, ``-`` and ``_``.
+        Name of the batch, the same for the same audio files: letters, digits, ``-`` and ``_``.
     songs
         At least one, in the order of the plan.
 
@@ -130,7 +130,7 @@ def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
     if not songs:
         raise ParameterError(f"batch {batch}: there is no song to stage")
     location = Location.of(store_url)
-    staged = _postings(songs)
+    staged = _batch_postings(songs)
     table = constellations.to_table(range(len(songs)), [song.peaks for song in songs])
     manifest = Manifest(batch, tuple(song.row() for song in songs), tuple(staged.hash[::SAMPLE_STEP].tolist()))
 
@@ -143,15 +143,17 @@ def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
     return manifest
 
 
-def _postings(songs: Sequence[StagedSong]) -> Postings:
-    """The postings of a batch, sorted, with places instead of song ids."""
+def _batch_postings(songs: Sequence[StagedSong]) -> Postings:
+    """The postings of a batch, sorted, with places in the batch instead of song ids."""
     hashes = np.concatenate([song.hashes.hash for song in songs])
     offsets = np.concatenate([song.hashes.offset for song in songs])
     if hashes.dtype != np.int32 or offsets.dtype != np.int32 or (len(hashes) and min(hashes.min(), offsets.min()) < 0):
         raise ParameterError("hashes and offsets must be int32 and not negative")
     places = np.repeat(np.arange(len(songs), dtype=np.int32), [song.landmarks for song in songs])
     found = Postings(hashes, places, offsets)
-    if np.all((np.diff(offsets) >= 0) | (np.diff(places) > 0)):  # offsets rise within each song: as good as always
+    if np.all(
+        (np.diff(offsets) >= 0) | (np.diff(places) > 0)
+    ):  # offsets rise within each song, which they nearly always do
         return postings.take(found, _stable_order(hashes))
     return postings.sort(found)
 

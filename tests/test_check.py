@@ -1,4 +1,4 @@
-"""What can happen to a store on a disk, what `check` says of it, and what a repair brings back."""
+"""Damage to a store on a disk: which problems `check` reports, and what a repair restores."""
 
 from __future__ import annotations
 
@@ -13,26 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.fingerprinting.landmarks import Postings, pair_peaks
-from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import Settings
-from pipeline.store import StagedSong, Store, delta_log, postings, stage
+from pipeline.fingerprinting.landmarks import Postings
+from pipeline.store import Store, delta_log, postings, stage
 from pipeline.store.schema import NEXT_SONG_ID, PINS
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.storage import Location
+from tests.fakes import make_song
 
 N_SONGS = 12
-
-
-def make_song(number: int) -> StagedSong:
-    """A song whose landmarks come from its peaks, as those of real songs do."""
-    at = np.unique(np.random.default_rng(number).integers(0, 400 * 1024, 500))
-    peaks = Peaks((at // 1024).astype(np.int32), (at % 1024).astype(np.int32), (at % 61 - 30).astype(np.int8))
-    return StagedSong(
-        path=f"/music/{number}.flac", title=None, artist=None, album=None, duration_s=60.0, digest=f"{number:032x}",
-        decoder="soundfile", sample_rate=44100, decoded_share=1.0, size_bytes=1000, modified_ns=5,
-        hashes=pair_peaks(peaks, Settings().fan_out), peaks=peaks,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -50,7 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def everything(store: Store) -> tuple[list[int], list[tuple[int, ...]], dict[int, list[int]]]:
-    """All that a store answers."""
+    """All song ids, postings and peaks of a store."""
     snapshot = store.snapshot()
     ids = snapshot.songs(["song_id"])["song_id"].to_pylist()
     hashes = np.unique(np.concatenate([make_song(number).hashes.hash for number in range(1, N_SONGS + 1)]))
@@ -89,7 +77,7 @@ def replace_postings(store: Store, change: Callable[[Postings], Postings]) -> No
     delta_log.commit(location, songs, numbers={PINS["postings"]: version.number})
 
 
-def stranger(found: Postings) -> Postings:
+def with_unknown_song(found: Postings) -> Postings:
     return postings.sort(postings.join([found, Postings(*(np.array([value], np.int32) for value in (7, 999, 3)))]))
 
 
@@ -102,8 +90,8 @@ def unsorted(found: Postings) -> Postings:
 
 
 def wrong_settings(store: Store) -> None:
-    face = Path(store.url) / "songprint.json"
-    face.write_text(face.read_text().replace('"hop": 512', '"hop": 256'))
+    metadata = Path(store.url) / "songprint.json"
+    metadata.write_text(metadata.read_text().replace('"hop": 512', '"hop": 256'))
 
 
 DAMAGES: dict[str, tuple[Callable[[Store], None], str]] = {
@@ -115,7 +103,7 @@ DAMAGES: dict[str, tuple[Callable[[Store], None], str]] = {
     "a flipped byte in a page of peaks": (lambda store: flip(largest(store, "constellations"), 0.3), r"const.*/c.*sum"),
     "a flipped byte in a page of songs": (lambda store: flip(largest(store, "songs"), 0.1), r"songs/.*checksum"),
     "a posting of an unknown song": (
-        lambda store: replace_postings(store, stranger),
+        lambda store: replace_postings(store, with_unknown_song),
         r"postings/other.*: it has rows of song 999, and no song was ever given that id",
     ),
     "a wrong count": (
@@ -142,10 +130,10 @@ def test_damage_is_named_with_its_file_and_repaired(store: Store, name: str) -> 
     assert any(re.search(sentence, str(problem)) for problem in problems), problems
     assert all("`songprint check --repair`" in str(problem) for problem in problems)
     repair = Store.repair(store.url)
-    mended = Store.open(store.url)
-    assert mended.check() == []
-    after = everything(mended)
-    if "songs" in name:  # nobody knows any more which songs these were
+    repaired = Store.open(store.url)
+    assert repaired.check() == []
+    after = everything(repaired)
+    if "songs" in name:  # which songs these were is recorded nowhere else
         assert after[0] == [12]
         assert "index the library again" in repair.done[0]
     elif "peaks" in name:
@@ -157,7 +145,7 @@ def test_damage_is_named_with_its_file_and_repaired(store: Store, name: str) -> 
         assert (repair.lost, after) == ((), before)
 
 
-def test_no_flipped_bit_passes_as_whole_and_changes_an_answer(store: Store, rng: np.random.Generator) -> None:
+def test_no_flipped_bit_passes_the_check_and_changes_what_is_read(store: Store, rng: np.random.Generator) -> None:
     before = everything(store)
     snapshot = store.snapshot()
     for table in ("songs", "postings", "constellations"):
@@ -194,7 +182,7 @@ def test_a_commit_that_a_power_cut_tore_is_taken_back(store: Store) -> None:
     assert store.check() == []
 
 
-def test_a_log_that_lost_a_pinned_version_is_mended_from_the_peaks(store: Store) -> None:
+def test_a_log_that_lost_a_pinned_version_is_repaired_from_the_peaks(store: Store) -> None:
     before = everything(store)
     max((Path(store.url) / "postings" / "_delta_log").glob("*.json")).unlink()
     assert any("its log ends at version" in problem.what for problem in store.check())
@@ -213,7 +201,7 @@ def test_a_damaged_checkpoint_is_not_needed(store: Store) -> None:
     assert everything(store) == before
 
 
-def test_a_lost_face_is_written_again(store: Store) -> None:
+def test_lost_store_metadata_is_written_again(store: Store) -> None:
     (Path(store.url) / "songprint.json").write_text("{}")
     with pytest.raises(StoreError, match="check --repair` restores it"):
         Store.open(store.url)
@@ -223,16 +211,16 @@ def test_a_lost_face_is_written_again(store: Store) -> None:
 
 @pytest.mark.parametrize(("version", "way_out"), [(0, "index the music again"), (3, "or a newer one")])
 def test_another_format_is_refused_with_the_way_out(store: Store, version: int, way_out: str) -> None:
-    face = Path(store.url) / "songprint.json"
-    face.write_text(json.dumps({"format": version, "settings": {"unheard": "of"}}))
+    metadata = Path(store.url) / "songprint.json"
+    metadata.write_text(json.dumps({"format": version, "settings": {"unknown": "of another format"}}))
     with pytest.raises(StoreError, match=f"the store has format {version}, this songprint reads 2; .*{way_out}"):
         Store.open(store.url)
     with pytest.raises(StoreError, match=f"format {version}"):
         Store.repair(store.url)
 
 
-def test_what_dead_jobs_left_is_no_problem(store: Store) -> None:
-    """Postings of an id that was reserved, and never committed: they do not count, and `compact` drops them."""
+def test_leftovers_of_dead_jobs_are_no_problem(store: Store) -> None:
+    """Postings of an id that was reserved, and never committed: no snapshot has them, and `compact` drops them."""
     location = Location.of(store.url)
     songs = delta_log.load(location, "songs")
     delta_log.commit(location, songs, numbers={NEXT_SONG_ID: N_SONGS + 2})
@@ -246,14 +234,14 @@ def test_what_dead_jobs_left_is_no_problem(store: Store) -> None:
     assert store.check() == []
 
 
-def test_a_store_from_a_stranger_cannot_lead_out_of_its_folder(store: Store) -> None:
+def test_an_untrusted_store_cannot_lead_out_of_its_folder(store: Store) -> None:
     log = max((Path(store.url) / "postings" / "_delta_log").glob("*.json"))
     log.write_text(re.sub(r'"path":"[^"]*"', '"path":"../../elsewhere.parquet"', log.read_text()))
     with pytest.raises(StoreError, match=r"names a file that is not in its folder: .*elsewhere.parquet"):
         everything(store)
 
 
-def test_a_store_from_a_stranger_cannot_ask_for_all_memory(store: Store) -> None:
+def test_an_untrusted_store_cannot_take_all_memory(store: Store) -> None:
     location = Location.of(store.url)
     version = delta_log.load(location, "songs")
     rows = read_songs(location, version)
@@ -266,13 +254,13 @@ def test_a_store_from_a_stranger_cannot_ask_for_all_memory(store: Store) -> None
 def test_postings_of_impossible_songs_count_nowhere(store: Store, tmp_path: Path) -> None:
     before = everything(store)
 
-    def odd(found: Postings) -> Postings:
+    def with_impossible_songs(found: Postings) -> Postings:
         ids = (-1, -7, 5_000, 2_000_000_000)
         return postings.sort(
             postings.join([found, *(Postings(*np.array([[found.hash[9]], [i], [3]], np.int32)) for i in ids)])
         )
 
-    replace_postings(store, odd)
+    replace_postings(store, with_impossible_songs)
     assert everything(store) == before
     other = Store.create(str(tmp_path / "other"))
     assert len(other.absorb(store)) == N_SONGS
