@@ -13,15 +13,18 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.check import check
+from jobs.commands.compact import compact
 from jobs.commands.demo import demo
 from jobs.commands.duplicates import duplicates
 from jobs.commands.evaluate import evaluate
 from jobs.commands.identify import identify
 from jobs.commands.index import index
-from jobs.commands.library import songs, stats
 from jobs.commands.listen import listen
-from jobs.commands.upkeep import check, compact, remove
-from jobs.output.tables import printable
+from jobs.commands.remove import remove
+from jobs.commands.songs import songs
+from jobs.commands.stats import stats
+from jobs.output.text import printable
 from pipeline.errors import SongprintError
 from pipeline.execution.process import block_pandas_import
 
@@ -45,21 +48,21 @@ app = typer.Typer(
 )
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
-        from pipeline.execution.dask_executor import songprint as version
+        from pipeline.version import version_with_digest
 
-        print(f"songprint {version()}")
+        print(f"songprint {version_with_digest()}")
         raise typer.Exit
 
 
 @app.callback()
 def songprint(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Audio fingerprinting in batches: index a music library, name the songs in recordings, verify every answer."""
+    """Audio fingerprinting in batches: index a music library, name the songs in recordings, verify every match."""
 
 
 app.command()(index)

@@ -1,4 +1,4 @@
-"""Slow, plain twins of what the package does fast: loops, dictionaries, and nothing imported from the package."""
+"""Slow, plain twins of the fast functions: loops and dictionaries, nothing imported from the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def power(samples, window, hop, frame):
 
 
 def local_maxima(power, reach_frames, reach_bins, silence, lowest_bin):
-    """Every (frame, bin) that is above silence and no smaller than what lies around it."""
+    """Every (frame, bin) that is above silence and not smaller than its neighbourhood."""
     found = []
     for frame, row in enumerate(power):
         for bin_, level in enumerate(row):
@@ -30,7 +30,7 @@ def local_maxima(power, reach_frames, reach_bins, silence, lowest_bin):
 
 
 def more_salient_around(frames, saliences, around):
-    """For each peak, how many within so many frames are more salient, the earlier of equals being more so."""
+    """For each peak, how many within so many frames are more salient; of equals the earlier one is."""
     ranks = [(-salience, place) for place, salience in enumerate(saliences)]
     return [
         sum(rank < mine and abs(frame - frames[place]) <= around for rank, frame in zip(ranks, frames, strict=True))
@@ -47,13 +47,13 @@ def pairs(peaks, fan_out, nearest, furthest, bins_aside):
     return found
 
 
-def hits(question, postings):
+def hits(query_hashes, postings):
     """(song, offset, delta) wherever a clip's (hash, tick) meets a (hash, song, offset); 8 ticks to the frame."""
     return [
         (song, offset, 8 * offset - tick)
-        for asked, tick in question
+        for query_hash, tick in query_hashes
         for known, song, offset in postings
-        if asked == known
+        if query_hash == known
     ]
 
 
@@ -68,7 +68,7 @@ def postings(contents: dict[int, list[tuple[int, int]]], hashes: set[int]) -> li
 
 
 def best_span_score(scores, gap):
-    """The largest sum of neighbours whose sums, added up from their first one, never fall by more than a gap."""
+    """The largest sum of a run whose running total never falls by more than a gap."""
     best = 0
     for start in range(len(scores)):
         total = top = 0
@@ -81,24 +81,24 @@ def best_span_score(scores, gap):
     return best
 
 
-def loads(files: list[list[int]], group_rows: int, asked: set[int]) -> dict[int, float]:
-    """Rows to read for each hash: of every row group that may have it, an equal share with all asked that it may have.
+def loads(files: list[list[int]], group_rows: int, wanted: set[int]) -> dict[int, float]:
+    """Rows to read for each hash: the rows of each group that may have it, divided among the wanted hashes it may have.
 
     Files are lists of sorted hashes; a group reaches from its first hash to the next group's first.
     """
-    rows = dict.fromkeys(asked, 0.0)
+    rows = dict.fromkeys(wanted, 0.0)
     for file in files:
         for start in range(0, len(file), group_rows):
             group = file[start : start + group_rows]
             end = file[start + group_rows] if start + group_rows < len(file) else file[-1]
-            wanted = [h for h in asked if group[0] <= h <= end]
-            for h in wanted:
-                rows[h] += len(group) / len(wanted)
+            inside = [h for h in wanted if group[0] <= h <= end]
+            for h in inside:
+                rows[h] += len(group) / len(inside)
     return rows
 
 
 def affordable(costs: list[float], budget: float) -> set[int]:
-    """The places of the cheapest costs, the first of equals first, until the next one is too much."""
+    """The places of the cheapest costs, of equals the first one first, until the next would exceed the budget."""
     kept: set[int] = set()
     for place in sorted(range(len(costs)), key=lambda place: costs[place]):
         if sum(costs[other] for other in kept) + costs[place] > budget:

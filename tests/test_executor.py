@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.errors import ClusterError
 from pipeline.execution import dask_executor
-from pipeline.execution.dask_executor import Cluster
-from pipeline.execution.executor import Died, Done, Loop, in_order
-from pipeline.execution.timeouts import patience_s, within
+from pipeline.execution.dask_executor import DaskExecutor
+from pipeline.execution.executor import Died, Done, SerialExecutor, in_order
+from pipeline.execution.timeouts import timeout_s, within
 
 
 def square(number: int) -> int:
@@ -43,18 +43,18 @@ def halve(numbers: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Cluster]:
+def workers() -> Iterator[DaskExecutor]:
     with dask_executor.local(2) as opened:
         yield opened
 
 
 def test_the_cluster_maps_as_the_loop_does(workers):
-    assert workers.map(square, range(50)) == Loop().map(square, range(50)) == [n * n for n in range(50)]
+    assert workers.map(square, range(50)) == SerialExecutor().map(square, range(50)) == [n * n for n in range(50)]
 
 
 def test_the_cluster_completes_what_the_loop_completes(workers):
     by_cluster = sorted((done.item, done.result) for done in workers.as_completed(square, range(50)))
-    assert by_cluster == [(done.item, done.result) for done in Loop().as_completed(square, range(50))]
+    assert by_cluster == [(done.item, done.result) for done in SerialExecutor().as_completed(square, range(50))]
 
 
 def test_outcomes_keep_the_order_of_the_plan_when_a_later_task_is_faster(workers):
@@ -66,7 +66,7 @@ def test_outcomes_keep_the_order_of_the_plan_when_a_later_task_is_faster(workers
 
 @pytest.mark.parametrize("name", ["loop", "cluster"])
 def test_an_exception_of_a_task_reaches_the_caller(name, workers):
-    executor = Loop() if name == "loop" else workers
+    executor = SerialExecutor() if name == "loop" else workers
     with pytest.raises(ValueError, match="no 1"):
         list(executor.as_completed(fail, [1]))
 
@@ -108,9 +108,9 @@ def test_a_call_in_time_gives_what_it_returns_and_raises_what_it_raises():
 
 
 def test_a_file_is_waited_for_somewhat_longer_than_its_limit_and_without_one_by_its_size():
-    assert patience_s(10**9, 60.0) == 90.0
-    assert patience_s(0, None) == 3600.0
-    assert patience_s(10**9, None) == 3600.0 + 100_000.0
+    assert timeout_s(10**9, 60.0) == 90.0
+    assert timeout_s(0, None) == 3600.0
+    assert timeout_s(10**9, None) == 3600.0 + 100_000.0
 
 
 def test_a_read_that_never_returns_is_left_behind_and_ends_when_it_comes_back():
@@ -134,6 +134,7 @@ def test_a_read_that_never_returns_is_left_behind_and_ends_when_it_comes_back():
     os.close(full)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_call_that_is_waited_for():
     inside: list[threading.Thread] = []
 
@@ -170,14 +171,14 @@ def wait_for_a_file_server(path: str) -> bool:
 
 
 def lose_the_file_server(number: int) -> int:
-    dask_executor._sees = wait_for_a_file_server
-    dask_executor.LOOK_S = 0.2
+    dask_executor._is_visible = wait_for_a_file_server
+    dask_executor.VISIBILITY_TIMEOUT_S = 0.2
     return number
 
 
 def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
     with dask_executor.local(1) as worker:
-        worker.must_see(["/"])
+        worker.require_visible(["/"])
         worker.map(lose_the_file_server, [1])
         with pytest.raises(ClusterError, match=r"no worker can do this job: worker .* for /; its file system hangs"):
             worker.map(square, [1])

@@ -207,10 +207,10 @@ HUNG = "a read that never returns"
 
 
 @pytest.fixture
-def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dask_executor.Cluster]:
+def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dask_executor.DaskExecutor]:
     """One worker, on what it takes for a machine of 1 GB; its nanny pauses it at 80 % and ends it at 95 %."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", MEMORY_LIMIT)
-    monkeypatch.setattr(dask_executor, "LOCAL", {"distributed.scheduler.allowed-failures": 0})
+    monkeypatch.setattr(dask_executor, "LOCAL_CONFIG", {"distributed.scheduler.allowed-failures": 0})
     with dask_executor.local(1) as worker:
         yield worker
 
@@ -226,13 +226,13 @@ def eat(path: str, settings: Settings, limit_s: float | None = None) -> Fingerpr
     return extract.fingerprint(path, settings, limit_s)
 
 
-def index_with_a_hungry_decoder(batch: indexing.Batch) -> indexing.BatchReport:
+def index_with_a_hungry_decoder(batch: indexing.IndexBatch) -> indexing.BatchReport:
     indexing.fingerprint = eat  # type: ignore[attr-defined]
     return index_batch(batch)
 
 
 def test_a_file_that_takes_all_memory_costs_its_worker_one_row_and_no_other_song(
-    small_worker: dask_executor.Cluster, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_worker: dask_executor.DaskExecutor, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hungry = tmp_path / f"{HUNGRY}.wav"
     shutil.copy(library.paths[0], hungry)
@@ -258,9 +258,9 @@ def fill_until_paused(number: int) -> int:
 
 
 def test_a_worker_that_is_paused_is_named_and_goes_on(
-    small_worker: dask_executor.Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    small_worker: dask_executor.DaskExecutor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(dask_executor, "POLL_S", 0.1)
     caplog.set_level(logging.WARNING, "pipeline")
     assert small_worker.map(fill_until_paused, range(2)) == [0, 1]
     assert len(caplog.messages) == 1
@@ -282,8 +282,8 @@ def read_from_a_server_that_is_gone(path: str, settings: Settings, limit_s: floa
     return extract.fingerprint(path, settings, limit_s)
 
 
-def index_from_a_server_that_is_gone(batch: indexing.Batch) -> indexing.BatchReport:
-    indexing.patience_s = soon_for_the_stub  # type: ignore[attr-defined]
+def index_from_a_server_that_is_gone(batch: indexing.IndexBatch) -> indexing.BatchReport:
+    indexing.timeout_s = soon_for_the_stub  # type: ignore[attr-defined]
     indexing.fingerprint = read_from_a_server_that_is_gone  # type: ignore[attr-defined]
     return index_batch(batch)
 
@@ -295,10 +295,10 @@ def test_a_read_that_never_returns_costs_its_file_and_no_other(
     hung = tmp_path / f"{HUNG}.wav"
     hung.write_bytes(STUB)
     store = Store.create(str(tmp_path / "store"))
-    for name in ("patience_s", "fingerprint"):
+    for name in ("timeout_s", "fingerprint"):
         monkeypatch.setattr(indexing, name, getattr(indexing, name))  # set back at the end
     monkeypatch.setattr(indexing, "index_batch", index_from_a_server_that_is_gone)
-    with dask_executor.local(workers) if workers else nullcontext(executor.Loop()) as place:
+    with dask_executor.local(workers) if workers else nullcontext(executor.SerialExecutor()) as place:
         report = index([str(hung), *library.paths[1:4]], store, place)
     assert [failure.path for failure in report.failures] == [str(hung)]
     assert "hangs" in report.failures[0].reason
@@ -317,7 +317,7 @@ def test_a_clip_that_never_comes_is_a_row_and_the_rest_go_on(
     def hang(path: str, *arguments: Any, **options: Any) -> Any:
         return os.read(os.pipe()[0], 1) if HUNG in path else decode(path, *arguments, **options)
 
-    monkeypatch.setattr(identification, "patience_s", soon_for_the_stub)
+    monkeypatch.setattr(identification, "timeout_s", soon_for_the_stub)
     monkeypatch.setattr(decoding, "decode", hang)
     answers = identify([library.paths[0], str(hung)], store).to_pylist()
     told = {row["clip"]: (row["status"], row["message"] or "") for row in answers}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.byhand import ROOT
+from tests.dask_cluster import ROOT
 
 
 def slurm(*options: str) -> subprocess.CompletedProcess[str]:

@@ -44,7 +44,7 @@ def test_make_bench_measures_all_sizes_unless_told_otherwise() -> None:
         said = subprocess.run(
             ["make", "-n", "bench", "MUSIC=folder", *words], cwd=ROOT, check=True, capture_output=True, text=True
         )
-        assert f"benchmarks.asking folder --sizes {sizes}\n" in said.stdout
+        assert f"benchmarks.querying folder --sizes {sizes}\n" in said.stdout
 
 
 def test_every_target_of_make_is_explained() -> None:
@@ -63,12 +63,12 @@ def test_every_target_of_make_is_explained() -> None:
         (
             "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed",
             1,
-            "make: nothing is known .* could not be asked \\(.*vulnerability feed\\)",
+            "make: nothing is known .* could not be reached \\(.*vulnerability feed\\)",
         ),
         (
             "Traceback (most recent call last):\nrequests.exceptions.ConnectionError: no such host",
             1,
-            "make: nothing is known .* could not be asked \\(.*no such host\\)",
+            "make: nothing is known .* could not be reached \\(.*no such host\\)",
         ),
     ],
 )

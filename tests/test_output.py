@@ -1,4 +1,4 @@
-"""What strangers put into names and tags, in everything that a command writes."""
+"""Whatever names and tags hold, in everything that a command writes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli
-from jobs.options import Format
 from jobs.output import tables
+from jobs.output.formats import PRINTED
 from jobs.runtime import PlainLines
 from pipeline.errors import AudioError
 
@@ -30,7 +30,7 @@ def table(titles: list[str]) -> pa.Table:
 
 
 def as_csv(titles: list[str], path: Path) -> list[dict[str, str]]:
-    tables.write([table(titles)], SCHEMA, str(path), Format.TABLE, SCHEMA.names)
+    tables.write([table(titles)], SCHEMA, str(path))
     return list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
 
 
@@ -50,19 +50,19 @@ def test_numbers_and_ordinary_titles_stay_as_they_are_in_a_csv(tmp_path: Path) -
 
 def test_parquet_and_json_lines_have_the_exact_text(tmp_path: Path) -> None:
     titles = FORMULAS + PLAIN + ESCAPES
-    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.parquet"), Format.TABLE, SCHEMA.names)
+    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.parquet"))
     assert pq.read_table(tmp_path / "t.parquet")["title"].to_pylist() == titles
-    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.jsonl"), Format.TABLE, SCHEMA.names)
+    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.jsonl"))
     read = [json.loads(line)["title"] for line in (tmp_path / "t.jsonl").read_text("utf-8").split("\n")[:-1]]
     assert read == titles
 
 
-@pytest.mark.parametrize("format_", Format)
-def test_nothing_that_is_printed_steers_a_terminal(format_: Format, capsys: pytest.CaptureFixture[str]) -> None:
-    tables.write([table([*ESCAPES, *PLAIN])], SCHEMA, "-", format_, SCHEMA.names)
+@pytest.mark.parametrize("format_", PRINTED)
+def test_nothing_that_is_printed_steers_a_terminal(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.write([table([*ESCAPES, *PLAIN])], SCHEMA, "-", format_)
     printed = capsys.readouterr().out
     assert not set(printed.replace("\r\n", "\n")) & {chr(n) for n in [*range(10), *range(11, 32), *range(128, 160)]}
-    assert format_ is Format.JSON or "日本\u3000語" in printed
+    assert format_ == "json" or "日本\u3000語" in printed
 
 
 def test_messages_and_errors_do_not_steer_a_terminal(

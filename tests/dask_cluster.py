@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 DASK = (sys.executable, "-m", "dask")
 
 
-class ByHand:
+class DaskCluster:
     """What the by-hand recipe of docs/CLUSTER.md starts, on free ports of this machine.
 
     Parameters
@@ -76,9 +76,9 @@ class ByHand:
 
 
 @contextmanager
-def by_hand(folder: Path, workers: int) -> Iterator[ByHand]:
+def dask_cluster(folder: Path, workers: int) -> Iterator[DaskCluster]:
     """A scheduler and so many workers, called w0, w1, …"""
-    cluster = ByHand(folder)
+    cluster = DaskCluster(folder)
     try:
         cluster.start_scheduler()
         for number in range(workers):
