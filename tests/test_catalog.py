@@ -27,7 +27,7 @@ def song(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_folder_is_searched_wholly_and_only_audio_is_taken(tmp_path: Path) -> None:
+def test_a_folder_is_searched_recursively_and_only_audio_is_taken(tmp_path: Path) -> None:
     (tmp_path / "b" / "c.mp3").mkdir(parents=True)
     for name in ("z.MP3", "a.txt", "b/x.flac", "b/cover.jpg", "b/c.mp3/deep.m4a", "b/film.MKV", ".hidden.ogg", "mp3"):
         (tmp_path / name).write_bytes(b"12345")
@@ -83,7 +83,7 @@ def test_links_are_not_followed_below_a_folder(song: Path, tmp_path: Path) -> No
     assert names(walk([str(tmp_path / "shortcut")]), tmp_path) == ["shortcut/song.flac"]
 
 
-def test_pipes_in_a_folder_are_passed_over(song: Path, tmp_path: Path) -> None:
+def test_pipes_in_a_folder_are_skipped(song: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp3")
     assert names(walk([str(tmp_path)]), tmp_path) == ["song.flac"]
     with pytest.raises(CatalogError, match=r"pipe\.mp3: .* only regular files"):
@@ -93,7 +93,7 @@ def test_pipes_in_a_folder_are_passed_over(song: Path, tmp_path: Path) -> None:
     assert read_tags(str(tmp_path / "pipe.mp3")) == Tags()
 
 
-def test_a_folder_that_cannot_be_listed_is_told_as_an_entry(
+def test_a_folder_that_cannot_be_listed_becomes_an_entry(
     song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "locked").mkdir()
