@@ -77,7 +77,7 @@ def slurm(
         job_name="songprint",
         python=sys.executable,
         job_script_prologue=setup or [],
-        # A worker leaves before SLURM kills it, and hands its task on; not all at once.
+        # A worker ends before SLURM kills it, and its task goes to another. Workers do not end all at once.
         worker_extra_args=["--lifetime", f"{max(60, seconds - 300)}s", "--lifetime-stagger", "4m"],
         scheduler_options={"dashboard_address": ":0"},
     ) as cluster:

@@ -166,15 +166,24 @@ def identify_entries(
         rows = _batch_rows(outcome)
         audio_s += rows.audio_s
         failures += rows.failures
-        progress(Progress(done, len(entries), share, audio_s, failures))
+        report(0.0, 0.0)
 
-    def within_batch(seconds: float, size_bytes: float) -> None:
-        progress(Progress(done, len(entries), share + size_bytes / total_bytes, audio_s + seconds, failures))
+    def report(batch_audio_s: float, batch_bytes: float) -> None:
+        """The progress of the batches that are done, and of one that runs."""
+        progress(
+            Progress(
+                done=done,
+                total=len(entries),
+                share=share + batch_bytes / total_bytes,
+                audio_s=audio_s + batch_audio_s,
+                failures=failures,
+            )
+        )
 
     # A day of audio takes minutes: when the work is done in this process, its progress is seen.
     in_process = isinstance(executor, SerialExecutor)
-    task = partial(identify_batch, progress=within_batch) if in_process else identify_batch
-    progress(Progress(0, len(entries), 0.0, 0.0, 0))
+    task = partial(identify_batch, progress=report) if in_process else identify_batch
+    report(0.0, 0.0)
     for outcome in in_order(executor, task, batches, halve, on_outcome):
         yield _batch_rows(outcome)
 
@@ -192,7 +201,8 @@ def plan(
     for place, weight in enumerate(weights, start=1):
         filled += weight
         if filled >= target or place == len(weights):
-            batches.append(ClipBatch(snapshot, query, tuple(entries[first:place]), os.getcwd(), limit_s))
+            clips = tuple(entries[first:place])
+            batches.append(ClipBatch(snapshot, query, entries=clips, folder=os.getcwd(), limit_s=limit_s))
             first, filled = place, 0
     return batches
 
@@ -253,19 +263,19 @@ def _decode_clips(
     """Each file of a batch in turn, and the samples of a clip that is still to be matched."""
     audio_s, size_bytes = 0.0, 0
     for entry in batch.entries:
-        clip, samples = _decode_clip(entry, batch, _FileConsumer(batch, entry, audio_s, size_bytes, progress))
+        consumer = _FileConsumer(batch, entry, audio_s=audio_s, size_bytes=size_bytes, progress=progress)
+        clip, samples = _decode_clip(consumer)
         audio_s += clip.duration_s
         size_bytes += entry.size_bytes
         yield clip, samples
 
 
-def _decode_clip(
-    entry: Entry, batch: ClipBatch, consumer: _FileConsumer
-) -> tuple[_ClipResult, NDArray[np.float32] | None]:
+def _decode_clip(consumer: _FileConsumer) -> tuple[_ClipResult, NDArray[np.float32] | None]:
     """One file: the samples of a clip, the matches of a recording, or the message of a failure."""
+    entry, batch = consumer.entry, consumer.batch
     path = entry.path if is_url(entry.path) else os.path.join(batch.folder, entry.path)
     try:
-        found, decoded = within(timeout_s(entry.size_bytes, batch.limit_s), partial(_decode, path, batch, consumer))
+        found, decoded = within(timeout_s(entry.size_bytes, batch.limit_s), partial(_decode, path, consumer))
     except (AudioError, CatalogError, OSError) as error:
         return _ClipResult(entry.path, message=str(error).replace(f"{printable_path(path)}: ", "")), None
     except SongprintError:  # the store's, not the clip's
@@ -278,9 +288,8 @@ def _decode_clip(
     return _ClipResult(entry.path, duration_s=decoded.duration_s), found
 
 
-def _decode(
-    path: str, batch: ClipBatch, consumer: _FileConsumer
-) -> tuple[NDArray[np.float32] | list[Match], decoder.Decoded]:
+def _decode(path: str, consumer: _FileConsumer) -> tuple[NDArray[np.float32] | list[Match], decoder.Decoded]:
+    batch = consumer.batch
     with catalog.local_copy(path) as local:
         rate = batch.snapshot.settings.sample_rate
         return decoding.decode(local, rate, consumer.consume, batch.limit_s, consumer.begin)
@@ -304,7 +313,7 @@ class _FileConsumer:
     declared_s: float | None = None
 
     def begin(self, declared_s: float | None) -> None:
-        """Take the seconds that the file says it has."""
+        """Take the duration that the file declares, if it does."""
         self.declared_s = declared_s
 
     def consume(self, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:

@@ -203,9 +203,12 @@ def index_entries(
             audio_s += outcome.result.audio_s
             busy_s += outcome.result.busy_s
         failures.extend(_failures(outcome))
-        progress(Progress(done, len(entries), share, audio_s, len(failures)))
+        report()
 
-    progress(Progress(0, len(entries), 0.0, 0.0, 0))
+    def report() -> None:
+        progress(Progress(done=done, total=len(entries), share=share, audio_s=audio_s, failures=len(failures)))
+
+    report()
     staged: list[Manifest] = []
     committed = time.monotonic()
 
@@ -228,7 +231,16 @@ def index_entries(
     failures.sort(key=lambda failure: failure.path)
     present += len(known)
     moved = update_paths(known, store)
-    return IndexReport(added, present, moved, cut_short, tuple(failures), audio_s, busy_s, time.monotonic() - began)
+    return IndexReport(
+        added=added,
+        present=present,
+        moved=moved,
+        cut_short=cut_short,
+        failures=tuple(failures),
+        audio_s=audio_s,
+        busy_s=busy_s,
+        wall_s=time.monotonic() - began,
+    )
 
 
 def update_paths(files: Sequence[tuple[str, Entry]], store: Store) -> int:
@@ -302,7 +314,7 @@ def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | 
 
     def batch(files: Sequence[Entry]) -> IndexBatch:
         known = frozenset().union(*(digests.get(entry.size_bytes, ()) for entry in files))
-        return IndexBatch(store.url, store.settings, tuple(files), known, limit_s)
+        return IndexBatch(store.url, store.settings, entries=tuple(files), known=known, limit_s=limit_s)
 
     tasks = [_share_of_a_task(entry) for entry in entries]
     target = min(1.0, sum(tasks) / (max(workers, EXPECTED_WORKERS) * BATCHES_PER_WORKER))
@@ -358,7 +370,14 @@ def index_batch(batch: IndexBatch) -> BatchReport:
             audio_s += song.duration_s
             cut_short += song.decoded_share < COMPLETE_SHARE
     manifest = stage(batch.store, batch.name, staged) if staged else None
-    return BatchReport(manifest, tuple(failures), tuple(present), cut_short, audio_s, time.monotonic() - began)
+    return BatchReport(
+        manifest=manifest,
+        failures=tuple(failures),
+        present=tuple(present),
+        cut_short=cut_short,
+        audio_s=audio_s,
+        busy_s=time.monotonic() - began,
+    )
 
 
 def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:

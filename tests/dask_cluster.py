@@ -48,7 +48,7 @@ class DaskCluster:
         raise AssertionError("the scheduler did not start")
 
     def start_worker(self, name: str, songprint: Path = ROOT) -> None:
-        """A worker of one thread without a nanny, so that a kill means it; it finds songprint where it is said."""
+        """A worker of one thread, without a nanny that would start it again, with the songprint of a folder."""
         options = ["--scheduler-file", str(self._file), "--name", name, "--nthreads", "1", "--no-nanny"]
         options += ["--no-dashboard", "--local-directory", str(self.folder)]
         self.workers[name] = self._start("worker", *options, songprint=songprint)

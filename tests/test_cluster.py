@@ -43,9 +43,9 @@ def songs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def expected(songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a store of the music holds when nothing went wrong."""
-    store = Store.open_or_create(str(tmp_path_factory.mktemp("undisturbed") / "store"))
+    store = Store.open_or_create(str(tmp_path_factory.mktemp("expected") / "store"))
     assert pipeline.index([str(songs_folder)], store).added == N_SONGS
     return contents(store)
 
@@ -82,7 +82,7 @@ def index_with_a_deadly_decoder(batch: indexing.IndexBatch) -> indexing.BatchRep
 
 
 def test_killed_workers_lose_and_double_no_song(
-    cluster: DaskCluster, songs_folder: Path, undisturbed: dict[str, Any], rng: np.random.Generator, tmp_path: Path
+    cluster: DaskCluster, songs_folder: Path, expected: dict[str, Any], rng: np.random.Generator, tmp_path: Path
 ) -> None:
     store = Store.open_or_create(str(tmp_path / "store"))
     kills = 0
@@ -99,7 +99,7 @@ def test_killed_workers_lose_and_double_no_song(
         report = indexing.index_entries(catalog.walk([str(songs_folder)]), store, workers, progress=kill_one)
     assert kills == 3
     assert (report.added, report.failures) == (N_SONGS, ())
-    assert contents(store) == undisturbed
+    assert contents(store) == expected
 
 
 def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
@@ -121,7 +121,7 @@ def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
 def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
     cluster: DaskCluster,
     songs_folder: Path,
-    undisturbed: dict[str, Any],
+    expected: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -142,9 +142,9 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
     monkeypatch.setattr(Store, "commit", commit_and_lose_the_scheduler)
     command = ["index", str(songs_folder), "--store", url, "--scheduler"]
     assert run([*command, cluster.address]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("ClusterError: the Dask scheduler went away")
-    assert len(said) == 2, said  # the other one is the dashboard's address
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[-1].startswith("ClusterError: the Dask scheduler went away")
+    assert len(printed) == 2, printed  # the other one is the dashboard's address
     done = len(commits[0])
     assert 0 < done < N_SONGS
 
@@ -152,7 +152,7 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
     cluster.start_worker("new")
     assert run([*command, cluster.address]) == 0
     assert f"{N_SONGS - done} songs added" in capsys.readouterr().err
-    assert contents(Store.open(url)) == undisturbed
+    assert contents(Store.open(url)) == expected
 
 
 def test_workers_that_join_late_are_used(shared: DaskCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,26 +169,26 @@ def test_workers_that_join_late_are_used(shared: DaskCluster, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("there", "said"),
+    ("workers_left", "message"),
     [
         ({}, "has no workers any more; the job waits"),
         ({"tcp://10.0.0.1:1": {"name": "w9", "nthreads": 1, "status": "paused"}}, "1 of 1 workers are paused.*w9"),
     ],
 )
-def test_a_job_that_stands_still_says_why(
+def test_a_job_that_waits_says_why(
     shared: DaskCluster,
-    there: dict[str, Any],
-    said: str,
+    workers_left: dict[str, Any],
+    message: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dask_executor, "POLL_S", 0.05)
     caplog.set_level(logging.WARNING, "pipeline")
     with dask_executor.connect(shared.address) as workers:
-        monkeypatch.setattr(dask_executor.DaskExecutor, "_there", lambda self: there)
+        monkeypatch.setattr(dask_executor.DaskExecutor, "_known_workers", lambda self: workers_left)
         assert len(workers.map(who, [0.5])) == 1
     assert len(caplog.messages) == 1  # not again and again
-    assert re.search(said, caplog.messages[0])
+    assert re.search(message, caplog.messages[0])
 
 
 def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(
@@ -234,26 +234,26 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     monkeypatch.setattr(dask_executor, "CONNECT_S", 0.5)
     command = ["index", str(library.folder), "--store", str(tmp_path / "store"), "--scheduler", "tcp://127.0.0.1:9"]
     assert run(command) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1, said
-    assert said[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1, printed
+    assert printed[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_answers_in_parts_are_gone_on_with(
+def test_a_run_in_part_files_goes_on_after_an_interruption(
     songs_folder: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url, output = str(tmp_path / "store"), f"{tmp_path / 'answers'}{suffix}/"
+    url, output = str(tmp_path / "store"), f"{tmp_path / 'matches'}{suffix}/"
     clips = [str(songs_folder / f"{seed:02d}.wav") for seed in range(4)]
     assert run(["index", clips[0], clips[2], "--store", url]) == 0
     monkeypatch.setattr(identification, "BATCH_BYTES", 0)  # each clip is a batch
     write, written = tables.write, []
 
-    def write_two_and_stop(answers: Any, schema: Any, part: str, *how: Any) -> None:
+    def write_two_and_stop(matches: Any, schema: Any, part: str, *how: Any) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(part)
-        write(answers, schema, part, *how)
+        write(matches, schema, part, *how)
 
     command = ["identify", *clips, "--store", url, "--output", output]
     with monkeypatch.context() as interrupted:

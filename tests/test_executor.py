@@ -151,16 +151,16 @@ def test_ctrl_c_ends_the_call_that_is_waited_for():
     assert not inside[0].is_alive()
 
 
-def test_calls_in_time_share_a_thread_which_ends_with_the_one_that_asks():
+def test_calls_in_time_share_a_thread_which_ends_with_the_caller():
     inside: list[threading.Thread] = []
 
-    def ask() -> None:
+    def call_three_times() -> None:
         inside.extend(within(60, threading.current_thread) for _ in range(3))
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    asking.join(60)
-    assert inside[0] is inside[1] is inside[2] is not asking
+    caller = threading.Thread(target=call_three_times)
+    caller.start()
+    caller.join(60)
+    assert inside[0] is inside[1] is inside[2] is not caller
     inside[0].join(60)
     assert not inside[0].is_alive()
 
@@ -184,7 +184,7 @@ def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
             worker.map(square, [1])
 
 
-SPARED = """
+WITHOUT_PANDAS = """
 import sys
 from pipeline.execution.process import block_pandas_import
 block_pandas_import()
@@ -199,8 +199,8 @@ assert pyarrow.array(pandas.Series([1.0, None])).null_count == 1
 """
 
 
-def test_pandas_is_spared_until_someone_wants_it():
-    subprocess.run([sys.executable, "-c", SPARED], check=True)
+def test_pandas_is_not_imported_until_it_is_used():
+    subprocess.run([sys.executable, "-c", WITHOUT_PANDAS], check=True)
 
 
 def has_pandas(number: int) -> bool:
@@ -208,7 +208,7 @@ def has_pandas(number: int) -> bool:
     return "pandas" in sys.modules
 
 
-def test_a_worker_of_ones_own_spares_pandas():
+def test_a_worker_of_this_process_does_not_import_pandas():
     with dask_executor.local(1) as worker:
         assert worker.map(has_pandas, [1]) == [False]
 

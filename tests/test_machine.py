@@ -133,10 +133,10 @@ def test_with_few_descriptors_files_fail_one_by_one_and_are_taken_the_next_time(
 ) -> None:
     """Of 16, ffmpeg's pipes do not all find one."""
     url = str(tmp_path / "store")
-    told = limited("-n 16", "index", str(library.folder), "--store", url, "--workers", "1")
-    assert told.returncode == 0, told.stderr
-    assert "Traceback" not in told.stderr
-    figures = re.search(r"(\d+) songs added .* (\d+) failed", told.stderr)
+    ran = limited("-n 16", "index", str(library.folder), "--store", url, "--workers", "1")
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+    figures = re.search(r"(\d+) songs added .* (\d+) failed", ran.stderr)
     assert figures is not None
     assert int(figures[1]) + int(figures[2]) == len(library.paths)
     assert Store.open(url).check() == []
@@ -194,11 +194,11 @@ def test_a_file_that_was_written_in_the_future_is_known_again(tmp_path: Path) ->
 def test_with_too_few_descriptors_for_the_store_one_sentence_says_how_to_have_more(
     descriptors: int, library: FormulaLibrary, tmp_path: Path
 ) -> None:
-    told = limited(f"-n {descriptors}", "index", library.paths[0], "--store", str(tmp_path / "store"))
-    assert told.returncode == 1
-    last = told.stderr.splitlines()[-1]  # Rust's own words on its panic stand above
+    ran = limited(f"-n {descriptors}", "index", library.paths[0], "--store", str(tmp_path / "store"))
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]  # Rust's own words on its panic stand above
     assert re.fullmatch(r"StoreError: .*threads do not start \(Too many open files\); .*`ulimit -n 1024`", last)
-    assert "Traceback" not in told.stderr
+    assert "Traceback" not in ran.stderr
 
 
 MEMORY_LIMIT = 1 << 30  # bytes; a worker that waits takes a quarter of it
@@ -320,10 +320,10 @@ def test_a_clip_that_never_comes_is_a_row_and_the_rest_go_on(
     monkeypatch.setattr(identification, "timeout_s", soon_for_the_stub)
     monkeypatch.setattr(decoding, "decode", hang)
     answers = identify([library.paths[0], str(hung)], store).to_pylist()
-    told = {row["clip"]: (row["status"], row["message"] or "") for row in answers}
-    assert told[library.paths[0]] == ("matched", "")
-    assert told[str(hung)][0] == "failed"
-    assert "hangs" in told[str(hung)][1]
+    results = {row["clip"]: (row["status"], row["message"] or "") for row in answers}
+    assert results[library.paths[0]] == ("matched", "")
+    assert results[str(hung)][0] == "failed"
+    assert "hangs" in results[str(hung)][1]
 
 
 def test_a_command_ends_with_its_code_while_a_process_of_its_own_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from jobs import cli
 from jobs.output import tables
-from jobs.output.formats import PRINTED
+from jobs.output.formats import FILES, FORMATS, PRINTED, RECORDINGS
 from jobs.runtime import PlainLines
 from pipeline.errors import AudioError
 
@@ -77,3 +78,20 @@ def test_messages_and_errors_do_not_steer_a_terminal(
     monkeypatch.setattr(cli, "app", fail)
     assert cli.run([]) == 1
     assert capsys.readouterr().err == "AudioError: \ufffd[31mred.mp3: bad\n"
+
+
+def test_every_format_is_in_the_readme_and_a_choice_of_the_commands() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    options = "\n".join(line for line in readme.splitlines() if "`--format`" in line or "`--output`" in line)
+    assert [name for name in FORMATS if name not in options] == []
+    help_text = CliRunner().invoke(cli.app, ["identify", "--help"]).output
+    assert "|".join([*PRINTED, *RECORDINGS]) in "".join(help_text.split())
+    assert {*PRINTED, *FILES, *RECORDINGS} == {*FORMATS}
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_part_files_are_read_again(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"part{suffix}"
+    tables.write([table(["a", "b"]), table(["c"])], SCHEMA, str(path))
+    assert list(FILES[suffix].read_column(path, "title")) == ["a", "b", "c"]
+    assert list(tmp_path.iterdir()) == [path]

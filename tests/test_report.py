@@ -1,4 +1,4 @@
-"""The page of `identify --report`: whole in itself, true to the table, and safe from what strangers write into tags."""
+"""The page of `identify --report`: complete in itself, equal to the table, and safe from whatever tags hold."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def written(store: Store, tmp_path: Path) -> Written:
 
     def write(batches: Iterable[BatchRows]) -> str:
         with html_report.page(tmp_path / "page.html", store, Query(0.02)) as add:
-            for answers in batches:
-                add(answers)
+            for rows in batches:
+                add(rows)
         return (tmp_path / "page.html").read_text(encoding="utf-8")
 
     return write
@@ -104,7 +104,7 @@ class Page(HTMLParser):
 def test_the_page_holds_every_row_of_the_table(written: Written) -> None:
     shown = [json.loads(text) for text in Page(written(EVENING)).scripts["batch"]]
     assert [one.pop("duration_s") for one in shown] == [{"a": 70, "b": 5}, {"c": 12.5}]
-    assert shown == [answers.table.to_pydict() for answers in EVENING]
+    assert shown == [rows.table.to_pydict() for rows in EVENING]
 
 
 def test_the_summary_counts_recordings_songs_and_time(written: Written) -> None:
@@ -154,14 +154,14 @@ def test_the_policy_lets_in_the_pages_own_script_and_style_and_nothing_else(writ
 def test_the_page_is_written_beside_the_table_as_batches_come(store: Store, tmp_path: Path) -> None:
     page, table = tmp_path / "page.html", tmp_path / "table.csv"
 
-    def answers() -> Iterator[pa.Table]:
-        for answers in EVENING:
-            add(answers)
+    def matches() -> Iterator[pa.Table]:
+        for rows in EVENING:
+            add(rows)
             assert not page.exists()
-            yield answers.table
+            yield rows.table
 
     with html_report.page(page, store, Query()) as add:
-        tables.write(answers(), MATCHES, str(table))
+        tables.write(matches(), MATCHES, str(table))
     assert len(table.read_text().splitlines()) == 1 + 6
     assert len(Page(page.read_text()).scripts["batch"]) == 2
 

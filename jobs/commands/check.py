@@ -13,7 +13,7 @@ from jobs.runtime import executor, log, messages
 def check(
     store: options.StoreUrl,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Bring back what can be, and say which songs to index again.")
+        bool, typer.Option("--repair", help="Repair what can be repaired, and list the songs to index again.")
     ] = False,
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
@@ -23,7 +23,7 @@ def check(
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Verify every file, count and invariant of a store; exit with 1 and say what is wrong.
+    """Verify every file, count and invariant of a store; exit with 1 and list what is wrong.
 
     With --repair, damaged postings are made again from the songs' peaks; songs whose peaks are damaged are dropped and
     listed, to be indexed again. Let nothing else write to the store meanwhile.

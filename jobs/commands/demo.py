@@ -67,16 +67,16 @@ def demo(
                 rows |= {row["clip"]: row for row in reversed(batch.table.to_pylist())}
         seconds = time.monotonic() - identify_began
     lines = [_line(clip, rows[clip.path]) for clip in clips]
-    print(f"Asked for {len(clips)} clips in {seconds:.1f} s: {folder / 'clips'}\n")
-    columns = ("clip", "seconds", "heard as", "answer", "at", "confidence", "")
+    print(f"Identified {len(clips)} clips in {seconds:.1f} s: {folder / 'clips'}\n")
+    columns = ("clip", "seconds", "condition", "match", "at", "confidence", "")
     schema = pa.schema([(name, pa.string()) for name in columns])
     tables.write([pa.Table.from_pylist([dict(zip(columns, line, strict=True)) for line in lines], schema)], schema)
     right = sum(line[-1] == "right" for line in lines)
     size = opened.snapshot().size()
     print(
-        f"\n{right} of {len(clips)} answers are right, after {time.monotonic() - began:.0f} s in all.\n"
+        f"\n{right} of {len(clips)} clips are right, after {time.monotonic() - began:.0f} s in all.\n"
         f"The store has {size['songs']} songs in {size['bytes'] / 1e6:.1f} MB: {store}\n"
-        f"The answers as a page to look at: {folder / 'report.html'}\n"
+        f"The matches as a page: {folder / 'report.html'}\n"
         "Your own music next:\n"
         "  songprint index ~/Music --store ~/music.songprint\n"
         "  songprint identify some-recording.m4a --store ~/music.songprint"

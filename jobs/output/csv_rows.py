@@ -1,6 +1,6 @@
 """Rows as CSV, in which a spreadsheet finds no formula and a terminal no control character.
 
-What a file's tags say is data. Whoever needs the exact text takes JSON or Parquet.
+Tags and names of files are untrusted data. JSON and Parquet have the exact text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cue sheets: the matches of a recording as the tracks of a player.
 
-A cue sheet knows only where a track starts. Its end and the confidence stand beside it as remarks.
+A cue sheet knows only where a track starts. Its end and the confidence are remarks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def cue(clip: str, matches: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """What may stand between quotation marks: the format has no way to escape one."""
+    """The text for between quotation marks: the format has no way to escape one."""
     return printable(text).replace('"', "'")
 
 

@@ -62,7 +62,7 @@ def open_dataset(output: str, run: Mapping[str, Any]) -> set[str]:
 
 
 def write(matches: Iterable[pa.Table], schema: pa.Schema, output: str) -> None:
-    """Write each table as the next part, which appears when it is whole."""
+    """Write each table as the next part, which has its name only when it is complete."""
     folder = Path(output)
     number = max((int(part.stem.rpartition("-")[2]) for part in _parts(folder)), default=0)
     for number, table in enumerate(matches, start=number + 1):  # noqa: B020  goes on counting

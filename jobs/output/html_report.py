@@ -79,7 +79,7 @@ def check_report(path: Path | None) -> None:
 
 @contextlib.contextmanager
 def page(path: Path | None, store: Store, query: Query) -> Iterator[Callable[[BatchRows], None]]:
-    """Write a page batch by batch; it appears under its name when it is whole.
+    """Write a page batch by batch; it has its name only when it is complete.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from pipeline.errors import ParameterError
 
 
 def check(format_: str, output: str, n_clips: int) -> None:
-    """Refuse several recordings where only one has room, before the work begins."""
+    """Refuse several recordings for an output of one, before the work begins."""
     if not os.path.isdir(output) and n_clips != 1:
         raise ParameterError(
             f"{n_clips} recordings, and a sheet in --format {format_} is of one: give --output an existing folder"

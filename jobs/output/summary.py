@@ -36,7 +36,7 @@ def summarize(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def rows_by_clip(tables: Iterable[pa.Table]) -> Iterator[tuple[str, list[Row]]]:
-    """Each clip and its rows; all rows of a clip stand together."""
+    """Each clip and its rows; all rows of a clip follow each other."""
     rows = (row for table in tables for row in table.to_pylist())
     for clip, of_clip in itertools.groupby(rows, key=lambda row: str(row["clip"])):
         yield clip, list(of_clip)

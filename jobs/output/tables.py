@@ -43,7 +43,7 @@ def write(
     Parameters
     ----------
     output
-        File, its suffix picks the format; ``-`` prints in ``format_``. A file appears under its name when it is whole.
+        File, its suffix picks the format; ``-`` prints in ``format_``. A file has its name only when it is complete.
     format_
         A name in `PRINTED`.
     columns

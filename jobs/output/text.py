@@ -9,7 +9,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """The text without what would steer a terminal; the wide spaces of East Asian titles stay."""
+    """The text with a replacement character for what would steer a terminal; wide East Asian spaces stay."""
     return "".join(
         letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else "\N{REPLACEMENT CHARACTER}"
         for letter in text

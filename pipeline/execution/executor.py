@@ -107,7 +107,7 @@ def in_order(
     halve: Callable[[Item], Sequence[Item]],
     on_outcome: Callable[[Done[Item, Result] | Died[Item]], None] = lambda outcome: None,
 ) -> Iterator[Done[Item, Result] | Died[Item]]:
-    """Outcomes of all batches in the order given, so that what is written does not depend on who was faster.
+    """Outcomes of all batches in the order given, so that what is written does not depend on which was faster.
 
     Parameters
     ----------
