@@ -32,9 +32,9 @@ from scipy.optimize import minimize
 from pipeline.audio import decoding
 from pipeline.evaluation.experiment import LibraryWithoutSong
 from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.calibration import STRANGERS, WEIGHTS, confidence, more_for, terms
+from pipeline.matching.calibration import CLIP_TERMS, LOGIT_AT_FPR, VerifiedCandidate, confidence, length_penalty
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, FINE, RESOLVED, Answer, ask
+from pipeline.matching.search import COARSE, FINE, RESOLVED_CONFIDENCE, search
 from pipeline.matching.types import Library
 from tests.fakes import MemoryLibrary
 
@@ -98,7 +98,7 @@ class SearchedClip:
     def best(self, weights: NDArray[np.float64]) -> tuple[float, bool]:
         """The best candidate of the cascade: of the coarse search if it resolves the clip, else of the fine one."""
         coarse, fine = (found.best(weights) for found in self.searches)
-        return coarse if confidence(coarse[0]) >= RESOLVED else fine
+        return coarse if confidence(coarse[0]) >= RESOLVED_CONFIDENCE else fine
 
 
 def read_clips(folder: str) -> list[LabelledClip]:
@@ -118,12 +118,12 @@ def read_library(folder: str) -> list[str]:
         return [row["path"] for row in csv.DictReader(file)]
 
 
-def search_clip(task: tuple[str, int | None]) -> list[list[list[Answer]]]:
+def search_clip(task: tuple[str, int | None]) -> list[list[list[VerifiedCandidate]]]:
     """The candidates of a clip at each search level: with its own song, and without it."""
     path, song_id = task
     clip = Clip(decoding.read(path, LIBRARY.settings.sample_rate)[0], LIBRARY.settings)
     libraries: list[Library] = [LIBRARY] if song_id is None else [LIBRARY, LibraryWithoutSong(LIBRARY, song_id)]
-    return [[ask([clip], library, level)[0] for level in (COARSE, FINE)] for library in libraries]
+    return [[search([clip], library, level)[0] for level in (COARSE, FINE)] for library in libraries]
 
 
 def gather(folder: str, processes: int, keep: str | None) -> list[SearchedClip]:
@@ -140,11 +140,11 @@ def gather(folder: str, processes: int, keep: str | None) -> list[SearchedClip]:
             with open(kept, "wb") as file:
                 pickle.dump(found, file)
 
-    def labelled(clip: LabelledClip, candidates: list[Answer]) -> Candidates:
-        rows = [terms(one.candidate.votes, one.chance, one.evidence) for one in candidates]
+    def labelled(clip: LabelledClip, candidates: list[VerifiedCandidate]) -> Candidates:
+        rows = [[term.value(one) for term in CLIP_TERMS.values()] for one in candidates]
         songs = tuple(names[one.candidate.song_id - 1] for one in candidates)
         right = np.array([song == clip.track for song in songs], bool)
-        return Candidates(np.array(rows).reshape(len(rows), len(WEIGHTS)), songs, right)
+        return Candidates(np.array(rows).reshape(len(rows), len(CLIP_TERMS)), songs, right)
 
     return [
         SearchedClip(clip, bool(hidden) or not clip.track, (labelled(clip, coarse), labelled(clip, fine)))
@@ -153,7 +153,9 @@ def gather(folder: str, processes: int, keep: str | None) -> list[SearchedClip]:
     ]
 
 
-def search_all(clips: list[LabelledClip], paths: list[str], processes: int) -> list[list[list[list[Answer]]]]:
+def search_all(
+    clips: list[LabelledClip], paths: list[str], processes: int
+) -> list[list[list[list[VerifiedCandidate]]]]:
     """Index a set and search its clips: the result of `search_clip` for each."""
     global LIBRARY
     with ProcessPoolExecutor(processes) as pool:
@@ -240,7 +242,7 @@ def logits_at_shares(searched: list[SearchedClip], weights: NDArray[np.float64])
         for never in (False, True)
     )
     logits = {}
-    for share in sorted(STRANGERS)[::-1]:
+    for share in sorted(LOGIT_AT_FPR)[::-1]:
         groups = (hidden, never if share * len(never) >= LEAST_COUNT else [])
         logits[share] = round(max(_upper_quantile(group, share) for group in groups if group), 2)
     return logits
@@ -256,7 +258,7 @@ def report(searched: list[SearchedClip], weights: NDArray[np.float64], needed: f
     cells: dict[tuple[str, float], list[bool]] = defaultdict(list)
     named: dict[bool, list[bool]] = defaultdict(list)
     for one, (logit, right) in zip(searched, best, strict=True):
-        needs = needed + more_for(one.clip.length_s)
+        needs = needed + length_penalty(one.clip.length_s)
         if one.out_of_library:
             named[one.clip.track == ""].append(logit > needs)
         else:
@@ -294,8 +296,8 @@ def main() -> None:
         weights = fit(without_pairs(fitted, shared))
         shared = sharing_pairs(fitted, weights)
     logits = logits_at_shares(without_pairs(fitted, shared), weights)
-    print("WEIGHTS =", tuple(round(float(weight), 3) for weight in weights))
-    print("STRANGERS =", logits)
+    print("CLIP_TERMS:", dict(zip(CLIP_TERMS, (round(float(weight), 3) for weight in weights), strict=True)))
+    print("LOGIT_AT_FPR =", logits)
     for folder in chosen.unseen or chosen.sets:
         searched = gather(folder, chosen.processes, chosen.keep)
         shared = sharing_pairs(searched, weights)

@@ -40,9 +40,9 @@ from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.identification import CLIPS_AT_ONCE
 from pipeline.indexing import index
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, affordable, recognise, unique
+from pipeline.matching.search import COARSE, find_matches, sorted_unique, within_read_budget
 from pipeline.matching.types import Query
-from pipeline.matching.voting import QueryHashes, join, vote
+from pipeline.matching.voting import QueryHashes, find_hits, vote
 from pipeline.simulation import acoustics
 from pipeline.store import Snapshot, StagedSong, Store, stage
 
@@ -105,8 +105,8 @@ def drop_cache(folder: str) -> None:
 
 def look_up(snapshot: Snapshot, hashes: QueryHashes) -> object:
     """Look up the hashes of one clip and count votes."""
-    hashes = affordable(hashes, snapshot, COARSE.reads)
-    return vote(join(hashes, snapshot.postings(unique(hashes.hash))), COARSE.candidates)
+    hashes = within_read_budget(hashes, snapshot, COARSE.read_budget)
+    return vote(find_hits(hashes, snapshot.postings(sorted_unique(hashes.hash))), COARSE.candidates)
 
 
 def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:
@@ -131,7 +131,7 @@ def right(snapshot: Snapshot, clips: list[Excerpt], query: Query) -> float:
     named = 0
     for start in range(0, len(clips), CLIPS_AT_ONCE):
         some = clips[start : start + CLIPS_AT_ONCE]
-        found = recognise([clip.samples for clip in some], snapshot, query)
+        found = find_matches([clip.samples for clip in some], snapshot, query)
         named += sum(
             bool(matches) and path_of[matches[0].song_id] == clip.path
             for clip, matches in zip(some, found, strict=True)
@@ -174,7 +174,7 @@ class Figures:
 
 def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
     """Measure one clip, cold and warm, and compare with DuckDB; then whole clips one by one, and all together."""
-    queries = [Clip(clip.samples, store.settings).question(COARSE) for clip in clips[: pairs + 1]]
+    queries = [Clip(clip.samples, store.settings).query_hashes(COARSE) for clip in clips[: pairs + 1]]
     drop_cache(store.url)
     cold = seconds(lambda: look_up(store.snapshot(), queries[-1]))
     snapshot = store.snapshot()
@@ -186,7 +186,7 @@ def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
         ours.append(seconds(lambda hashes=hashes: look_up(snapshot, hashes)))
         theirs.append(seconds(lambda hashes=hashes: duckdb(hashes)))
     single = [
-        seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        seconds(lambda clip=clip: find_matches([clip.samples], snapshot, Query()), time.process_time)
         for clip in clips[: 2 * pairs]
     ]
     began = time.process_time()
@@ -305,9 +305,9 @@ def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> list[float]:
 def single_clips_cpu_ms(store: Store, clips: list[Excerpt]) -> list[float]:
     """CPU milliseconds of the first 50 clips, each by itself."""
     snapshot = store.snapshot()
-    recognise([clips[0].samples], snapshot, Query())  # reads the store into memory, once
+    find_matches([clips[0].samples], snapshot, Query())  # reads the store into memory, once
     return [
-        1e3 * seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        1e3 * seconds(lambda clip=clip: find_matches([clip.samples], snapshot, Query()), time.process_time)
         for clip in clips[:50]
     ]
 

@@ -32,7 +32,7 @@ from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, HashDistrib
 from pipeline import Settings, Store, catalog, indexing
 from pipeline.audio import decoding
 from pipeline.catalog import Entry
-from pipeline.matching.search import recognise
+from pipeline.matching.search import find_matches
 from pipeline.matching.tracks import WINDOW_STEP_S
 from pipeline.matching.types import Query
 from pipeline.simulation import acoustics, encoding, music
@@ -47,7 +47,7 @@ PLANNED = (100_000, 200_000, 400_000, 1_000_000)
 FORMULA_SONGS = 12
 FORMULA_SONG_S = 120.0
 
-# Cost of a window: the larger the store, the fewer of its hashes may be read (`matching.search.affordable`).
+# Cost of a window: the larger the store, the fewer of its hashes may be read (`matching.search.within_read_budget`).
 SEARCH_FIGURES = ("window_s", "search_mb")
 
 # A real library: songs of four minutes.
@@ -111,8 +111,8 @@ def probe_search(store: Store, clips: str) -> dict[str, float]:
     windows = [decoding.read(entry.path, store.settings.sample_rate, 0.0, 10.0)[0] for entry in entries]
     before_mb = peak_mb()
     snapshot = store.snapshot()
-    first_s, again_s = (cpu_s(lambda: recognise(windows[:1], snapshot, Query())) for _ in range(2))
-    search_s = cpu_s(lambda: recognise(windows, snapshot, Query()))
+    first_s, again_s = (cpu_s(lambda: find_matches(windows[:1], snapshot, Query())) for _ in range(2))
+    search_s = cpu_s(lambda: find_matches(windows, snapshot, Query()))
     return {"open_s": first_s - again_s, "window_s": search_s / len(windows), "search_mb": peak_mb() - before_mb}
 
 

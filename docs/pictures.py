@@ -12,7 +12,7 @@ from pipeline.audio import decoding
 from pipeline.fingerprinting.extract import constellation
 from pipeline.matching import search
 from pipeline.matching.clip import Clip
-from pipeline.matching.voting import TICKS, join
+from pipeline.matching.voting import TICKS, find_hits
 from pipeline.simulation import acoustics, demo
 
 FOLDER = Path(__file__).parent
@@ -32,8 +32,8 @@ def main() -> None:
     plt.savefig(FOLDER / "peaks.png", dpi=80)
 
     clip = Clip(acoustics.recording(song, 5.0, 1, rate), settings)
-    hashes = clip.question(search.FINE)
-    hits = join(hashes, library.postings(np.unique(hashes.hash)))
+    hashes = clip.query_hashes(search.FINE)
+    hits = find_hits(hashes, library.postings(np.unique(hashes.hash)))
     n_hits = np.bincount(hits.song_id)
     n_hits[SONG_ID] = 0
     _, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.fingerprinting.landmarks import Postings
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.matching.segments import BIN_S, best_span
+from pipeline.matching.segments import SLOT_S, best_span
 from pipeline.store import Snapshot
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def find_spans(song: Peaks, other: Peaks, distances: list[int], frame_s: float) 
     list of Span
         By start; they do not overlap.
     """
-    size = BIN_S / frame_s
+    size = SLOT_S / frame_s
     if not len(song) or not len(other):
         return []
     place = (song.frame / size).astype(np.int64)
@@ -241,10 +241,10 @@ def find_spans(song: Peaks, other: Peaks, distances: list[int], frame_s: float) 
         scores = agree - NEUTRAL_SHARE * peaks
         while True:
             start, stop, _ = best_span(np.where(free, scores, -np.inf), GAP)
-            if (stop - start) * BIN_S < SHORTEST_S:
+            if (stop - start) * SLOT_S < SHORTEST_S:
                 break
             share = float(agree[start:stop].sum() / max(peaks[start:stop].sum(), 1))
-            spans.append(Span(start * BIN_S, stop * BIN_S, distance * frame_s, share))
+            spans.append(Span(start * SLOT_S, stop * SLOT_S, distance * frame_s, share))
             free[start:stop] = False
     return sorted(spans, key=lambda span: span.start_s)
 

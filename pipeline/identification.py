@@ -29,7 +29,7 @@ from pipeline.errors import AudioError, CatalogError, SongprintError
 from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
 from pipeline.matching.recording import Recording
-from pipeline.matching.search import recognise
+from pipeline.matching.search import find_matches
 from pipeline.matching.types import Match, Query
 from pipeline.paths import is_url, printable_path
 from pipeline.store import Snapshot, Store
@@ -252,7 +252,7 @@ class _ClipResult:
 
 
 def _match_together(clips: Sequence[tuple[_ClipResult, NDArray[np.float32]]], batch: ClipBatch) -> None:
-    found = recognise([samples for _, samples in clips], batch.snapshot, batch.query)
+    found = find_matches([samples for _, samples in clips], batch.snapshot, batch.query)
     for (clip, _), matches in zip(clips, found, strict=True):
         clip.matches = matches
 
@@ -324,9 +324,9 @@ class _FileConsumer:
             return start
         recording = Recording(self.batch.snapshot, self.batch.query)
         for samples in itertools.chain([start], blocks):
-            recording.hear(samples)
-            share = min(recording.heard_s / self.declared_s, 1.0) if self.declared_s else 0.0
-            self.progress(self.audio_s + recording.heard_s, self.size_bytes + share * self.entry.size_bytes)
+            recording.feed(samples)
+            share = min(recording.duration_s / self.declared_s, 1.0) if self.declared_s else 0.0
+            self.progress(self.audio_s + recording.duration_s, self.size_bytes + share * self.entry.size_bytes)
         return recording.finish()
 
 

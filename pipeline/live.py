@@ -41,13 +41,13 @@ class Listener:
 
     def __init__(self, library: Library, query: Query) -> None:
         query = dataclasses.replace(query, false_positives=query.false_positives / SEARCHES)
-        self._recording = Recording(library, query, STEP_S, a_loop=LOOP_LIMIT)
+        self._recording = Recording(library, query, STEP_S, loop_share=LOOP_LIMIT)
         self._named: list[Match] = []
 
     @property
     def duration_s(self) -> float:
         """Seconds of audio so far."""
-        return self._recording.heard_s
+        return self._recording.duration_s
 
     def add(self, samples: NDArray[np.float32]) -> list[Match]:
         """Append samples, and return the new performances that are now certain.
@@ -57,7 +57,7 @@ class Listener:
         samples
             ``(n,)`` float32 at the library's sample rate; the shorter they are, the sooner a song is named.
         """
-        self._recording.hear(samples)
+        self._recording.feed(samples)
         new = [match for match in self._recording.matches() if not self._is_named(match)]
         self._named += new
         return new

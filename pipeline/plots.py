@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.evaluation.metrics import describe, fit_line, wilson
 from pipeline.fingerprinting.landmarks import pair_peaks, unpack
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME, Settings
+from pipeline.fingerprinting.settings import MAX_BIN_DIFFERENCE, MAX_FRAME_DIFFERENCE, MIN_FRAME_DIFFERENCE, Settings
 from pipeline.fingerprinting.spectrogram import power_batches
 
 # Distinct for colour-blind readers and on grey prints (Okabe and Ito).
@@ -84,8 +84,8 @@ def landmarks(peaks: Peaks, settings: Settings, anchor: int, start_s: float = 0.
     targets = [(frame + f, bin_ + b) for a, b, f in zip(at, aside, ahead, strict=True) if a == bin_]
     here = _point(frame, bin_, settings, start_s)
     lines = [(here, _point(*target, settings, start_s)) for target in targets]
-    low, high = _hertz(np.array([max(bin_ - BINS_ASIDE, 0), bin_ + BINS_ASIDE]), settings)
-    left, right = start_s + _seconds(np.array([frame + NEAREST_FRAME, frame + FURTHEST_FRAME]), settings)
+    low, high = _hertz(np.array([max(bin_ - MAX_BIN_DIFFERENCE, 0), bin_ + MAX_BIN_DIFFERENCE]), settings)
+    left, right = start_s + _seconds(np.array([frame + MIN_FRAME_DIFFERENCE, frame + MAX_FRAME_DIFFERENCE]), settings)
     zone = Rectangle((left, low), right - left, high - low, color=BLUE, alpha=0.1, label="target zone")
     ax.add_patch(zone)
     ax.add_collection(LineCollection(lines, colors=BLUE, linewidths=1.5, label=f"{len(lines)} landmarks"))

@@ -48,7 +48,12 @@ LIBRARIES: dict[str, set[str]] = {
     "pyarrow.parquet": {"pipeline.store", "jobs.output"},
     "pyroomacoustics": {"pipeline.simulation.acoustics"},
     "rich": {"jobs.runtime"},
-    "scipy": {"pipeline.duplicates", "pipeline.fingerprinting.spectrogram", "pipeline.simulation.acoustics"},
+    "scipy": {
+        "pipeline.duplicates",
+        "pipeline.fingerprinting.spectrogram",
+        "pipeline.matching.calibration",
+        "pipeline.simulation.acoustics",
+    },
     "sounddevice": {"pipeline.live"},
     "soundfile": {"pipeline.audio.libsndfile", "pipeline.simulation.encoding"},
     "soxr": {"pipeline.audio.resampling"},

@@ -26,7 +26,7 @@ from pipeline.evaluation.conditions import LONGEST_READ_S, RATE, Plan, Surroundi
 from pipeline.fingerprinting.landmarks import Postings
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.search import recognise
+from pipeline.matching.search import find_matches
 from pipeline.matching.types import Library, Match, Query
 from pipeline.store import Snapshot
 
@@ -168,7 +168,7 @@ class Trial:
 def _identify(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, float]:
     """The match with most votes, and the seconds that it took."""
     started = time.perf_counter()
-    matches = recognise([clip], library, query)[0]
+    matches = find_matches([clip], library, query)[0]
     return max(matches, key=lambda match: match.votes, default=None), time.perf_counter() - started
 
 

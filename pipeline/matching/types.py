@@ -16,7 +16,7 @@ from pipeline.fingerprinting.settings import Settings
 
 
 class Library(Protocol):
-    """What recognition needs of a store."""
+    """What a search needs of a store."""
 
     @property
     def settings(self) -> Settings: ...
@@ -25,10 +25,10 @@ class Library(Protocol):
     def n_songs(self) -> int: ...
 
     def postings(self, hashes: NDArray[np.int32]) -> Postings:
-        """What the library knows of some hashes, sorted and unique."""
+        """The postings of some hashes, given sorted and unique."""
 
     def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
-        """About what looking up each of some hashes costs, in postings read; zeros where it does not matter."""
+        """About what looking up each hash costs, in postings read; zeros where it does not matter."""
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The constellations of some songs."""
@@ -41,7 +41,7 @@ class Query:
     Parameters
     ----------
     false_positives
-        Share of clips that are not in the library which may be named all the same, above 0, at most 1.
+        Share of out-of-library clips that may be named all the same, above 0, at most 1.
     speed_range
         Percent by which a clip may be played fast or slow, 0 to 20.
     reads
@@ -73,7 +73,7 @@ class Match:
     clip_start_s, clip_end_s, song_start_s, song_end_s
         The span in the clip, and the same in the song.
     votes
-        Distinct anchors that agree; of versions of one recording the one that is heard best has the most of any.
+        Distinct anchors that agree. Of versions of one recording, the one that matches best has the most votes of any.
     confidence
         Probability that the match is right.
     speed
