@@ -135,11 +135,11 @@ def test_a_loop_is_suspected_by_its_share_elsewhere() -> None:
     library = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
     other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * music.song(STRANGER, 40.0, RATE)).astype(np.float32)
     named = {}
-    for loop_share in (live.LOOP_SHARE, LOOP_SHARE, 2.0):
+    for loop_share in (live.LOOP_LIMIT, LOOP_SHARE, 2.0):
         recording = Recording(library, Query(), loop_share=loop_share)
         recording.feed(other)
         named[loop_share] = [match.song_id for match in recording.finish()]
-    assert named == {live.LOOP_SHARE: [], LOOP_SHARE: [], 2.0: [1]}
+    assert named == {live.LOOP_LIMIT: [], LOOP_SHARE: [], 2.0: [1]}
 
 
 def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
