@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.audio import formats
 from pipeline.errors import AudioError, CatalogError
-from pipeline.paths import filesystem, is_url, modified_s, open_regular, printable_path
+from pipeline.paths import Paths, filesystem, is_url, modified_s, open_regular, path_list, printable_path
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +40,16 @@ class Entry:
     modified_ns: int
 
 
-def walk(paths: Sequence[str]) -> list[Entry]:
+def walk(paths: Paths) -> list[Entry]:
     """Find the audio files under some paths.
 
     Parameters
     ----------
     paths
-        Files and folders, local or as fsspec URLs. A folder is searched recursively: files with one of the suffixes in
-        `pipeline.audio.formats.SUFFIXES` (upper or lower case) are taken, all others are skipped silently. A file
-        given by itself is also taken if its first bytes look like audio. Among paths that lead to audio, one that does
-        not (a cover image that a shell's ``*`` names) is a warning.
+        A file or folder, or several of them, local or as fsspec URLs. A folder is searched recursively: files with one
+        of the suffixes in `pipeline.audio.formats.SUFFIXES` (upper or lower case) are taken, all others are skipped
+        silently. A file given by itself is also taken if its first bytes look like audio. Among paths that lead to
+        audio, one that does not (a cover image that a shell's ``*`` names) is a warning.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def walk(paths: Sequence[str]) -> list[Entry]:
     """
     found: dict[str, Entry] = {}
     without: list[_NoAudio] = []
-    for path in paths:
+    for path in path_list(paths):
         try:
             entries = _remote(path) if is_url(path) else _local(path)
         except _NoAudio as error:

@@ -8,14 +8,67 @@ import functools
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
-from pipeline.errors import AudioError, RemoteError
+from pipeline.errors import AudioError, ParameterError, RemoteError
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""The extra of songprint that installs what a scheme needs."""
+
+PathLike: TypeAlias = str | os.PathLike[str]
+"""A path as users give it: text (also a URL), or a `pathlib.Path` of a local file or folder."""
+Paths: TypeAlias = PathLike | Iterable[PathLike]
+"""One path, or any number of them."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""The extra of songprint that installs what a scheme needs."""
+_URL_IN_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")  # Path("s3://bucket") drops a slash
+
+
+def path_text(path: PathLike, argument: str = "path") -> str:
+    """The text of a path.
+
+    Parameters
+    ----------
+    argument
+        What the caller calls it, for the error.
+
+    Raises
+    ------
+    ParameterError
+        If it is no path, or a URL in a `pathlib.Path`, which changes it.
+    """
+    text = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else None
+    if not isinstance(text, str):
+        raise ParameterError(f"{argument}: {path!r:.80} is no path; give a str or a pathlib.Path")
+    if text is not path and _URL_IN_PATH.match(text):
+        raise ParameterError(f"{argument}: {path!r} has lost a slash of its URL; give URLs as str")
+    return text
+
+
+def path_list(paths: Paths, argument: str = "paths") -> list[str]:
+    """The texts of one path or of several.
+
+    Parameters
+    ----------
+    paths
+        A path, or an iterable of paths: a list, a column of pandas, a generator.
+
+    Raises
+    ------
+    ParameterError
+        As `path_text`; also if it is neither.
+
+    Examples
+    --------
+    >>> path_list("Music"), path_list(["Music", "More"])
+    (['Music'], ['Music', 'More'])
+    """
+    if isinstance(paths, str | os.PathLike):
+        return [path_text(paths, argument)]
+    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise ParameterError(f"{argument}: {paths!r:.80} is no path; give a str, a pathlib.Path, or a list of them")
+    return [path_text(path, argument) for path in paths]
 
 
 def is_url(path: str) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import numbers
 import os
 import sys
 import threading
@@ -22,13 +23,14 @@ from collections.abc import Callable, Generator, Iterator
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pipeline.audio.decoder import CannotDecode, Decoded, Decoder, Unreadable
+from pipeline.audio.decoder import MAX_CHANNELS, RATES, CannotDecode, Decoded, Decoder, Unreadable
 from pipeline.audio.ffmpeg import FfmpegDecoder
 from pipeline.audio.formats import NOT_AUDIO, kind_of
 from pipeline.audio.libsndfile import LibsndfileDecoder
 from pipeline.audio.resampling import resample_blocks
+from pipeline.errors import ParameterError
 from pipeline.paths import audio_error, open_regular
 
 log = logging.getLogger(__name__)
@@ -198,6 +200,51 @@ def _copy(head: bytes, stream: BinaryIO, fd: int) -> None:
         file.write(head)
         while data := read(_COPY_BYTES):
             file.write(data)
+
+
+def array_blocks(samples: ArrayLike, sample_rate: float, wanted: int) -> tuple[Iterator[NDArray[np.float32]], Decoded]:
+    """Samples in memory as blocks, the same as `decode` makes of a file that holds them.
+
+    Parameters
+    ----------
+    samples
+        ``(n,)`` or ``(n, channels)`` floating point, about -1 to 1.
+    sample_rate
+        Hz, of the samples.
+    wanted
+        Hz, of the blocks.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of range.
+    """
+    frames = np.asarray(samples)
+    if frames.dtype.kind != "f":
+        hint = f"; divide it by {np.iinfo(frames.dtype).max + 1}" if frames.dtype.kind == "i" else ""
+        raise ParameterError(f"samples: {frames.dtype}; floating point is needed, about -1 to 1{hint}")
+    if frames.ndim not in (1, 2):
+        raise ParameterError(f"samples: shape {frames.shape}; it must be (n,) or (n, channels)")
+    if frames.ndim == 1:
+        frames = frames[:, np.newaxis]
+    channels = frames.shape[1]
+    if not 1 <= channels <= MAX_CHANNELS:
+        hint = "; is it (channels, n)? give its transpose" if len(frames) <= MAX_CHANNELS else ""
+        raise ParameterError(
+            f"samples: {channels} channels in shape {frames.shape}; 1 to {MAX_CHANNELS} are read{hint}"
+        )
+    if not isinstance(sample_rate, numbers.Real) or sample_rate % 1 or int(sample_rate) not in RATES:
+        raise ParameterError(f"sample_rate: {sample_rate!r}; it must be a whole number, {RATES[0]} to {RATES[-1]} Hz")
+    rate = int(sample_rate)
+    duration_s = len(frames) / rate
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(frames), _BLOCK_FRAMES):
+            with np.errstate(over="ignore", invalid="ignore"):
+                block = frames[start : start + _BLOCK_FRAMES].astype(np.float32, copy=False)
+            yield _finite(_mix(block))
+
+    return resample_blocks(blocks(), rate, wanted), Decoded("array", rate, channels, duration_s, duration_s)
 
 
 def _mono(decoder: Decoder, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
