@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import numbers
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,10 +33,13 @@ from pipeline.audio.resampling import resample_blocks
 from pipeline.errors import ParameterError
 from pipeline.paths import audio_error, open_regular
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 DECODERS: tuple[type[Decoder], ...] = (LibsndfileDecoder, FfmpegDecoder)
 """Every decoder, the first to be tried first."""
 _BLOCK_FRAMES = 1 << 16  # smaller blocks halve libsndfile's speed; larger ones do not fit the cache
+_COPY_BYTES = 1 << 16
 
 
 def decode(
@@ -150,6 +155,51 @@ def read(
         return np.concatenate(kept)
 
     return decode(path, sample_rate, collect)
+
+
+def decode_stream(stream: BinaryIO, head: bytes, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
+    """Decode encoded audio as it comes from a pipe, in any format of ffmpeg's that can be read from its start.
+
+    Parameters
+    ----------
+    stream
+        What comes after ``head``.
+    head
+        The first bytes, which were read to see that they are no samples.
+    sample_rate
+        Hz, wanted.
+
+    Yields
+    ------
+    samples
+        Blocks as those of `decode`.
+
+    Raises
+    ------
+    AudioError
+        If ffmpeg cannot read it.
+    """
+    output, input_ = os.pipe()
+    threading.Thread(target=_copy, args=(head, stream, input_), daemon=True).start()
+    try:
+        with contextlib.closing(FfmpegDecoder(output, 0, "other", None)) as decoder:
+            yield from _mono(decoder, sample_rate)
+            if not decoder.frames:
+                raise CannotDecode(decoder.fault or "no audio in it")
+            if decoder.fault:
+                log.warning("standard input: %s, after %.1f s", decoder.fault, decoder.frames / decoder.sample_rate)
+    except CannotDecode as error:
+        raise audio_error("standard input", f"{error}; if it is a file, give its name") from None
+    finally:
+        os.close(output)  # a copy that goes on then ends
+
+
+def _copy(head: bytes, stream: BinaryIO, fd: int) -> None:
+    read = getattr(stream, "read1", stream.read)  # what the pipe has; `read` would wait until a block is full
+    with contextlib.suppress(OSError), open(fd, "wb", buffering=0) as file:
+        file.write(head)
+        while data := read(_COPY_BYTES):
+            file.write(data)
 
 
 def array_blocks(samples: ArrayLike, sample_rate: float, wanted: int) -> tuple[Iterator[NDArray[np.float32]], Decoded]:
