@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
+from jobs.output.text import count
 from jobs.runtime import executor, log, messages, progress_bar, speed
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def identify(
     store: options.StoreUrl,
     output: options.Output = "-",
     format_: options.MatchFormat = "table",
+    bom: options.Bom = False,
     false_positives: options.FalsePositives = 0.01,
     speed_range: Annotated[
         float,
@@ -68,6 +70,7 @@ def identify(
     in_parts = dataset.is_dataset(output) and not by_recording
     if not by_recording and not in_parts:
         tables.check_output(output)
+    tables.check_bom(bom, format_ if output == "-" else output)
     check_report(report)
     query = Query(false_positives=false_positives, speed_range=speed_range)
     opened = Store.open(store)
@@ -80,7 +83,7 @@ def identify(
         total = len(entries)
         entries = [entry for entry in entries if printable_path(entry.path) not in done]
         if len(entries) < total:
-            log.info("%d of %d clips have an answer in %s already.", total - len(entries), total, output)
+            log.info("%d of %s have an answer in %s already.", total - len(entries), count(total, "clip"), output)
     # One recording is one task: other processes could not help.
     small = (sum(entry.size_bytes for entry in entries) < SMALL_BYTES or len(entries) == 1) and workers <= 1
     began = time.monotonic()
@@ -109,17 +112,17 @@ def identify(
         if by_recording:
             recordings.write(matches(), format_, output)
         elif in_parts:
-            dataset.write(matches(), MATCHES, output)
+            dataset.write(matches(), MATCHES, output, bom)
         elif output == "-" and format_ == "table":
             tables.write(summarize(matches()), SUMMARY)
         else:
-            tables.write(matches(), MATCHES, output, format_)
+            tables.write(matches(), MATCHES, output, format_, bom=bom)
     wall_s = time.monotonic() - began
     rates = speed(audio_s, busy_s, wall_s)
     log.info(
-        "%d clips (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
+        "%s (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
         "%d matched, %d unknown, %d failed.",
-        len(entries), audio_s / 3600, wall_s, *rates.values(), counts["matched"], counts["unknown"], counts["failed"],
+        count(len(entries), "clip"), audio_s / 3600, wall_s, *rates.values(), *counts.values(),
         extra={
             "fields": {
                 "job": "identify",

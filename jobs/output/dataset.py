@@ -61,13 +61,13 @@ def open_dataset(output: str, run: Mapping[str, Any]) -> set[str]:
     return {clip for part in _parts(folder) for clip in read_column(part, "clip")}
 
 
-def write(matches: Iterable[pa.Table], schema: pa.Schema, output: str) -> None:
+def write(matches: Iterable[pa.Table], schema: pa.Schema, output: str, bom: bool = False) -> None:
     """Write each table as the next part, which has its name only when it is complete."""
     folder = Path(output)
     number = max((int(part.stem.rpartition("-")[2]) for part in _parts(folder)), default=0)
     for number, table in enumerate(matches, start=number + 1):  # noqa: B020  goes on counting
         part = folder / f"part-{number:06d}{folder.suffix}"
-        tables.write([table], schema, str(part))
+        tables.write([table], schema, str(part), bom=bom)
 
 
 def _parts(folder: Path) -> list[Path]:
