@@ -14,9 +14,9 @@ def print_(
     path: Annotated[str, typer.Argument(metavar="FILE", help="An audio file, local or a URL.")],
     limit_s: options.LimitS = None,
 ) -> None:
-    """Print the peaks and hashes of a file as one JSON object; no store is needed.
+    """Print the peaks and hashes of a file as JSON.
 
-    `peaks` has a frame, a bin and a level for each peak, `hashes` a hash and the frame of its anchor for each landmark.
+    No store is needed. `peaks` has a frame, a bin and a level for each peak, `hashes` a hash and the frame of its anchor for each landmark.
     A frame lasts `frame_s` seconds, a bin is `bin_hz` wide. The hashes are those that `index` would store.
 
     Example: songprint print song.flac | jq '.hashes.hash | length'

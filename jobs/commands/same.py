@@ -23,12 +23,14 @@ def same(
     ] = 6.0,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
+    bom: options.Bom = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare two files: exit with 0 when they hold the same recording, also in part, and with 3 when not.
+    """Say whether two files hold the same recording, and where.
 
-    One row per span that both have, with the shares of A and of B that coincide, and the speed of B over that of A. A
-    common intro or jingle is shown too, but makes no same recording. No store is needed.
+    No store is needed. Exits with 0 when they do, also in part, and with 3 when not. One row per span that both have, with the shares of A
+    and of B that coincide, and the speed of B over that of A. A common intro or jingle is shown too, but makes no same
+    recording.
 
     Example: songprint same album/07.flac single.mp3
     """
@@ -37,8 +39,9 @@ def same(
     from pipeline.comparison import SPANS, compare
 
     tables.check_output(output)
+    tables.check_bom(bom, format_ if output == "-" else output)
     found = compare(path, other, speed_range)
-    tables.write([found.spans], SPANS, output, format_, SHOWN)
+    tables.write([found.spans], SPANS, output, format_, SHOWN, bom=bom)
     if not found.same:
         log.info("not the same recording%s", f": {found.kind}" if found.kind else "")
         raise typer.Exit(DIFFERENT)
