@@ -16,8 +16,9 @@ def print_(
 ) -> None:
     """Print the peaks and hashes of a file as JSON.
 
-    No store is needed. `peaks` has a frame, a bin and a level for each peak, `hashes` a hash and the frame of its anchor for each landmark.
-    A frame lasts `frame_s` seconds, a bin is `bin_hz` wide. The hashes are those that `index` would store.
+    No store is needed. `peaks` has a frame, a bin and a level for each peak, `hashes` a hash and the frame of its
+    anchor for each landmark. A frame lasts `frame_s` seconds, a bin is `bin_hz` wide. The hashes are those that `index`
+    would store.
 
     Example: songprint print song.flac | jq '.hashes.hash | length'
     """

@@ -28,9 +28,9 @@ def same(
 ) -> None:
     """Say whether two files hold the same recording, and where.
 
-    No store is needed. Exits with 0 when they do, also in part, and with 3 when not. One row per span that both have, with the shares of A
-    and of B that coincide, and the speed of B over that of A. A common intro or jingle is shown too, but makes no same
-    recording.
+    No store is needed. Exits with 0 when they do, also in part, and with 3 when not. One row per span that both have,
+    with the shares of A and of B that coincide, and the speed of B over that of A. A common intro or jingle is shown
+    too, but makes no same recording.
 
     Example: songprint same album/07.flac single.mp3
     """
