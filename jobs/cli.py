@@ -26,6 +26,7 @@ from jobs.commands.print import print_
 from jobs.commands.remove import remove
 from jobs.commands.same import same
 from jobs.commands.songs import songs
+from jobs.commands.sql import sql
 from jobs.commands.stats import stats
 from jobs.output.text import printable
 from pipeline.errors import SongprintError
@@ -76,6 +77,7 @@ app.command()(remove)
 app.command()(compact)
 app.command()(check)
 app.command()(stats)
+app.command()(sql)
 app.command()(duplicates)
 app.command()(evaluate)
 app.command()(same)
