@@ -22,7 +22,9 @@ from jobs.commands.evaluate import evaluate
 from jobs.commands.identify import identify
 from jobs.commands.index import index
 from jobs.commands.listen import listen
+from jobs.commands.print import print_
 from jobs.commands.remove import remove
+from jobs.commands.same import same
 from jobs.commands.songs import songs
 from jobs.commands.stats import stats
 from jobs.output.text import printable
@@ -76,6 +78,8 @@ app.command()(check)
 app.command()(stats)
 app.command()(duplicates)
 app.command()(evaluate)
+app.command()(same)
+app.command("print")(print_)
 app.command()(listen)
 app.command()(demo)
 

@@ -105,3 +105,8 @@ def affordable(costs: list[float], budget: float) -> set[int]:
             break
         kept.add(place)
     return kept
+
+
+def shared_frames(song: list[tuple[int, int]], clip: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The frames at which a song and a clip, lists of hash and frame, have the same hash: all pairs, sorted."""
+    return sorted((at, clip_at) for hash_, at in song for clip_hash, clip_at in clip if hash_ == clip_hash)

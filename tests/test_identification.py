@@ -89,7 +89,7 @@ def rows_of(name: str, store: Store) -> list[dict[str, Any]]:
 
 def test_a_match_lies_inside_its_song_and_where_the_clip_sounds(jingles: Store) -> None:
     (alone,) = rows_of("alone.flac", jingles)
-    assert (alone["clip_start_s"], alone["clip_end_s"]) == pytest.approx((4.5, 10.0), abs=0.1)  # the song starts so late
+    assert (alone["clip_start_s"], alone["clip_end_s"]) == pytest.approx((4.5, 10.0), abs=0.1)  # it starts so late
     (late,) = rows_of("late.flac", jingles)
     assert late["clip_end_s"] == pytest.approx(2.0, abs=0.1)
     for row in (alone, late, *rows_of("programme.flac", jingles)):
