@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ def identify(
         float,
         typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
     ] = 0.0,
+    gaps: Annotated[
+        bool, typer.Option("--gaps", help="Also a row for each stretch of a recording in which nothing is known.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Also write a page to look at: timelines and a table."),
@@ -61,7 +65,7 @@ def identify(
     from jobs.output.html_report import check_report, page
     from jobs.output.summary import SUMMARY, summarize
     from pipeline import catalog
-    from pipeline.identification import MATCHES, identify_entries
+    from pipeline.identification import MATCHES, identify_entries, with_gaps
     from pipeline.matching.types import Query
     from pipeline.paths import printable_path
     from pipeline.store import Store
@@ -78,7 +82,7 @@ def identify(
     if by_recording:
         recordings.check(format_, output, len(entries))
     if in_parts:
-        run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range}
+        run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range, "gaps": gaps}
         done = dataset.open_dataset(output, run)
         total = len(entries)
         entries = [entry for entry in entries if printable_path(entry.path) not in done]
@@ -104,10 +108,11 @@ def identify(
                 statuses = dict(zip(rows.table["clip"].to_pylist(), rows.table["status"].to_pylist(), strict=True))
                 for status in statuses.values():
                     counts[status] += 1
-                add_to_page(rows)
                 if by_recording:
                     warn_unmatched(rows.table)
-                yield rows.table
+                table = with_gaps(rows) if gaps or (by_recording and RECORDINGS[format_].gaps) else rows.table
+                add_to_page(dataclasses.replace(rows, table=table) if gaps else rows)
+                yield table
 
         if by_recording:
             recordings.write(matches(), format_, output)

@@ -55,6 +55,8 @@ def song_title(row: Mapping[str, Any]) -> str:
 
 
 def song_name(row: Mapping[str, Any]) -> str:
-    """What the song of a match is called: artist and title."""
+    """What the song of a match is called: artist and title; of a gap, that it is unknown."""
+    if row["status"] == "unknown":
+        return "unknown"
     words = [row["artist"], song_title(row)]
     return printable(" - ".join(str(word) for word in words if word))
