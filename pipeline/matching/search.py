@@ -25,6 +25,7 @@ from pipeline.matching.calibration import (
     confidence,
 )
 from pipeline.matching.clip import Clip, SearchLevel
+from pipeline.matching.speed import refine_speed
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.verification import VERSION_SHARE, compare_versions, compute_evidence, filter_response
 from pipeline.matching.voting import TICKS, Candidate, QueryHashes, find_hits, vote
@@ -97,6 +98,10 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
                     best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
+    if query.speed_range:
+        for i, found in enumerate(matches):
+            songs = library.constellations({match.song_id for match in found})
+            matches[i] = [refine_speed(match, clips[i], songs[match.song_id], library.settings) for match in found]
     return matches
 
 
