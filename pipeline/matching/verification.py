@@ -83,6 +83,8 @@ class Evidence:
         Mean response, all peaks weighted alike.
     level_correlation
         Correlation of the levels of the song's peaks with those of the clip there, -1 to 1.
+    gain_deviation
+        Standard deviation of the clip's levels less the song's, in log power.
     missing_fraction
         Share of the louder peaks that the clip should have and does not, 0 to 1.
     responding_fraction
@@ -100,6 +102,7 @@ class Evidence:
     null_deviation: float
     unweighted_response: float
     level_correlation: float
+    gain_deviation: float
     missing_fraction: float
     responding_fraction: float
     responding_times: int
@@ -113,6 +116,7 @@ NO_EVIDENCE = Evidence(
     null_deviation=1.0,
     unweighted_response=0.0,
     level_correlation=0.0,
+    gain_deviation=0.0,
     missing_fraction=0.0,
     responding_fraction=0.0,
     responding_times=0,
@@ -182,6 +186,12 @@ def filter_response(clip: FilteredSpectrogram, song: Peaks, start: int) -> float
     return float(_weighted_mean(responses, peak_weights(song.level[first:stop])))
 
 
+def count_peaks(song: Peaks, start: int, n_frames: int) -> int:
+    """How many peaks a song has where a clip of so many frames lies; `start` as in `filter_response`."""
+    first, stop = _peak_range(song, start, n_frames)
+    return stop - first
+
+
 def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evidence:
     """`filter_response`, what chance gives, and how the levels agree; parameters as there."""
     n_frames, n_bins = clip.response.shape
@@ -204,6 +214,7 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evid
         null_deviation=float(null.std()),
         unweighted_response=float(responses.mean()),
         level_correlation=_correlation(song_level, clip_level),
+        gain_deviation=float((clip_level - song_level).std()),
         missing_fraction=_missing_fraction(song_level, clip_level),
         responding_fraction=len(responding_frame) / (stop - first),
         responding_times=int(np.count_nonzero(np.diff(responding_frame, prepend=np.int32(-2)) > 1)),
