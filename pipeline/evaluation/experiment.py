@@ -22,11 +22,11 @@ from pipeline.audio import decoding, resampling
 from pipeline.duplicates import COMMON, ONE_SOUND, compare, kind
 from pipeline.errors import AudioError, CatalogError
 from pipeline.evaluation.conditions import MOST_S, RATE, Plan, Surroundings, cut_clips, off_speed
-from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.search import recognise
-from pipeline.matching.types import Library, Match, Query
+from pipeline.matching.types import Library, Match, Query, Shard
 from pipeline.store import Snapshot
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,23 @@ ROWS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
+class _ShardWithout:
+    """A shard in which one song does not count."""
+
+    shard: Shard
+    song_id: int
+
+    def find(self, hashes: NDArray[np.int32]) -> Slices:
+        """As the shard has them."""
+        return self.shard.find(hashes)
+
+    def locate(self, position: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """As the shard has them, without the song."""
+        song_id, offset = self.shard.locate(position)
+        return np.where(song_id == self.song_id, np.int32(0), song_id), offset
+
+
+@dataclass(frozen=True, slots=True)
 class Without:
     """A library from which one song is hidden."""
 
@@ -64,15 +81,10 @@ class Without:
         """One fewer."""
         return self.library.n_songs - 1
 
-    def postings(self, hashes: NDArray[np.int32]) -> Postings:
-        """Those of the other songs."""
-        found = self.library.postings(hashes)
-        others = found.song_id != self.song_id
-        return Postings(found.hash[others], found.song_id[others], found.offset[others])
-
-    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
-        """As the library has them."""
-        return self.library.costs(hashes)
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """Those of the library, with the other songs."""
+        return [_ShardWithout(shard, self.song_id) for shard in self.library.shards]
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As the library has them."""

@@ -33,10 +33,8 @@ class SearchLevel:
         How far a peak rules.
     peaks_per_s, fan_out
         As in `Settings`, but more.
-    reads
-        What the question may cost in a large store, in postings read; `affordable` has the rule.
     together
-        Clips that share a look-up: the more, the less is read for each, and the more is in memory.
+        Clips whose spectrograms are in memory at once, and whose constellations are read together.
     candidates
         How many votes bring, at most.
     listened
@@ -50,7 +48,6 @@ class SearchLevel:
     reach_bins: int
     peaks_per_s: float
     fan_out: int
-    reads: float
     together: int
     candidates: int
     listened: int

@@ -16,28 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
+from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import SILENCE
 from pipeline.matching import segments
 from pipeline.matching.alignment import Alignment
 from pipeline.matching.clip import Clip, SearchLevel
-from pipeline.matching.search import COARSE, affordable, unique
+from pipeline.matching.search import COARSE
 from pipeline.matching.segments import BIN_S, Trace
 from pipeline.matching.tracks import (
     NEAR_TICKS,
     REACH,
-    WINDOW_S,
     Line,
     Track,
     find_tracks,
     fit_line,
     hit_ticks,
-    sorted_by_tick,
-    take_hits,
+    hits_of_song,
 )
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.verification import BOUNDS, RELATED, loudness, tones
-from pipeline.matching.voting import TICKS, Hits, join
+from pipeline.matching.voting import TICKS, Hits
 
 STRETCH_S = 120
 # Heard again with the next stretch, so that a song that begins at the seam is found whole.
@@ -211,12 +210,14 @@ class Stretch:
     def _heard_at(self, speed: float) -> list[Alignment]:
         settings = self.library.settings
         copy = self.clip if speed == 1.0 else Clip(at_speed(self.samples, speed), settings)
-        reads = self.effort.reads * max(1.0, len(self.samples) / settings.sample_rate / WINDOW_S)
-        question = affordable(copy.question(self.effort), self.library, reads)
-        hits = sorted_by_tick(join(question, self.library.postings(unique(question.hash))))
-        found = find_tracks(hits, settings.sample_rate * TICKS / settings.hop)
+        question = copy.question(self.effort)
+        found = find_tracks(question, self.library, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({chain.song_id for chain in found})
-        by_song = {song_id: take_hits(hits, hits.song_id == song_id) for song_id in songs}
+        # the store has a song's landmarks by hash; by song its peaks say them
+        by_song = {
+            song_id: hits_of_song(question, song_id, pair_peaks(peaks, settings.fan_out))
+            for song_id, peaks in songs.items()
+        }
         lines = [(chain, fit_line(chain, by_song[chain.song_id])) for chain in found]
         held = [
             self._hold(chain, songs[chain.song_id], by_song[chain.song_id], line, speed)

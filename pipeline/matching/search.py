@@ -1,7 +1,7 @@
 """Clips to matches: ask the library, verify what it answers, and say how sure that is.
 
 A cascade: every clip is first asked sparsely, and only those that stay unresolved are asked densely, then at other
-speeds. All clips of a batch share one look-up per stage.
+speeds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.matching.calibration import Chance, confidence, logit, rival_votes
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.verification import RELATED, Evidence
-from pipeline.matching.voting import TICKS, Candidate, QueryHashes, join, vote
+from pipeline.matching.voting import TICKS, Candidate, find_candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Answer:
         return logit(self.candidate.votes, self.chance, self.evidence)
 
 
-COARSE = SearchLevel(2, 2, 8, 80, 5, 1e6, 256, 100, 40)
-FINE = SearchLevel(8, 2, 8, 100, 10, 1e7, 64, 300, 300)
+COARSE = SearchLevel(2, 2, 8, 80, 5, 256, 100, 40)
+FINE = SearchLevel(8, 2, 8, 100, 10, 64, 300, 300)
 SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
 SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
 RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
@@ -79,7 +79,7 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
         for start in range(0, len(open_), effort.together):
             some = open_[start : start + effort.together]
             heard = [Clip(at_speed(clips[place], speed), library.settings) for place in some]
-            for place, clip, answers in zip(some, heard, ask(heard, library, effort, query.reads), strict=True):
+            for place, clip, answers in zip(some, heard, ask(heard, library, effort), strict=True):
                 found = _matches(answers, clip, speed, rate, max(needed[place], least))
                 if found and found[0].confidence > sure[place]:
                     matches[place] = found
@@ -96,13 +96,9 @@ def _stages(query: Query) -> list[tuple[SearchLevel, float]]:
     return [(COARSE, 1.0), (FINE, 1.0), *((effort, speed) for effort in (COARSE, FINE) for speed in speeds)]
 
 
-def ask(clips: Sequence[Clip], library: Library, effort: SearchLevel, reads: float = 1.0) -> list[list[Answer]]:
-    """The candidates of each clip, verified, best first: one look-up in the library for all."""
-    if not clips:
-        return []
-    questions = [affordable(clip.question(effort), library, effort.reads * reads) for clip in clips]
-    postings = library.postings(unique(np.concatenate([question.hash for question in questions])))
-    found = [vote(join(question, postings), effort.candidates) for question in questions]
+def ask(clips: Sequence[Clip], library: Library, effort: SearchLevel) -> list[list[Answer]]:
+    """The candidates of each clip, verified, best first."""
+    found = [find_candidates(clip.question(effort), library, effort.candidates) for clip in clips]
     answers = []
     few = SONGS_AT_ONCE // effort.listened
     for start in range(0, len(clips), few):
@@ -166,31 +162,6 @@ def shortlist(candidates: Sequence[Candidate], answered: Sequence[float]) -> lis
     """The candidates that sound most like their song, and those with most votes."""
     order = sorted(range(len(candidates)), key=lambda index: -answered[index])
     return [candidates[index] for index in sorted({*order[:SOUNDING], *range(min(VOTED, len(candidates)))})]
-
-
-def affordable(question: QueryHashes, library: Library, reads: float) -> QueryHashes:
-    """The part of a question that costs at most so much to look up, cheapest hashes first.
-
-    Cheap are rare hashes and those whose neighbours are asked too; stop-hashes, which most songs have, go first. Of
-    5 s in 400 million postings a fifth of the hashes costs a tenth of all, and a clip that it leaves open is asked
-    densely.
-    """
-    hashes = unique(question.hash)
-    costs = library.costs(hashes)
-    order = np.argsort(costs, kind="stable")
-    kept = np.zeros(len(hashes), bool)
-    kept[order[np.cumsum(costs[order]) <= reads]] = True
-    some = kept[np.searchsorted(hashes, question.hash)]
-    return question if some.all() else QueryHashes(question.hash[some], question.tick[some])
-
-
-def unique(sorted_or_not: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Each value once, ascending; several times faster than ``np.unique``."""
-    ordered = np.sort(sorted_or_not)
-    once: NDArray[np.int32] = ordered[
-        np.concatenate([np.ones(min(len(ordered), 1), bool), ordered[1:] != ordered[:-1]])
-    ]
-    return once
 
 
 def _matches(answers: Sequence[Answer], clip: Clip, speed: float, rate: int, needed: float) -> list[Match]:

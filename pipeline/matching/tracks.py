@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.fingerprinting.landmarks import Hashes, Postings
 from pipeline.matching.calibration import rival_votes
-from pipeline.matching.voting import TICKS, Hits, vote
+from pipeline.matching.types import Library
+from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, join, take_hits
 
 WINDOW_S = 10.0
 WINDOW_STEP_S = 5.0
@@ -54,17 +56,16 @@ class Track:
         return apart if steps > 0 and apart <= JITTER_TICKS + STEP_TICKS * steps else np.inf
 
 
-def find_tracks(hits: Hits, ticks_per_s: float) -> list[Track]:
-    """The strongest find_tracks of candidates.
+def find_tracks(question: QueryHashes, library: Library, ticks_per_s: float) -> list[Track]:
+    """The strongest tracks of candidates.
 
     Parameters
     ----------
-    hits
-        Of a stretch, by tick.
+    question
+        Of a stretch.
     """
-    tick = hit_ticks(hits)
     size, step = WINDOW_S * ticks_per_s, WINDOW_STEP_S * ticks_per_s
-    end = float(tick[-1]) if len(tick) else 0.0
+    end = float(question.tick.max(initial=0))
     last = max(end - size, 0.0)
     windows = [(start, start + size) for start in (*np.arange(0.0, last, step), last)]
     # A song that has just begun is alone in a short window.
@@ -72,7 +73,8 @@ def find_tracks(hits: Hits, ticks_per_s: float) -> list[Track]:
     songs: dict[int, list[Track]] = {}
     for start, stop in windows:
         middle = (start + stop) / 2
-        found = vote(take_hits(hits, slice(*np.searchsorted(tick, [start, stop]))), CANDIDATES)
+        inside = (question.tick >= start) & (question.tick < stop)
+        found = find_candidates(QueryHashes(question.hash[inside], question.tick[inside]), library, CANDIDATES)
         chance = rival_votes(found)
         for candidate in found:
             of_song = songs.setdefault(candidate.song_id, [])
@@ -118,15 +120,15 @@ def fit_line(chain: Track, hits: Hits) -> Line:
     return Line(float(delta - slope * middle), slope)
 
 
-def take_hits(hits: Hits, which: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Hits:
-    return Hits(hits.song_id[which], hits.offset[which], hits.bin[which], hits.delta[which])
+def hits_of_song(question: QueryHashes, song_id: int, landmarks: Hashes) -> Hits:
+    """Where a stretch meets the landmarks of one song, by tick."""
+    order = np.argsort(landmarks.hash, kind="stable")
+    song = np.full(len(landmarks), song_id, np.int32)
+    hits = join(question, Postings(landmarks.hash[order], song, landmarks.offset[order]))
+    return take_hits(hits, np.argsort(hit_ticks(hits), kind="stable"))
 
 
 def hit_ticks(hits: Hits) -> NDArray[np.int32]:
     """Where in the copy that was asked each hit's anchor starts."""
     tick: NDArray[np.int32] = hits.offset * np.int32(TICKS) - hits.delta
     return tick
-
-
-def sorted_by_tick(hits: Hits) -> Hits:
-    return take_hits(hits, np.argsort(hit_ticks(hits), kind="stable"))

@@ -15,14 +15,26 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.fingerprinting.settings import Settings
-from pipeline.store import constellations, delta_log, postings
+from pipeline.store import constellations, delta_log, frames, postings
 from pipeline.store.constellations import CopyTask
 from pipeline.store.delta_log import Conflict, DataFile, Version
-from pipeline.store.postings import Int32s, MergeTask
-from pipeline.store.schema import CONSTELLATIONS, FENCE, INDEXED, NEXT_SONG_ID, PINS, POSTINGS, SCHEMAS, SONGS
+from pipeline.store.frames import Places
+from pipeline.store.postings import Int32s, MergeTask, Relocation
+from pipeline.store.schema import (
+    CONSTELLATIONS,
+    FENCE,
+    INDEXED,
+    NEXT_SONG_ID,
+    PINS,
+    POSTINGS,
+    SCHEMAS,
+    SHARD_FRAMES,
+    SONGS,
+    shard_folder,
+)
 from pipeline.store.snapshot import Snapshot
 from pipeline.store.songs import write_songs
-from pipeline.store.staging import SAMPLE_STEP, Manifest
+from pipeline.store.staging import SAMPLE_STEP, Manifest, first_frames
 from pipeline.store.storage import Location
 
 # Songs of one constellations file: some 15 MB.
@@ -30,6 +42,7 @@ SONGS_PER_FILE = 1024
 
 # What spreads tasks: the builtin `map`, or an executor's. Results come in the order of the items.
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+Numbers = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +56,11 @@ class Batch:
     rows
         Of the songs table, without id, status and time.
     numbers
-        Of each song in the files.
+        Of each song in the files of peaks.
+    places
+        Of each song in the files of postings.
+    postings
+        Each file, and the shard that it has songs of.
     sample
         The hash of every `staging.SAMPLE_STEP`-th posting.
     """
@@ -51,7 +68,8 @@ class Batch:
     location: Location
     rows: Sequence[dict[str, Any]]
     numbers: NDArray[np.int32]
-    postings: tuple[str, ...]
+    places: Places
+    postings: tuple[tuple[str, int], ...]
     constellations: tuple[str, ...]
     sample: Int32s
 
@@ -61,25 +79,37 @@ class Batch:
         renumber[self.numbers] = ids
         return renumber
 
+    def relocate(self, shard: int, places: Places, new_shard: int) -> Relocation:
+        """Where the songs of one shard of the files go that get a place in a shard of the store."""
+        some = np.flatnonzero(self.places.shard == shard)
+        some = some[np.argsort(self.places.first[some], kind="stable")]
+        new_first = np.where(places.shard[some] == new_shard, places.first[some], -1)
+        return Relocation(self.places.first[some], self.places.stop[some], new_first)
+
 
 def of_manifest(location: Location, manifest: Manifest) -> Batch:
     """What a worker staged."""
     numbers = np.arange(len(manifest.songs), dtype=np.int32)
     sample = np.array(manifest.sample, np.int32)
-    return Batch(location, manifest.songs, numbers, (manifest.postings,), (manifest.constellations,), sample)
+    n_frames = [row["n_frames"] for row in manifest.songs]
+    places = Places(np.zeros(len(n_frames), np.int32), first_frames(n_frames), np.array(n_frames, np.int64))
+    files = ((manifest.postings, 0),)
+    return Batch(location, manifest.songs, numbers, places, files, (manifest.constellations,), sample)
 
 
 def of_snapshot(snapshot: Snapshot) -> Batch:
     """All songs of a store."""
     names = [name for name in SCHEMAS[SONGS].names if name not in ("song_id", "status", "indexed_at")]
     songs = snapshot.songs(["song_id", *names])
+    shard, first, n_frames = (songs[name].to_numpy() for name in ("shard", "first_frame", "n_frames"))
     return Batch(
         snapshot.location,
         songs.select(names).to_pylist(),
         songs["song_id"].to_numpy(),
-        snapshot.files(POSTINGS),
+        Places(shard, first.astype(np.int64), n_frames.astype(np.int64)),
+        snapshot.postings_files(),
         snapshot.files(CONSTELLATIONS),
-        postings.Reader([(snapshot.location, name, None) for name in snapshot.files(POSTINGS)]).sample(SAMPLE_STEP),
+        np.concatenate([np.zeros(0, np.int32), *(shard.sample(SAMPLE_STEP) for shard in snapshot.shards)]),
     )
 
 
@@ -91,13 +121,14 @@ def add(location: Location, settings: Settings, batches: Sequence[Batch], run: M
         if not count:
             break
         first = songs.numbers.get(NEXT_SONG_ID, 1)
-        try:  # take the ids; nobody gets them again, whatever becomes of this job
-            reserved = delta_log.commit(location, songs, numbers={NEXT_SONG_ID: first + count})
+        places, numbers = _places(new, batches, songs)
+        try:  # take ids and frames; nobody gets them again, whatever becomes of this job
+            reserved = delta_log.commit(location, songs, numbers={NEXT_SONG_ID: first + count, **numbers})
         except Conflict:
             continue
         ids = _number(new, first)
-        pins = _write(location, settings, batches, ids, first, run)
-        added = _commit_songs(location, batches, ids, first, pins, reserved)
+        pins = _write(location, settings, batches, ids, places, first, run)
+        added = _commit_songs(location, batches, ids, places, first, pins, reserved)
         if added is not None:
             return added
     return []
@@ -145,11 +176,60 @@ def _number(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]
     return ids
 
 
+def _places(new: Sequence[Sequence[bool]], batches: Sequence[Batch], songs: Version) -> tuple[list[Places], Numbers]:
+    """Places for the songs that are true, shard -1 for the others; and what the log has to say of it."""
+    kept = [np.array(flags, bool) for flags in new]
+    lengths = [batch.places.n_frames[some] for batch, some in zip(batches, kept, strict=True)]
+    shard_frames = int(songs.configuration.get(SHARD_FRAMES, frames.SHARD_FRAMES))
+    given, numbers = frames.reserve(songs.numbers, np.concatenate(lengths).tolist(), shard_frames)
+    places = []
+    at = 0
+    for batch, some in zip(batches, kept, strict=True):
+        stop = at + int(some.sum())
+        shard, first = np.full(len(some), -1, np.int32), np.zeros(len(some), np.int64)
+        shard[some], first[some] = given.shard[at:stop], given.first[at:stop]
+        places.append(Places(shard, first, batch.places.n_frames))
+        at = stop
+    return places, numbers
+
+
+def _merges(
+    location: Location, batches: Sequence[Batch], places: Sequence[Places], first: int, settings: str
+) -> list[MergeTask]:
+    """The merges that bring the postings of the batches to their places, shard by shard."""
+    pairs = list(zip(batches, places, strict=True))
+    merges = []
+    for shard in sorted({int(shard) for place in places for shard in np.unique(place.shard)} - {-1}):
+        sources: list[postings.Source] = []
+        samples = []
+        for batch, place in pairs:
+            relocations = {old: batch.relocate(old, place, shard) for old in {old for _, old in batch.postings}}
+            sources += [
+                (batch.location, name, relocations[old]) for name, old in batch.postings if relocations[old].keeps_any
+            ]
+            share = place.n_frames[place.shard == shard].sum() / max(1, place.n_frames.sum())
+            even = np.linspace(0, len(batch.sample), round(len(batch.sample) * share), endpoint=False)
+            samples.append(np.sort(batch.sample)[even.astype(np.int64)])
+        merges += [
+            MergeTask(
+                location,
+                tuple(sources),
+                shard,
+                cuts,
+                f"{POSTINGS}/{shard_folder(shard)}/{first:010d}-{i:04d}-{{crc}}.parquet",
+                settings,
+            )
+            for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
+        ]
+    return merges
+
+
 def _write(
     location: Location,
     settings: Settings,
     batches: Sequence[Batch],
     ids: Sequence[NDArray[np.int32]],
+    places: Sequence[Places],
     first: int,
     run: Map,
 ) -> dict[str, int]:
@@ -157,11 +237,7 @@ def _write(
     text = json.dumps(settings.to_dict())
     renumber = [batch.renumber(numbers) for batch, numbers in zip(batches, ids, strict=True)]
     pairs = list(zip(batches, renumber, strict=True))
-    sources = tuple((batch.location, name, table) for batch, table in pairs for name in batch.postings)
-    merges = [
-        MergeTask(location, sources, None, cuts, f"{POSTINGS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
-        for i, cuts in enumerate(postings.plan_cuts([batch.sample for batch in batches], SAMPLE_STEP))
-    ]
+    merges = _merges(location, batches, places, first, text)
     peaks = [(batch.location, name, table) for batch, table in pairs for name in batch.constellations]
     copies = [
         CopyTask(location, part, None, f"{CONSTELLATIONS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
@@ -186,6 +262,7 @@ def _commit_songs(
     location: Location,
     batches: Sequence[Batch],
     ids: Sequence[NDArray[np.int32]],
+    places: Sequence[Places],
     first: int,
     pins: dict[str, int],
     reserved: Version,
@@ -193,9 +270,11 @@ def _commit_songs(
     """The commit point; ``None`` if `compaction.compact` has declared the reserved ids void meanwhile."""
     now = datetime.datetime.now(datetime.UTC)
     rows = [
-        row | {"song_id": int(song_id), "status": INDEXED, "indexed_at": now}
-        for batch, numbers in zip(batches, ids, strict=True)
-        for row, song_id in zip(batch.rows, numbers, strict=True)
+        row | {"song_id": song_id, "shard": shard, "first_frame": frame, "status": INDEXED, "indexed_at": now}
+        for batch, numbers, place in zip(batches, ids, places, strict=True)
+        for row, song_id, shard, frame in zip(
+            batch.rows, numbers.tolist(), place.shard.tolist(), place.first.tolist(), strict=True
+        )
         if song_id
     ]
     for songs in delta_log.attempts(location, SONGS, reserved):
