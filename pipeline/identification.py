@@ -29,7 +29,7 @@ from pipeline.execution.timeouts import patience_s, within
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import recognise
 from pipeline.matching.types import Match, Query
-from pipeline.paths import is_url, shown
+from pipeline.paths import is_url, printable_path
 from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ def identify_batch(batch: Batch, hearing: Callable[[float, float], None] = lambd
         time.monotonic() - began,
         sum(bool(clip.message) for clip in heard),
         {
-            shown(entry.path): clip.duration_s
+            printable_path(entry.path): clip.duration_s
             for entry, clip in zip(batch.entries, heard, strict=True)
             if not clip.message
         },
@@ -291,11 +291,11 @@ def _heard(
     try:
         result, decoded = within(patience_s(entry.size_bytes, batch.limit_s), decode)
     except (AudioError, CatalogError, OSError) as error:
-        return _Heard(message=str(error).replace(f"{shown(path)}: ", "")), None
+        return _Heard(message=str(error).replace(f"{printable_path(path)}: ", "")), None
     except SongprintError:  # the store's, not the clip's
         raise
     except Exception as error:  # one clip is lost, not the batch
-        log.exception("%s: unexpected error", shown(path))
+        log.exception("%s: unexpected error", printable_path(path))
         return _Heard(message=f"unexpected {type(error).__name__}: {error}"), None
     if isinstance(result, list):
         return _Heard(result, decoded.duration_s), None
@@ -315,7 +315,7 @@ def answer_table(clip: str, matches: Sequence[Match], snapshot: Snapshot) -> pa.
 
 
 def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
-    path = shown(path)
+    path = printable_path(path)
     if clip.message:
         return [{"clip": path, "status": "failed", "message": clip.message}]
     if not clip.matches:

@@ -24,7 +24,7 @@ from pipeline.execution.executor import Died, Done, Executor, Loop, Progress, in
 from pipeline.execution.timeouts import patience_s, within
 from pipeline.fingerprinting.extract import fingerprint
 from pipeline.fingerprinting.settings import Settings
-from pipeline.paths import is_there, is_url, shown
+from pipeline.paths import is_url, path_exists, printable_path
 from pipeline.store import Manifest, StagedSong, Store, stage
 
 log = logging.getLogger(__name__)
@@ -255,14 +255,14 @@ def follow(files: Sequence[tuple[str, Entry]], store: Store) -> int:
         song = by_digest.get(digest)
         if song is None or song["song_id"] in changes:
             continue
-        gone = not is_url(song["path"]) and not is_there(song["path"])
-        if gone or song["path"] == shown(entry.path):
+        gone = not is_url(song["path"]) and not path_exists(song["path"])
+        if gone or song["path"] == printable_path(entry.path):
             changes[song["song_id"]] = entry
             moved += gone
     store.update(
         list(changes),
         {
-            "path": [shown(entry.path) for entry in changes.values()],
+            "path": [printable_path(entry.path) for entry in changes.values()],
             "size_bytes": [entry.size_bytes for entry in changes.values()],
             "modified_ns": [entry.modified_ns for entry in changes.values()],
         },
@@ -274,7 +274,7 @@ def new_entries(entries: Sequence[Entry], store: Store) -> tuple[list[Entry], in
     """Leave out the files that the store has as they are: same path, size and time. Also how many those were."""
     songs = store.snapshot().songs(["path", "size_bytes", "modified_ns"])
     have = set(zip(*(songs[name].to_pylist() for name in songs.column_names), strict=True))
-    new = [entry for entry in entries if (shown(entry.path), entry.size_bytes, entry.modified_ns) not in have]
+    new = [entry for entry in entries if (printable_path(entry.path), entry.size_bytes, entry.modified_ns) not in have]
     return new, len(entries) - len(new)
 
 
@@ -344,12 +344,12 @@ def index_batch(batch: Batch) -> BatchReport:
         try:
             song = within(patience_s(entry.size_bytes, batch.limit_s), partial(_fingerprint_entry, entry, batch))
         except (SongprintError, OSError) as error:
-            failures.append(Failure(shown(entry.path), _reason(error, entry)))
+            failures.append(Failure(printable_path(entry.path), _reason(error, entry)))
         except MemoryError:
-            failures.append(Failure(shown(entry.path), "out of memory; give workers more of it, or run fewer"))
+            failures.append(Failure(printable_path(entry.path), "out of memory; give workers more of it, or run fewer"))
         except Exception as error:  # a bug of ours or of a library: one song is lost, not the night
-            log.exception("%s: unexpected error", shown(entry.path))
-            failures.append(Failure(shown(entry.path), f"unexpected {type(error).__name__}: {error}"))
+            log.exception("%s: unexpected error", printable_path(entry.path))
+            failures.append(Failure(printable_path(entry.path), f"unexpected {type(error).__name__}: {error}"))
         else:
             if isinstance(song, str):
                 present.append((song, entry))
@@ -370,11 +370,12 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
         print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
         if len(print_.hashes) == 0:
             raise AudioError(
-                f"{shown(entry.path)}: no landmarks in {print_.decoded.duration_s:.1f} s; it is silent or a steady tone"
+                f"{printable_path(entry.path)}: no landmarks in {print_.decoded.duration_s:.1f} s; "
+                "it is silent or a steady tone"
             )
         tags = read_tags(path)
     return StagedSong(
-        path=shown(entry.path),
+        path=printable_path(entry.path),
         title=tags.title,
         artist=tags.artist,
         album=tags.album,
@@ -393,10 +394,10 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
 def _reason(error: Exception, entry: Entry) -> str:
     """What the error says, without the path that stands beside it in the failure's row."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.removeprefix(f"{shown(entry.path)}: ")
+    return text.removeprefix(f"{printable_path(entry.path)}: ")
 
 
 def _failures(outcome: Done[Batch, BatchReport] | Died[Batch]) -> Sequence[Failure]:
     if isinstance(outcome, Done):
         return outcome.result.failures
-    return [Failure(shown(entry.path), outcome.reason) for entry in outcome.item.entries]
+    return [Failure(printable_path(entry.path), outcome.reason) for entry in outcome.item.entries]

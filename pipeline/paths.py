@@ -1,12 +1,13 @@
-"""What a path is: a local name or a URL, how it is shown, and how a regular file is opened."""
+"""Paths: local names and URLs, how they are printed, and how a regular file is opened."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import AudioError
@@ -27,31 +28,59 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     options
         For the file system, as fsspec takes them.
     """
-    import fsspec  # 55 ms that local files need not pay
+    import fsspec  # 55 ms, which runs on local files do not pay
 
     found: tuple[Any, str] = fsspec.url_to_fs(url, **options)
     return found
 
 
-def is_there(path: str) -> bool:
-    r"""Whether there is something under a local path, given as Python has it or as `shown` made it.
+# Under which key a file system gives the time of the last change: the first that is there counts.
+_MODIFIED_KEYS = ("mtime", "LastModified", "last_modified", "modified", "created")
 
-    >>> is_there("/no/such\\xe9file")
+
+def modified_s(info: Mapping[str, Any]) -> float:
+    """When a remote file was last changed.
+
+    Parameters
+    ----------
+    info
+        What the file system says of the file (fsspec's ``info``); each kind of object store has a key of its own.
+
+    Returns
+    -------
+    float
+        Seconds since 1970; 0.0 where the file system does not say.
+
+    Examples
+    --------
+    >>> modified_s({"size": 5, "LastModified": datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)})
+    86400.0
+    """
+    modified = next((info[key] for key in _MODIFIED_KEYS if key in info), 0.0)
+    if isinstance(modified, datetime.datetime):
+        return modified.timestamp()
+    return float(modified) if isinstance(modified, int | float) else 0.0
+
+
+def path_exists(path: str) -> bool:
+    r"""Whether something lies under a local path, given as Python has it or as `printable_path` made it.
+
+    >>> path_exists("/no/such\\xe9file")
     False
     """
     as_bytes = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
     return os.path.exists(path) or os.path.exists(as_bytes)
 
 
-def shown(path: str) -> str:
+def printable_path(path: str) -> str:
     r"""A path as text that every table and message can hold.
 
-    A name on disk is bytes; Python carries the bytes that are no UTF-8 as lone surrogates, with which the file can be
-    opened again but which neither Parquet nor a terminal takes. Here they become ``\xNN``.
+    A name on disk is bytes. Python turns bytes that are not UTF-8 into lone surrogates. With these the file can be
+    opened again, but neither Parquet nor a terminal takes them. Here they become ``\xNN``.
 
     Examples
     --------
-    >>> shown("Caf\udce9.mp3")
+    >>> printable_path("Caf\udce9.mp3")
     'Caf\\xe9.mp3'
     """
     try:
@@ -61,14 +90,19 @@ def shown(path: str) -> str:
 
 
 def audio_error(path: str, reason: str) -> AudioError:
-    """One line, whatever bytes the path or a decoder's words hold."""
-    line = f"{shown(path)}: {reason}"
+    """The error for a file, as one printable line, whatever bytes the path or a decoder's message holds."""
+    line = f"{printable_path(path)}: {reason}"
     return AudioError("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line))
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[tuple[int, int]]:
-    """Descriptor and size of a regular file; devices and pipes, which would hang a reader, are not opened at all.
+def open_regular(path: str) -> Iterator[tuple[int, int]]:
+    """Open a regular file for reading; devices and pipes, which would hang a reader, are not opened at all.
+
+    Yields
+    ------
+    fd, size
+        The descriptor, which is closed at the end, and the bytes of the file.
 
     Raises
     ------
@@ -76,7 +110,7 @@ def opened(path: str) -> Iterator[tuple[int, int]]:
         If the file is not regular or cannot be opened, with the reason.
     """
     try:
-        # Asked twice: opening a device can already do something, and the name may lead elsewhere by now.
+        # Checked twice: opening a device can already do something, and the name may lead elsewhere once it is open.
         _require_regular(path, os.stat(path))
         flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         fd = os.open(path, os.O_RDONLY | flags)

@@ -1,4 +1,4 @@
-"""A library in memory, for experiments: what recognition needs of a store, without one."""
+"""Songs and libraries that tests make: staged songs of random peaks, and a library in memory in place of a store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,58 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fingerprinting.extract import fingerprint
-from pipeline.fingerprinting.landmarks import Hashes, Slices
+from pipeline.fingerprinting.extract import constellation, fingerprint
+from pipeline.fingerprinting.landmarks import Hashes, Slices, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
+from pipeline.store import StagedSong
+
+
+def make_song(
+    name: str | int,
+    *,
+    n_peaks: int = 500,
+    n_frames: int = 400,
+    n_bins: int = 1024,
+    n_hashes: int | None = None,
+    hash_bits: int = 8,
+) -> StagedSong:
+    """A song of random peaks, the same for the same name, which is also its title and its digest.
+
+    Parameters
+    ----------
+    n_peaks
+        Number of peaks to draw; those drawn twice count once.
+    n_frames, n_bins
+        The range in which the peaks lie.
+    n_hashes
+        ``None``: the landmarks are those of the peaks, as in real songs. Else so many random ones, independent of them.
+    hash_bits
+        Bits of a random hash; few bits make songs share hashes.
+    """
+    rng = np.random.default_rng(name if isinstance(name, int) else [0, *name.encode()])
+    at = np.unique(rng.integers(0, n_frames * n_bins, n_peaks))
+    peaks = Peaks((at // n_bins).astype(np.int32), (at % n_bins).astype(np.int32), (at % 61 - 30).astype(np.int8))
+    if n_hashes is None:
+        hashes = pair_peaks(peaks, Settings().fan_out)
+    else:
+        hash_ = rng.integers(0, 1 << hash_bits, n_hashes).astype(np.int32)
+        hashes = Hashes(hash_, np.sort(rng.integers(0, n_frames, n_hashes)).astype(np.int32))
+    return StagedSong(
+        path=f"/music/{name}.flac",
+        title=str(name),
+        artist=None,
+        album="an album",
+        duration_s=60.0,
+        digest=str(name),
+        decoder="soundfile",
+        sample_rate=44100,
+        decoded_share=1.0,
+        size_bytes=1000,
+        modified_ns=5,
+        hashes=hashes,
+        peaks=peaks,
+    )
 
 
 class MemoryShard:
@@ -42,7 +90,7 @@ class MemoryShard:
 
 
 class MemoryLibrary:
-    """Songs in memory.
+    """Songs in memory, with what recognition uses of a `pipeline.store.Snapshot`.
 
     Parameters
     ----------
@@ -59,14 +107,20 @@ class MemoryLibrary:
     @classmethod
     def of(cls, paths: Sequence[str], settings: Settings, map_: Callable[..., Iterable[object]] = map) -> MemoryLibrary:
         """Fingerprint some files; the first has song id 1."""
-        made = map_(_print, paths, [settings] * len(paths))
+        made = map_(_hashes_and_peaks, paths, [settings] * len(paths))
         return cls(settings, dict(enumerate(made, start=1)))  # type: ignore[arg-type]
 
+    @classmethod
+    def of_samples(cls, songs: Mapping[int, NDArray[np.float32]], settings: Settings) -> MemoryLibrary:
+        """Fingerprint the mono samples of each song, by its id."""
+        made = {song_id: constellation(iter([samples]), settings) for song_id, samples in songs.items()}
+        return cls(settings, {song_id: (pair_peaks(peaks, settings.fan_out), peaks) for song_id, peaks in made.items()})
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
-        """As a snapshot of a store gives them."""
+        """As `Snapshot` does."""
         return {song_id: self.peaks[song_id] for song_id in song_ids}
 
 
-def _print(path: str, settings: Settings) -> tuple[Hashes, Peaks]:
+def _hashes_and_peaks(path: str, settings: Settings) -> tuple[Hashes, Peaks]:
     made = fingerprint(path, settings)
     return made.hashes, made.peaks

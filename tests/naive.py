@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections import defaultdict
 
 
 def power(samples, window, hop, frame):
@@ -58,34 +57,30 @@ def hits(question, postings):
     ]
 
 
+def fullest_windows(question, songs, most):
+    """(song, cell, hits) of the pairs of cells with most distinct hits, the first of which has one.
+
+    A cell is a frame of the song less a frame of the clip, whose ticks are rounded up to frames.
+    """
+    cells = {}
+    for asked, tick in question:
+        frame = math.ceil(tick / 8)
+        for song, pairs in songs.items():
+            for place, (known, offset) in enumerate(pairs):
+                if asked == known:
+                    cells.setdefault((song, offset - frame), set()).add((asked, frame, place))
+    counts = [(song, cell, len(hits) + len(cells.get((song, cell + 1), ()))) for (song, cell), hits in cells.items()]
+    return sorted(counts, key=lambda window: (-window[2], window[0], window[1]))[:most]
+
+
 def votes(hits, song, delta, width):
     """Distinct anchors of a song that agree on a delta; hits are (song, offset, bin, delta)."""
     return len({(offset, bin_) for s, offset, bin_, d in hits if s == song and abs(d - delta) <= width})
 
 
-def box_mean(rows, around_rows, around_columns):
-    """Mean around each place, of what there is."""
-    out = defaultdict(dict)
-    for r in range(len(rows)):
-        for c in range(len(rows[0])):
-            part = [
-                rows[i][j]
-                for i in range(max(r - around_rows, 0), min(r + around_rows + 1, len(rows)))
-                for j in range(max(c - around_columns, 0), min(c + around_columns + 1, len(rows[0])))
-            ]
-            out[r][c] = sum(part) / len(part)
-    return [[out[r][c] for c in range(len(rows[0]))] for r in range(len(rows))]
-
-
-def postings(
-    contents: dict[int, list[tuple[int, int]]], hashes: set[int], most: int | None = None
-) -> list[tuple[int, int, int]]:
+def postings(contents: dict[int, list[tuple[int, int]]], hashes: set[int]) -> list[tuple[int, int, int]]:
     """All (hash, song_id, offset) of some hashes, from each song's list of (hash, offset), sorted."""
-    every = sorted((h, song_id, offset) for song_id, pairs in contents.items() for h, offset in pairs if h in hashes)
-    counts: dict[int, int] = {}
-    for h, _, _ in every:
-        counts[h] = counts.get(h, 0) + 1
-    return [row for row in every if most is None or counts[row[0]] <= most]
+    return sorted((h, song_id, offset) for song_id, pairs in contents.items() for h, offset in pairs if h in hashes)
 
 
 def best_span_score(scores, gap):
@@ -100,29 +95,3 @@ def best_span_score(scores, gap):
                 break
             best = max(best, total)
     return best
-
-
-def loads(files: list[list[int]], group_rows: int, asked: set[int]) -> dict[int, float]:
-    """Rows to read for each hash: of every row group that may have it, an equal share with all asked that it may have.
-
-    Files are lists of sorted hashes; a group reaches from its first hash to the next group's first.
-    """
-    rows = dict.fromkeys(asked, 0.0)
-    for file in files:
-        for start in range(0, len(file), group_rows):
-            group = file[start : start + group_rows]
-            end = file[start + group_rows] if start + group_rows < len(file) else file[-1]
-            wanted = [h for h in asked if group[0] <= h <= end]
-            for h in wanted:
-                rows[h] += len(group) / len(wanted)
-    return rows
-
-
-def affordable(costs: list[float], budget: float) -> set[int]:
-    """The places of the cheapest costs, the first of equals first, until the next one is too much."""
-    kept: set[int] = set()
-    for place in sorted(range(len(costs)), key=lambda place: costs[place]):
-        if sum(costs[other] for other in kept) + costs[place] > budget:
-            break
-        kept.add(place)
-    return kept

@@ -27,7 +27,7 @@ from pipeline.audio import decoding, ffmpeg, formats
 from pipeline.audio.decoder import Decoded
 from pipeline.audio.decoding import decode, read
 from pipeline.errors import AudioError
-from pipeline.paths import shown
+from pipeline.paths import printable_path
 from pipeline.simulation import encoding, music
 from tests import zoo
 
@@ -283,8 +283,8 @@ def test_messages_are_one_line_of_text_whatever_the_name(tmp_path: Path) -> None
 
 
 def test_shown_keeps_ordinary_names() -> None:
-    assert shown("/Músïc/日本 ñ.mp3") == "/Músïc/日本 ñ.mp3"
-    assert shown("a\ud800b") == "a\\ud800b"
+    assert printable_path("/Músïc/日本 ñ.mp3") == "/Músïc/日本 ñ.mp3"
+    assert printable_path("a\ud800b") == "a\\ud800b"
 
 
 PLAYLISTS = {

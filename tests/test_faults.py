@@ -1,4 +1,4 @@
-"""Jobs that die at any moment, and jobs that run at once: the store opens, checks clean, and loses nothing.
+"""Jobs that die at any moment, and jobs that run at once: the store opens, has no problems, and loses nothing.
 
 `make test-faults` tries hundreds of moments and minutes of traffic, the normal suite a few of each: FAULTS is how many
 moments, TRAFFIC_S how many seconds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import multiprocessing
 import os
 import shutil
@@ -22,11 +23,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SongprintError
-from pipeline.fingerprinting.landmarks import pair_peaks
-from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import Settings
-from pipeline.store import StagedSong, Store, delta_log, stage
+from pipeline.store import Store, delta_log, stage
 from pipeline.store.schema import SCHEMAS
+from tests.fakes import make_song
 
 FAULTS = int(os.environ.get("FAULTS", "30"))
 TRAFFIC_S = float(os.environ.get("TRAFFIC_S", "0"))
@@ -36,21 +35,13 @@ TURNS = 7
 Contents = dict[str, tuple[list[tuple[int, int]], list[int]]]
 
 
-def make_song(number: int) -> StagedSong:
-    """A small song whose landmarks come from its peaks; its digest says which one it is."""
-    at = np.unique(np.random.default_rng(number).integers(0, 200 * 64, 150))
-    peaks = Peaks((at // 64).astype(np.int32), (at % 64).astype(np.int32), (at % 61 - 30).astype(np.int8))
-    return StagedSong(
-        path=f"/music/{number}.flac", title=None, artist=None, album=None, duration_s=9.0, digest=str(number),
-        decoder="soundfile", sample_rate=44100, decoded_share=1.0, size_bytes=1000, modified_ns=5,
-        hashes=pair_peaks(peaks, Settings().fan_out), peaks=peaks,
-    )  # fmt: skip
+small_song = functools.partial(make_song, n_peaks=150, n_frames=200, n_bins=64)
 
 
 def index(store: Store, *batches: range) -> None:
-    """What an index job does: songs that are there are not done again, a batch always gets the same name."""
+    """Do the work of an index job: skip songs that are there; a batch always has the same name."""
     have = set(store.snapshot().songs(["digest"])["digest"].to_pylist())
-    todo = {batch: [make_song(number) for number in batch if str(number) not in have] for batch in batches}
+    todo = {batch: [small_song(number) for number in batch if str(number) not in have] for batch in batches}
     store.commit([stage(store.url, f"{batch.start}-{batch.stop}", new) for batch, new in todo.items() if new])
 
 
@@ -60,21 +51,21 @@ def remove(store: Store, numbers: set[int]) -> None:
 
 
 def contents(store: Store) -> Contents:
-    """All that a store answers, by digest: ids may differ from run to run."""
+    """Postings and peaks of a store, by digest: ids may differ from run to run."""
     snapshot = store.snapshot()
     songs = {row["song_id"]: row["digest"] for row in snapshot.songs(["song_id", "digest"]).to_pylist()}
     found = snapshot.postings(np.arange(1 << 19, dtype=np.int32))  # all hashes of 64 bins
     peaks = snapshot.constellations(songs)
-    answer: Contents = {digest: ([], peaks[song_id].bin.tolist()) for song_id, digest in songs.items()}
-    assert len(answer) == len(songs), "a song is there twice"
+    by_digest: Contents = {digest: ([], peaks[song_id].bin.tolist()) for song_id, digest in songs.items()}
+    assert len(by_digest) == len(songs), "a song is there twice"
     for hash_, song_id, offset in zip(found.hash.tolist(), found.song_id.tolist(), found.offset.tolist(), strict=True):
-        answer[songs[song_id]][0].append((hash_, offset))
-    return answer
+        by_digest[songs[song_id]][0].append((hash_, offset))
+    return by_digest
 
 
-def right(numbers: set[int]) -> Contents:
-    """What a store of these songs should answer."""
-    songs = {number: make_song(number) for number in numbers}
+def expected_contents(numbers: set[int]) -> Contents:
+    """Postings and peaks of a store of these songs."""
+    songs = {number: small_song(number) for number in numbers}
     return {
         str(number): (
             sorted(zip(song.hashes.hash.tolist(), song.hashes.offset.tolist(), strict=True)),
@@ -96,7 +87,7 @@ BEFORE = {1, 2, 3, 5, 6, 7, 8, 9}
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a life behind it: commits, a removal, a job that died between its commits."""
+    """A store after commits, a removal, and a job that died between its commits."""
     store = Store.create(str(tmp_path_factory.mktemp("faults") / "template"))
     index(store, range(1, 5), range(5, 7))
     index(store, range(7, 10))
@@ -106,23 +97,23 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         raise Died
 
     with pytest.raises(Died):
-        store.commit([stage(store.url, "died", [make_song(99)])], map=die)
+        store.commit([stage(store.url, "died", [small_song(99)])], map=die)
     return Path(store.url)
 
 
 class Died(BaseException):
-    """Stands for the end of the process: nothing that the process does after it has an effect."""
+    """Simulates the end of the process: nothing that the process does after it has an effect."""
 
 
 class Fault:
-    """Counts what a job does to the disk, and strikes at one of those moments.
+    """Count the operations of a job on the disk, and fail at one of those moments.
 
     Parameters
     ----------
     at
         The moment, from 1; later ones than the job has do nothing.
     error
-        What strikes: the death of the process when ``None``, else this error, once.
+        This error is raised, once; ``None``: the process dies.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, error: OSError | None) -> None:
@@ -156,7 +147,7 @@ class Fault:
         def called(*args: Any, **options: Any) -> Any:
             self._moment()
             result = call(*args, **options)
-            if not self._error:  # an error after the commit would be a lie
+            if not self._error:  # an error after the commit would be wrong: the commit was made
                 self._moment()
             return result
 
@@ -177,16 +168,16 @@ def copy(template: Path, to: Path) -> Store:
     return Store.open(str(to))
 
 
-def judge(store: Store, job: str) -> None:
-    """What must hold after any fault, and after the job was done again."""
+def check_and_repeat(store: Store, job: str) -> None:
+    """Check the store after a fault, then repeat the job and check again."""
     run, after = JOBS[job]
     assert store.check() == []
-    assert contents(store) in (right(BEFORE), right(after)), "half of a job is to be seen"
+    assert contents(store) in (expected_contents(BEFORE), expected_contents(after)), "half of a job is to be seen"
     run(store)
-    assert contents(store) == right(after)
+    assert contents(store) == expected_contents(after)
     assert store.check() == []
     store.compact(grace_hours=0)
-    assert contents(store) == right(after)
+    assert contents(store) == expected_contents(after)
     assert store.check() == []
     on_disk = {path.relative_to(store.url).as_posix() for path in Path(store.url).rglob("*") if path.is_file()}
     needed = {name for table in SCHEMAS for name in store.snapshot().files(table)} | {"songprint.json"}
@@ -194,7 +185,7 @@ def judge(store: Store, job: str) -> None:
 
 
 def moments(template: Path, folder: Path, job: str) -> int:
-    """How many moments a job has."""
+    """Number of moments of a job at which a `Fault` can occur."""
     store = copy(template, folder)
     with pytest.MonkeyPatch.context() as patch:
         fault = Fault(patch, 0, None)
@@ -217,7 +208,7 @@ def test_a_job_that_fails_at_any_moment_leaves_a_whole_store(
             Fault(patch, at, error)
             with contextlib.suppress(Died, SongprintError, OSError):
                 JOBS[job][0](store)
-        judge(store, job)
+        check_and_repeat(store, job)
         shutil.rmtree(store.url)
 
 
@@ -229,7 +220,7 @@ def _child(url: str, job: str, ready: Any) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_that_is_killed_leaves_a_whole_store(template: Path, tmp_path: Path, job: str) -> None:
-    """The real thing: SIGKILL, at moments that nothing in the code knows of."""
+    """SIGKILL at random moments, between any two instructions."""
     spawn = multiprocessing.get_context("spawn")
     chance = np.random.default_rng(len(job))
     for turn in range(max(1, FAULTS // (len(JOBS) * 3))):
@@ -242,12 +233,12 @@ def test_a_job_that_is_killed_leaves_a_whole_store(template: Path, tmp_path: Pat
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
-        judge(store, job)
+        check_and_repeat(store, job)
         shutil.rmtree(store.url)
 
 
 def _writer(url: str, numbers: range, until: float, done: Any) -> None:
-    """Add songs two by two, remove every fifth, compact now and then; say which are there for good."""
+    """Add songs two by two, remove every fifth, compact now and then; say which are there in the end."""
     store = Store.open(url)
     added = []
     for turn, first in enumerate(numbers[::2]):
@@ -264,20 +255,20 @@ def _writer(url: str, numbers: range, until: float, done: Any) -> None:
     done.put(added)
 
 
-def _reader(url: str, over: Any, failures: Any, looks: Any) -> None:
-    """Look at the store until it is over: every song that a snapshot has is there, whole and once."""
+def _reader(url: str, over: Any, failures: Any, reads: Any) -> None:
+    """Read the store until the writers are done: every song of a snapshot is complete, and there once."""
     seen = 0
     store = Store.open(url)
     try:
         while not over.is_set() or not seen:
             found = contents(store)
-            assert found == right({int(digest) for digest in found})
+            assert found == expected_contents({int(digest) for digest in found})
             seen += 1
     except BaseException as error:
         failures.put(repr(error))
         raise
     finally:
-        looks.put(seen)
+        reads.put(seen)
 
 
 @pytest.fixture
@@ -289,25 +280,25 @@ def spawned() -> Iterator[list[Any]]:
         process.join()
 
 
-def test_two_writers_and_three_readers_lose_double_and_half_see_nothing(tmp_path: Path, spawned: list[Any]) -> None:
+def test_two_writers_and_three_readers_lose_nothing_and_see_no_half_commit(tmp_path: Path, spawned: list[Any]) -> None:
     store = Store.create(str(tmp_path / "busy"))
     spawn = multiprocessing.get_context("spawn")
-    done, failures, looks = spawn.Queue(), spawn.Queue(), spawn.Queue()
+    done, failures, reads = spawn.Queue(), spawn.Queue(), spawn.Queue()
     over, until = spawn.Event(), time.time() + TRAFFIC_S
     spawned += [
         spawn.Process(target=_writer, args=(store.url, range(first, first + 90_000), until, done))
         for first in (1_000, 100_000)
     ]
-    spawned += [spawn.Process(target=_reader, args=(store.url, over, failures, looks)) for _ in range(3)]
+    spawned += [spawn.Process(target=_reader, args=(store.url, over, failures, reads)) for _ in range(3)]
     for process in spawned:
         process.start()
     added = {number for _ in range(2) for number in done.get(timeout=TRAFFIC_S + 200)}
     over.set()
-    seen = [looks.get(timeout=100) for _ in range(3)]
+    seen = [reads.get(timeout=100) for _ in range(3)]
     for process in spawned:
         process.join(60)
     assert [process.exitcode for process in spawned] == [0] * 5, failures.get() if not failures.empty() else ""
     assert min(seen) > 0
     assert len(added) >= 2 * (2 * TURNS - TURNS // 5)
-    assert contents(store) == right(added)
+    assert contents(store) == expected_contents(added)
     assert store.check() == []

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.store import Store, stage
-from tests.test_checking import everything, make_song
+from tests.fakes import make_song
+from tests.test_check import everything
 
 s3fs = pytest.importorskip("s3fs")
 moto = pytest.importorskip("moto.server")
@@ -21,7 +22,7 @@ moto = pytest.importorskip("moto.server")
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The URL of an empty bucket; who looks for a proxy or for credentials of the machine finds none."""
+    """The URL of an empty bucket; proxies and credentials of the machine are hidden."""
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
@@ -42,14 +43,14 @@ def bucket() -> Iterator[str]:
 
 
 def objects(store: Store) -> list[str]:
-    """What is stored, but for the logs."""
+    """Names of the stored objects, without the logs."""
     root = store.url.removeprefix("s3://") + "/"
     fs = s3fs.S3FileSystem(use_listings_cache=False)
     return sorted(name.removeprefix(root) for name in fs.find(root) if "/_delta_log/" not in name)
 
 
 def test_a_store_lives_behind_a_url_as_in_a_folder(bucket: str, tmp_path: Path) -> None:
-    answers = []
+    contents = []
     for url in (f"{bucket}/library.songprint", str(tmp_path / "library.songprint")):
         store = Store.open_or_create(url)
         assert store.commit([stage(store.url, "a", [make_song(n) for n in range(1, 6)])]) == [1, 2, 3, 4, 5]
@@ -57,15 +58,15 @@ def test_a_store_lives_behind_a_url_as_in_a_folder(bucket: str, tmp_path: Path) 
         before = store.snapshot()
         assert store.remove([3]) == 1
         assert store.update([4], {"path": ["/moved/4.flac"]}) == 1
-        answers.append([everything(store), store.snapshot().stats() | {"bytes": 0, "bytes_per_hour": 0}])
+        contents.append([everything(store), store.snapshot().stats() | {"bytes": 0, "bytes_per_hour": 0}])
         assert store.compact().postings_dropped > 0
         assert before.n_songs == 11
         assert len(before.postings(make_song(3).hashes.hash[:1])) > 0, "a reader of the old version goes on"
         assert store.compact(grace_hours=0).bytes_waiting == 0
         assert store.check() == []
-        answers[-1].append(everything(Store.open(url)))
+        contents[-1].append(everything(Store.open(url)))
         assert len(store.snapshot().files("postings")) == 1
-    assert answers[0] == answers[1]
+    assert contents[0] == contents[1]
     stored = Store.open(f"{bucket}/library.songprint")
     snapshot = stored.snapshot()
     live = {name for table in ("songs", "postings", "constellations") for name in snapshot.files(table)}
@@ -108,7 +109,7 @@ def test_writers_of_an_object_store_lose_nothing(bucket: str) -> None:
     assert store.snapshot().n_songs == 4
 
 
-def test_what_is_not_there_is_said_in_a_sentence(bucket: str) -> None:
+def test_a_missing_store_is_reported_in_a_sentence(bucket: str) -> None:
     with pytest.raises(StoreError, match="s3://music/nothing: there is no store here"):
         Store.open(f"{bucket}/nothing")
     s3fs.S3FileSystem().pipe_file(f"{bucket}/other/song.mp3", b"x")

@@ -1,18 +1,22 @@
-"""The examples of data/README.md, as they stand there: other tools read what songprint reads."""
+"""data/README.md agrees with the code, and its examples run: other tools read what songprint reads."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.fingerprinting.landmarks import unpack
-from pipeline.store import Store
+from pipeline.fingerprinting.settings import Settings
+from pipeline.store import Store, metadata
 from pipeline.store.schema import SCHEMAS
-from tests.test_checking import make_song, store
+from tests.fakes import make_song
+from tests.test_check import store
 
 __all__ = ["store"]  # a fixture
 
@@ -52,10 +56,32 @@ def test_pandas_reads_the_peaks_of_a_song(store: Store) -> None:
     np.testing.assert_array_equal(names["bins"], make_song(7).peaks.bin)
 
 
-def test_the_page_has_every_column_and_says_what_is_in_a_hash() -> None:
-    for schema in SCHEMAS.values():
-        for field in schema:
-            assert f"`{field.name}`" in README
+def test_the_page_names_the_format_and_every_setting() -> None:
+    assert set(re.findall(r"format\"?:? (\d+)", README)) == {str(metadata.FORMAT)}
+    (sentence,) = re.findall(r"`settings` says how samples became hashes:(.*?)\.", README, re.S)
+    assert re.findall(r"`(\w+)`", sentence) == [field.name for field in dataclasses.fields(Settings)]
+
+
+def described(field: pa.Field) -> str:
+    """The type of a column in the words of the page."""
+    if pa.types.is_list(field.type):
+        return f"list of {field.type.value_type}"
+    words = {pa.float64(): "float64", pa.timestamp("us", tz="UTC"): "timestamp (µs, UTC)"}
+    return words.get(field.type, str(field.type)) + (", may be null" if field.nullable else "")
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_the_page_has_the_columns_of_each_table_and_their_types(table: str) -> None:
+    (section,) = re.findall(rf"### `{table}`\n(.*?)(?=\n##|\Z)", README, re.S)
+    columns = [
+        (name, row[1])
+        for row in re.findall(r"^\| (`[^|]*`) \| ([^|]*?) \|", section, re.M)
+        for name in re.findall(r"`(\w+)`", row[0])
+    ]
+    assert columns == [(field.name, described(field)) for field in SCHEMAS[table]]
+
+
+def test_the_page_says_what_is_in_a_hash() -> None:
     hash_ = 123_456_789 & ((1 << 23) - 1)
     anchor, aside, ahead = (int(value[0]) for value in unpack(np.array([hash_], np.int32)))
     formulas = [

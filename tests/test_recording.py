@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -11,15 +11,13 @@ import soxr
 from numpy.typing import NDArray
 
 from pipeline import live
-from pipeline.fingerprinting.extract import constellation
-from pipeline.fingerprinting.landmarks import Postings, pair_peaks
-from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.recording import A_LOOP, Recording
 from pipeline.matching.tracks import Line, Track, fit_line
 from pipeline.matching.types import Match, Query
 from pipeline.matching.voting import Hits
 from pipeline.simulation import acoustics, music
+from tests.fakes import MemoryLibrary
 
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
@@ -33,31 +31,9 @@ def song(seed: int) -> Samples:
     return music.song(seed, 60.0, RATE)
 
 
-class Shelf:
-    """A library in memory: four songs with ids 1 to 4, unless others are given."""
-
-    def __init__(self, settings: Settings, songs: Mapping[int, Samples] | None = None) -> None:
-        songs = songs or {song_id: song(song_id) for song_id in range(1, 5)}
-        self.settings = settings
-        self.n_songs = len(songs)
-        self.peaks = {song_id: constellation(iter([samples]), settings) for song_id, samples in songs.items()}
-        hashes = {song_id: pair_peaks(peaks, settings.fan_out) for song_id, peaks in self.peaks.items()}
-        rows = np.concatenate([[h.hash, np.full(len(h), song_id), h.offset] for song_id, h in hashes.items()], axis=1)
-        self.rows = rows[:, np.lexsort(rows[::-1])].astype(np.int32)
-
-    def postings(self, hashes: NDArray[np.int32]) -> Postings:
-        return Postings(*self.rows[:, np.isin(self.rows[0], hashes)])
-
-    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
-        return np.zeros(len(hashes))
-
-    def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
-        return {song_id: self.peaks[song_id] for song_id in song_ids}
-
-
 @pytest.fixture(scope="module")
-def shelf() -> Shelf:
-    return Shelf(SETTINGS)
+def shelf() -> MemoryLibrary:
+    return MemoryLibrary.of_samples({song_id: song(song_id) for song_id in range(1, 5)}, SETTINGS)
 
 
 def cut(seed: int, start_s: float, stop_s: float) -> Samples:
@@ -68,7 +44,7 @@ def silence(seconds: float) -> Samples:
     return np.zeros(round(seconds * RATE), np.float32)
 
 
-def heard(recording: Samples, shelf: Shelf, query: Query | None = None, block_s: float = 7.7) -> list[Match]:
+def heard(recording: Samples, shelf: MemoryLibrary, query: Query | None = None, block_s: float = 7.7) -> list[Match]:
     listening = Recording(shelf, query or Query())
     for start in range(0, len(recording), round(block_s * RATE)):
         listening.hear(recording[start : start + round(block_s * RATE)])
@@ -88,12 +64,12 @@ def rows(matches: Iterable[Match], speed: float = 1.0) -> list[tuple[int, object
     ]
 
 
-def test_songs_in_a_row_with_a_pause_and_a_stranger_between(shelf: Shelf) -> None:
+def test_songs_in_a_row_with_a_pause_and_a_stranger_between(shelf: MemoryLibrary) -> None:
     medley = np.concatenate([cut(1, 10, 40), silence(5), cut(STRANGER, 0, 25), cut(2, 0, 30), cut(3, 5, 45)])
     assert rows(heard(medley, shelf)) == [(1, 0, 30, 10), (2, 60, 90, -60), (3, 90, 130, -85)]
 
 
-def test_a_cross_fade_gives_both_songs_their_seconds(shelf: Shelf) -> None:
+def test_a_cross_fade_gives_both_songs_their_seconds(shelf: MemoryLibrary) -> None:
     out, into = np.zeros(round(74 * RATE), np.float32), np.linspace(0, 1, 6 * RATE, dtype=np.float32)
     first, second = cut(1, 0, 40).copy(), cut(4, 20, 60).copy()
     first[-len(into) :] *= 1 - into
@@ -103,36 +79,36 @@ def test_a_cross_fade_gives_both_songs_their_seconds(shelf: Shelf) -> None:
     assert rows(heard(out, shelf)) == [(1, 0, 40, 0), (4, 34, 74, -14)]
 
 
-def test_a_song_under_voices_in_a_room_is_one_segment(shelf: Shelf) -> None:
+def test_a_song_under_voices_in_a_room_is_one_segment(shelf: MemoryLibrary) -> None:
     speech = acoustics.recording(cut(2, 0, 55), 5.0, seed=1, sample_rate=RATE)
     assert rows(heard(speech, shelf)) == [(2, 0, 55, 0)]
 
 
-def test_the_same_song_twice_and_a_jump_inside_it_are_segments_of_their_own(shelf: Shelf) -> None:
+def test_the_same_song_twice_and_a_jump_inside_it_are_segments_of_their_own(shelf: MemoryLibrary) -> None:
     medley = np.concatenate([cut(3, 0, 30), cut(1, 0, 30), cut(3, 0, 30), cut(3, 40, 60)])
     expected = [(3, 0, 30, 0), (1, 30, 60, -30), (3, 60, 90, -60), (3, 90, 110, -50)]
     assert expected == rows(heard(medley, shelf))
 
 
-def test_a_seam_between_stretches_is_not_heard(shelf: Shelf) -> None:
+def test_a_seam_between_stretches_is_not_heard(shelf: MemoryLibrary) -> None:
     medley = np.concatenate([cut(STRANGER, 0, 60), cut(1, 0, 55), cut(2, 0, 60), cut(4, 0, 17)])
     expected = [(1, 60, 115, -60), (2, 115, 175, -115), (4, 175, 192, -175)]
     assert expected == rows(heard(medley, shelf))
 
 
-def test_strangers_are_not_named(shelf: Shelf) -> None:
+def test_strangers_are_not_named(shelf: MemoryLibrary) -> None:
     strange = np.concatenate([cut(seed, 0, 60) for seed in (STRANGER, STRANGER + 1, STRANGER + 2)])
     assert heard(strange, shelf) == []
 
 
-def test_a_clock_that_runs_fast_gives_one_segment_with_its_speed(shelf: Shelf) -> None:
+def test_a_clock_that_runs_fast_gives_one_segment_with_its_speed(shelf: MemoryLibrary) -> None:
     (segment,) = heard(soxr.resample(cut(1, 0, 60), 1.003, 1.0), shelf)
     assert segment.speed == pytest.approx(1.003, abs=5e-4)
     assert rows([segment], 1.003) == [(1, 0, 60 / 1.003, 0)]
 
 
 @pytest.mark.parametrize("speed", [0.955, 1.04])
-def test_a_turntable_is_followed_within_the_range_that_was_asked_for(shelf: Shelf, speed: float) -> None:
+def test_a_turntable_is_followed_within_the_range_that_was_asked_for(shelf: MemoryLibrary, speed: float) -> None:
     medley = soxr.resample(np.concatenate([cut(1, 0, 60), cut(2, 0, 40)]), speed, 1.0)
     first, second = heard(medley, shelf, Query(speed_range=6.0))
     assert rows([first, second], speed) == [(1, 0, 60 / speed, 0), (2, 60 / speed, 100 / speed, -60)]
@@ -144,7 +120,7 @@ def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
     """Faintly heard, and as well wherever the loop comes again in the song."""
     loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
     of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.5 * music.song(33, 50.0, RATE)
-    shelf = Shelf(SETTINGS, {1: of_loops.astype(np.float32), 2: song(2)})
+    shelf = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
     other = np.tile(loop, 10)[: 40 * RATE] + 10.0 * music.song(STRANGER, 40.0, RATE)
     assert all(match.clip_end_s - match.clip_start_s < 10 for match in heard(other.astype(np.float32), shelf))
     assert rows(heard(of_loops, shelf)) == [(1, 0, 50, 0)]
@@ -154,7 +130,7 @@ def test_a_loop_is_suspected_by_its_share_elsewhere() -> None:
     """Live it is suspected sooner; where no share is enough to be suspected, the loop's song is named."""
     loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
     of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.7 * music.song(33, 50.0, RATE)
-    shelf = Shelf(SETTINGS, {1: of_loops.astype(np.float32), 2: song(2)})
+    shelf = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
     other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * music.song(STRANGER, 40.0, RATE)).astype(np.float32)
     named = {}
     for a_loop in (live.A_LOOP, A_LOOP, 2.0):
@@ -168,7 +144,7 @@ def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
     """What plays is in the song from start to end, and what the song plays louder is lacking."""
     accompaniment = music.song(31, 50.0, RATE)
     whole = (0.5 * accompaniment + music.song(33, 50.0, RATE)).astype(np.float32)
-    shelf = Shelf(SETTINGS, {1: whole, 2: song(2)})
+    shelf = MemoryLibrary.of_samples({1: whole, 2: song(2)}, SETTINGS)
     assert heard(accompaniment, shelf) == []
     assert rows(heard(whole, shelf)) == [(1, 0, 50, 0)]
 
@@ -178,15 +154,15 @@ def test_another_version_of_a_song_is_not_named_beside_it(loudness: float) -> No
     """The library has a song, and the same with another voice over it; each is told from the other, a copy is not."""
     voice = loudness * music.song(41, 60.0, RATE)
     versions = {1: song(1), 2: (song(1) + voice).astype(np.float32), 3: song(3)}
-    shelf = Shelf(SETTINGS, versions)
+    shelf = MemoryLibrary.of_samples(versions, SETTINGS)
     for song_id in (1, 2):
         played = acoustics.recording(versions[song_id][: 50 * RATE], 10.0, seed=2, sample_rate=RATE)
         assert rows(heard(played, shelf)) == [(song_id, 0, 50, 0)]
-    twins = Shelf(SETTINGS, {1: song(1), 2: 0.5 * song(1)})
+    twins = MemoryLibrary.of_samples({1: song(1), 2: 0.5 * song(1)}, SETTINGS)
     assert [match.song_id for match in heard(cut(1, 0, 50), twins)] == [1, 2]
 
 
-def test_how_the_samples_come_does_not_matter(shelf: Shelf) -> None:
+def test_how_the_samples_come_does_not_matter(shelf: MemoryLibrary) -> None:
     medley = np.concatenate([cut(1, 10, 55), cut(2, 0, 60), cut(3, 5, 45)])
     assert heard(medley, shelf, block_s=1.3) == heard(medley, shelf, block_s=200.0)
 

@@ -60,7 +60,7 @@ def test_rooms_by_formula_and_simulated_ones_are_as_reverberant_at_any_rate(samp
 def test_a_room_keeps_the_length_and_the_place_of_a_sound(rng: np.random.Generator) -> None:
     click = np.zeros(22050, np.float32)
     click[5000] = 1.0
-    heard = acoustics.heard_in(click, acoustics.room(rng))
+    heard = acoustics.convolve(click, acoustics.room(rng))
     assert heard.shape == click.shape
     assert int(np.argmax(np.abs(heard))) == 5000
     assert np.abs(heard[:5000]).max() < 1e-5

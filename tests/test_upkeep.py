@@ -9,7 +9,8 @@ import pytest
 
 from jobs.cli import run
 from pipeline.store import Store
-from tests.test_checking import flip, largest, make_song, store
+from tests.fakes import make_song
+from tests.test_check import flip, largest, store
 
 __all__ = ["store"]  # a fixture
 
@@ -51,7 +52,7 @@ def test_check_says_what_is_wrong_and_repair_mends_it(store: Store, capsys: pyte
     damaged = largest(store, "postings")
     flip(damaged, 0.5)
     assert run(["check", "--store", store.url, "--format", "json"]) == 1
-    assert [row["place"] for row in lines(capsys)] == [f"postings/{damaged.name}"]
+    assert [row["place"] for row in lines(capsys)] == [damaged.relative_to(store.url).as_posix()]
     assert run(["check", "--repair", "--store", store.url, "--format", "json"]) == 0
     assert lines(capsys) == []
     assert run(["check", "--store", store.url]) == 0

@@ -62,7 +62,7 @@ def wrong(animal: Animal, path: str, music: NDArray[np.float32]) -> str | None:
             return message
         if not message.isprintable() or len(message) > len(path) * 4 + 300:
             return f"message not printable or too long: {message!r}"
-        reason = message.removeprefix(paths.shown(path) + ": ") if path.isprintable() else message
+        reason = message.removeprefix(paths.printable_path(path) + ": ") if path.isprintable() else message
         return None if re.search(animal.reason, reason) else f"another reason: {reason}"
     if animal.mute:
         return None
@@ -116,7 +116,7 @@ def test_an_index_run_over_the_zoo_ends_well_with_a_row_for_each(
         failed = {row["path"] for row in csv.DictReader(file)}
     fates = {}
     for animal in animals:
-        path = paths.shown(str(folder / animal.name))
+        path = paths.printable_path(str(folder / animal.name))
         known = "indexed" if songs.get(path, 0.0) >= 0.98 else "partial"
         fate = known if path in songs else "failed" if path in failed else "skipped"
         if animal.fate != ("worn" if animal.fate == "worn" and path in songs else fate):
@@ -166,7 +166,7 @@ def test_identify_gives_every_animal_a_row_and_ends_well(folder: Path, animals: 
     for animal in animals:
         # A CSV holds no control character but line breaks, as a terminal may show it.
         status = statuses.get(
-            re.sub(r"[\x00-\x08\x0b-\x1f]", "\ufffd", paths.shown(str(folder / animal.name))), "skipped"
+            re.sub(r"[\x00-\x08\x0b-\x1f]", "\ufffd", paths.printable_path(str(folder / animal.name))), "skipped"
         )
         expected = {animal.fate} if animal.fate in ("skipped", "failed") else {"matched"}
         if animal.mute:

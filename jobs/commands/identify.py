@@ -73,7 +73,7 @@ def identify(
     from pipeline import catalog
     from pipeline.identification import ANSWERS, answer
     from pipeline.matching.types import Query
-    from pipeline.paths import shown
+    from pipeline.paths import printable_path
     from pipeline.store import Store
 
     as_sheets = format_ in sheets.SUFFIXES
@@ -90,7 +90,7 @@ def identify(
         run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range}
         answered = dataset.answered(output, run)
         everything = len(entries)
-        entries = [entry for entry in entries if shown(entry.path) not in answered]
+        entries = [entry for entry in entries if printable_path(entry.path) not in answered]
         if len(entries) < everything:
             log.info("%d of %d clips have an answer in %s already.", everything - len(entries), everything, output)
     # One recording is one task: other processes could not help.

@@ -84,10 +84,10 @@ def listen(
         name = "microphone"
         device_rate, blocks = microphone(device)
         log.info("listening; Ctrl-C to stop")
-        matches = hear(resampling.resampled(blocks, device_rate, wanted))
+        matches = hear(resampling.resample_blocks(blocks, device_rate, wanted))
     elif input_ == "-":
         name = "-"
-        matches = hear(resampling.resampled(raw(sys.stdin.buffer), rate, wanted))
+        matches = hear(resampling.resample_blocks(raw(sys.stdin.buffer), rate, wanted))
     else:
         name = input_
         matches, _ = decoding.decode(input_, wanted, hear)

@@ -27,8 +27,8 @@ from pipeline.audio.decoder import CannotDecode, Decoded, Decoder, Unreadable
 from pipeline.audio.ffmpeg import FfmpegDecoder
 from pipeline.audio.formats import kind_of
 from pipeline.audio.libsndfile import LibsndfileDecoder, is_short_opus
-from pipeline.audio.resampling import resampled
-from pipeline.paths import audio_error, opened
+from pipeline.audio.resampling import resample_blocks
+from pipeline.paths import audio_error, open_regular
 
 T = TypeVar("T")
 _BLOCK_FRAMES = 1 << 16  # less halves libsndfile's speed in the end; more does not fit the cache
@@ -75,7 +75,7 @@ def decode(
     deadline = None if limit_s is None else time.monotonic() + limit_s
     best: tuple[T, Decoded] | None = None
     fault = "no audio in it"
-    with opened(path) as (fd, size):
+    with open_regular(path) as (fd, size):
         kind = kind_of(fd, size)
         if kind in _REFUSALS:
             raise audio_error(path, _REFUSALS[kind])
@@ -165,7 +165,7 @@ def _mono(track: Decoder, sample_rate: int) -> Generator[NDArray[np.float32], No
         while n := track.fill(buffer):
             yield _finite(_mix(buffer[:n]))
 
-    yield from resampled(blocks(), track.sample_rate, sample_rate)
+    yield from resample_blocks(blocks(), track.sample_rate, sample_rate)
 
 
 def _mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:

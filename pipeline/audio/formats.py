@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from pipeline.paths import opened
+from pipeline.paths import open_regular
 
 _AUDIO = "aac ac3 aif aifc aiff amr ape asf au caf dsf dts eac3 flac m4a m4b m4p mka mp+ mp1 mp2 mp3 mpc oga ogg opus"
 _AUDIO += " ra rf64 snd spx tak tta voc w64 wav wave weba wma wv"
@@ -46,7 +46,7 @@ def is_audio(path: str) -> bool:
     AudioError
         If the file cannot be opened or is no regular file.
     """
-    with opened(path) as (fd, size):
+    with open_regular(path) as (fd, size):
         return kind_of(fd, size) in ("wav", "aiff", "flac", "mp3", "ogg", "opus", "other")
 
 

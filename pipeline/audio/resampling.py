@@ -9,7 +9,7 @@ import soxr
 from numpy.typing import NDArray
 
 
-def resampled(
+def resample_blocks(
     blocks: Iterable[NDArray[np.float32]], sample_rate: int, wanted: int
 ) -> Generator[NDArray[np.float32], None, None]:
     """A stream of ``(n,)`` float32 samples at another rate, in Hz; no empty block comes out."""

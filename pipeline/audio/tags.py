@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from pipeline.paths import opened, shown
+from pipeline.paths import open_regular, printable_path
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def read_tags(path: str) -> Tags:
     are kept, since they are what the file says; whoever shows them must quote them.
     """
     try:
-        with opened(path) as (fd, _), open(fd, "rb", closefd=False) as file:
+        with open_regular(path) as (fd, _), open(fd, "rb", closefd=False) as file:
             head = file.read(12)
             if head[:3] == b"ID3" or (head[:4] in (b"RIFF", b"RF64", b"FORM") and head[8:11] in (b"WAV", b"AIF")):
                 found = _id3(file, _id3_offset(file, head))
@@ -42,7 +42,7 @@ def read_tags(path: str) -> Tags:
                 found = _mutagen(file)
             return found if found != Tags() else _id3v1(file)
     except Exception as error:  # every parser of every format has its own; a song is worth more than its title
-        log.debug("%s: tags unreadable: %s", shown(path), error)
+        log.debug("%s: tags unreadable: %s", printable_path(path), error)
         return Tags()
 
 

@@ -192,7 +192,7 @@ def degrade(
     if condition.startswith("room"):
         band_hz = (rng.uniform(120, 300), rng.uniform(6000, 9000))
         played = acoustics.loudspeaker(samples, RATE, band_hz)
-        clip = acoustics.heard_in(played, around.rooms[int(rng.integers(len(around.rooms)))])[-len(clip) :]
+        clip = acoustics.convolve(played, around.rooms[int(rng.integers(len(around.rooms)))])[-len(clip) :]
     start = int(rng.integers(len(around.noise) - len(clip)))
     noise = around.noise[start : start + len(clip)]
     snr_db = float(condition.removeprefix("room").removeprefix("noise"))

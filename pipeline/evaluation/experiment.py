@@ -134,7 +134,7 @@ def evaluate(
             continue
         asked: list[Asked] = []
         for condition, length_s, start_s, heard in cut_clips(samples, plan, around, rng):
-            clip = np.concatenate([*resampling.resampled([heard], RATE, snapshot.settings.sample_rate)])
+            clip = np.concatenate([*resampling.resample_blocks([heard], RATE, snapshot.settings.sample_rate)])
             limits = dataclasses.replace(query, speed_range=max(query.speed_range, off_speed(condition)))
             libraries: list[Library] = [snapshot]
             if song_id is not None:

@@ -68,10 +68,10 @@ def reverberate(
     tail = rng.standard_normal(sample_rate // 2, dtype=np.float32)
     tail *= np.float32(0.04) * np.exp(np.linspace(0, -6.9, len(tail), dtype=np.float32))
     tail[0] = 1.0
-    return heard_in(samples, tail)
+    return convolve(samples, tail)
 
 
-def heard_in(samples: NDArray[np.float32], response: NDArray[np.float32]) -> NDArray[np.float32]:
+def convolve(samples: NDArray[np.float32], response: NDArray[np.float32]) -> NDArray[np.float32]:
     """The samples through the impulse response of a `room`, ``(n,)`` as they were."""
     size = scipy.fft.next_fast_len(len(samples) + len(response), real=True)
     wet: NDArray[np.float32] = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(response, size), size)

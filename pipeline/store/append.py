@@ -1,4 +1,4 @@
-"""Adding songs: staged batches or another store's, all or none, whoever else writes at the same time."""
+"""Add songs from staged batches or from another store, all or none, also when other jobs write at the same time."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from pipeline.store.storage import Location
 # Songs of one constellations file: some 15 MB.
 SONGS_PER_FILE = 1024
 
-# What spreads tasks: the builtin `map`, or an executor's. Results come in the order of the items.
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+# How tasks are run: the builtin `map`, or the map of an executor. Results come in the order of the items.
+MapFunction = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Numbers = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class Addition:
     """Songs to add, and the files that have their postings and peaks.
 
     Parameters
@@ -54,30 +54,33 @@ class Batch:
     location
         The store that the files are in.
     rows
-        Of the songs table, without id, status and time.
-    numbers
-        Of each song in the files of peaks.
+        Rows of the songs table, without song id, place, status and time.
+    file_ids
+        ``(n_songs,)`` int32: the id that each song has in the files of peaks, where it has no song id of the target
+        store yet.
     places
-        Of each song in the files of postings.
+        Where each song lies in the files of postings.
     postings
-        Each file, and the shard that it has songs of.
+        Names of the files, inside the store that they are in, each with the shard that it belongs to.
+    constellations
+        Names of the files.
     sample
         The hash of every `staging.SAMPLE_STEP`-th posting.
     """
 
     location: Location
     rows: Sequence[dict[str, Any]]
-    numbers: NDArray[np.int32]
+    file_ids: NDArray[np.int32]
     places: Places
     postings: tuple[tuple[str, int], ...]
     constellations: tuple[str, ...]
     sample: Int32s
 
-    def renumber(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The id of each number in the files, 0 for those left out."""
-        renumber = np.zeros(int(self.numbers.max(initial=0)) + 1, np.int32)
-        renumber[self.numbers] = ids
-        return renumber
+    def song_id_table(self, song_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The song id for each id in the files; 0 for those left out."""
+        table = np.zeros(int(self.file_ids.max(initial=0)) + 1, np.int32)
+        table[self.file_ids] = song_ids
+        return table
 
     def relocate(self, shard: int, places: Places, new_shard: int) -> Relocation:
         """Where the songs of one shard of the files go that get a place in a shard of the store."""
@@ -87,72 +90,78 @@ class Batch:
         return Relocation(self.places.first[some], self.places.stop[some], new_first)
 
 
-def of_manifest(location: Location, manifest: Manifest) -> Batch:
-    """What a worker staged."""
-    numbers = np.arange(len(manifest.songs), dtype=np.int32)
-    sample = np.array(manifest.sample, np.int32)
+def from_manifest(location: Location, manifest: Manifest) -> Addition:
+    """The songs of a staged batch."""
     n_frames = [row["n_frames"] for row in manifest.songs]
-    places = Places(np.zeros(len(n_frames), np.int32), first_frames(n_frames), np.array(n_frames, np.int64))
-    files = ((manifest.postings, 0),)
-    return Batch(location, manifest.songs, numbers, places, files, (manifest.constellations,), sample)
+    return Addition(
+        location=location,
+        rows=manifest.songs,
+        file_ids=np.arange(len(manifest.songs), dtype=np.int32),
+        places=Places(np.zeros(len(n_frames), np.int32), first_frames(n_frames), np.array(n_frames, np.int64)),
+        postings=((manifest.postings, 0),),
+        constellations=(manifest.constellations,),
+        sample=np.array(manifest.sample, np.int32),
+    )
 
 
-def of_snapshot(snapshot: Snapshot) -> Batch:
+def from_snapshot(snapshot: Snapshot) -> Addition:
     """All songs of a store."""
     names = [name for name in SCHEMAS[SONGS].names if name not in ("song_id", "status", "indexed_at")]
     songs = snapshot.songs(["song_id", *names])
     shard, first, n_frames = (songs[name].to_numpy() for name in ("shard", "first_frame", "n_frames"))
-    return Batch(
-        snapshot.location,
-        songs.select(names).to_pylist(),
-        songs["song_id"].to_numpy(),
-        Places(shard, first.astype(np.int64), n_frames.astype(np.int64)),
-        snapshot.postings_files(),
-        snapshot.files(CONSTELLATIONS),
-        np.concatenate([np.zeros(0, np.int32), *(shard.sample(SAMPLE_STEP) for shard in snapshot.shards)]),
+    return Addition(
+        location=snapshot.location,
+        rows=songs.select(names).to_pylist(),
+        file_ids=songs["song_id"].to_numpy(),
+        places=Places(shard, first.astype(np.int64), n_frames.astype(np.int64)),
+        postings=snapshot.postings_files(),
+        constellations=snapshot.files(CONSTELLATIONS),
+        sample=np.concatenate([np.zeros(0, np.int32), *(shard.sample(SAMPLE_STEP) for shard in snapshot.shards)]),
     )
 
 
-def add(location: Location, settings: Settings, batches: Sequence[Batch], run: Map) -> list[int]:
-    """Add the songs that are new to the store, and that are not twice in the batches; their ids."""
+def add_songs(
+    location: Location, settings: Settings, additions: Sequence[Addition], map_tasks: MapFunction
+) -> list[int]:
+    """Add the songs whose digest is new to the store, each digest once; their song ids."""
     for songs in delta_log.attempts(location, SONGS):
-        new = _new(location, batches, songs)
-        count = sum(sum(batch) for batch in new)
+        new = _new_songs(location, additions, songs)
+        count = sum(sum(flags) for flags in new)
         if not count:
             break
         first = songs.numbers.get(NEXT_SONG_ID, 1)
-        places, numbers = _places(new, batches, songs)
-        try:  # take ids and frames; nobody gets them again, whatever becomes of this job
+        places, numbers = _reserve_places(new, additions, songs)
+        try:  # reserve ids and frames; they are never given again, also when this job dies
             reserved = delta_log.commit(location, songs, numbers={NEXT_SONG_ID: first + count, **numbers})
         except Conflict:
             continue
-        ids = _number(new, first)
-        pins = _write(location, settings, batches, ids, places, first, run)
-        added = _commit_songs(location, batches, ids, places, first, pins, reserved)
+        ids = _assign_ids(new, first)
+        pins = _write_tables(location, settings, additions, ids, places, first, map_tasks)
+        added = _commit_songs(location, additions, ids, places, first, pins, reserved)
         if added is not None:
             return added
     return []
 
 
 def run_task(task: MergeTask | CopyTask) -> DataFile | None:
-    """One piece of the work of a commit, in whatever process."""
+    """Run one task of a commit, in any process."""
     return postings.run_merge(task) if isinstance(task, MergeTask) else constellations.run_copy(task)
 
 
-def _new(location: Location, batches: Sequence[Batch], songs: Version) -> list[list[bool]]:
-    """Which songs are new to the store, by digest."""
-    known = _known(location, songs, [row["digest"] for batch in batches for row in batch.rows])
+def _new_songs(location: Location, additions: Sequence[Addition], songs: Version) -> list[list[bool]]:
+    """For each song of each addition, whether its digest is new to the store and to the additions before it."""
+    known = _known_digests(location, songs, [row["digest"] for addition in additions for row in addition.rows])
     new = []
-    for batch in batches:
+    for addition in additions:
         flags = []
-        for row in batch.rows:
+        for row in addition.rows:
             flags.append(row["digest"] not in known)
             known.add(row["digest"])
         new.append(flags)
     return new
 
 
-def _known(location: Location, songs: Version, digests: Sequence[str]) -> set[str]:
+def _known_digests(location: Location, songs: Version, digests: Sequence[str]) -> set[str]:
     """Which of some digests belong to songs of the store."""
     wanted = pa.array(digests, pa.string())
     known: set[str] = set()
@@ -166,8 +175,8 @@ def _known(location: Location, songs: Version, digests: Sequence[str]) -> set[st
     return known
 
 
-def _number(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]]:
-    """Consecutive ids from ``first`` for those that are true, 0 for the others."""
+def _assign_ids(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]]:
+    """Consecutive ids from ``first`` for the songs that are new, 0 for the others."""
     ids = []
     for flags in new:
         kept = np.array(flags, bool)
@@ -176,40 +185,44 @@ def _number(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]
     return ids
 
 
-def _places(new: Sequence[Sequence[bool]], batches: Sequence[Batch], songs: Version) -> tuple[list[Places], Numbers]:
+def _reserve_places(
+    new: Sequence[Sequence[bool]], additions: Sequence[Addition], songs: Version
+) -> tuple[list[Places], Numbers]:
     """Places for the songs that are true, shard -1 for the others; and what the log has to say of it."""
     kept = [np.array(flags, bool) for flags in new]
-    lengths = [batch.places.n_frames[some] for batch, some in zip(batches, kept, strict=True)]
+    lengths = [addition.places.n_frames[some] for addition, some in zip(additions, kept, strict=True)]
     shard_frames = int(songs.configuration.get(SHARD_FRAMES, frames.SHARD_FRAMES))
     given, numbers = frames.reserve(songs.numbers, np.concatenate(lengths).tolist(), shard_frames)
     places = []
     at = 0
-    for batch, some in zip(batches, kept, strict=True):
+    for addition, some in zip(additions, kept, strict=True):
         stop = at + int(some.sum())
         shard, first = np.full(len(some), -1, np.int32), np.zeros(len(some), np.int64)
         shard[some], first[some] = given.shard[at:stop], given.first[at:stop]
-        places.append(Places(shard, first, batch.places.n_frames))
+        places.append(Places(shard, first, addition.places.n_frames))
         at = stop
     return places, numbers
 
 
 def _merges(
-    location: Location, batches: Sequence[Batch], places: Sequence[Places], first: int, settings: str
+    location: Location, additions: Sequence[Addition], places: Sequence[Places], first: int, settings: str
 ) -> list[MergeTask]:
-    """The merges that bring the postings of the batches to their places, shard by shard."""
-    pairs = list(zip(batches, places, strict=True))
+    """The merges that bring the postings of the additions to their places, shard by shard."""
+    pairs = list(zip(additions, places, strict=True))
     merges = []
     for shard in sorted({int(shard) for place in places for shard in np.unique(place.shard)} - {-1}):
         sources: list[postings.Source] = []
         samples = []
-        for batch, place in pairs:
-            relocations = {old: batch.relocate(old, place, shard) for old in {old for _, old in batch.postings}}
+        for addition, place in pairs:
+            relocations = {old: addition.relocate(old, place, shard) for old in {old for _, old in addition.postings}}
             sources += [
-                (batch.location, name, relocations[old]) for name, old in batch.postings if relocations[old].keeps_any
+                (addition.location, name, relocations[old])
+                for name, old in addition.postings
+                if relocations[old].keeps_any
             ]
             share = place.n_frames[place.shard == shard].sum() / max(1, place.n_frames.sum())
-            even = np.linspace(0, len(batch.sample), round(len(batch.sample) * share), endpoint=False)
-            samples.append(np.sort(batch.sample)[even.astype(np.int64)])
+            even = np.linspace(0, len(addition.sample), round(len(addition.sample) * share), endpoint=False)
+            samples.append(np.sort(addition.sample)[even.astype(np.int64)])
         merges += [
             MergeTask(
                 location,
@@ -224,34 +237,34 @@ def _merges(
     return merges
 
 
-def _write(
+def _write_tables(
     location: Location,
     settings: Settings,
-    batches: Sequence[Batch],
+    additions: Sequence[Addition],
     ids: Sequence[NDArray[np.int32]],
     places: Sequence[Places],
     first: int,
-    run: Map,
+    map_tasks: MapFunction,
 ) -> dict[str, int]:
-    """Merge the batches' files into the tables; the versions that have them."""
+    """Merge the files of the additions into the tables and commit them; the version of each table that has them."""
     text = json.dumps(settings.to_dict())
-    renumber = [batch.renumber(numbers) for batch, numbers in zip(batches, ids, strict=True)]
-    pairs = list(zip(batches, renumber, strict=True))
-    merges = _merges(location, batches, places, first, text)
-    peaks = [(batch.location, name, table) for batch, table in pairs for name in batch.constellations]
+    pairs = [(addition, addition.song_id_table(song_ids)) for addition, song_ids in zip(additions, ids, strict=True)]
+    merges = _merges(location, additions, places, first, text)
+    peaks = [(addition.location, name, table) for addition, table in pairs for name in addition.constellations]
     copies = [
         CopyTask(location, part, None, f"{CONSTELLATIONS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
         for i, part in enumerate(constellations.plan_copies(peaks, SONGS_PER_FILE))
     ]
-    files = list(run(run_task, [*merges, *copies]))
+    files = list(map_tasks(run_task, [*merges, *copies]))
     written = {POSTINGS: files[: len(merges)], CONSTELLATIONS: files[len(merges) :]}
     return {
-        table: _append(location, table, [file for file in made if file is not None]).number
+        table: _commit_files(location, table, [file for file in made if file is not None]).number
         for table, made in written.items()
     }
 
 
-def _append(location: Location, table: str, files: Sequence[DataFile]) -> Version:
+def _commit_files(location: Location, table: str, files: Sequence[DataFile]) -> Version:
+    """Add files to a table, after whatever other jobs commit meanwhile."""
     for version in delta_log.attempts(location, table):
         with suppress(Conflict):
             return delta_log.commit(location, version, files)
@@ -260,20 +273,20 @@ def _append(location: Location, table: str, files: Sequence[DataFile]) -> Versio
 
 def _commit_songs(
     location: Location,
-    batches: Sequence[Batch],
+    additions: Sequence[Addition],
     ids: Sequence[NDArray[np.int32]],
     places: Sequence[Places],
     first: int,
     pins: dict[str, int],
     reserved: Version,
 ) -> list[int] | None:
-    """The commit point; ``None`` if `compaction.compact` has declared the reserved ids void meanwhile."""
+    """Add the rows: the commit point. ``None`` if `compaction.compact` has declared the reserved ids void meanwhile."""
     now = datetime.datetime.now(datetime.UTC)
     rows = [
         row | {"song_id": song_id, "shard": shard, "first_frame": frame, "status": INDEXED, "indexed_at": now}
-        for batch, numbers, place in zip(batches, ids, places, strict=True)
+        for addition, song_ids, place in zip(additions, ids, places, strict=True)
         for row, song_id, shard, frame in zip(
-            batch.rows, numbers.tolist(), place.shard.tolist(), place.first.tolist(), strict=True
+            addition.rows, song_ids.tolist(), place.shard.tolist(), place.first.tolist(), strict=True
         )
         if song_id
     ]
@@ -281,7 +294,7 @@ def _commit_songs(
         if songs.numbers.get(FENCE, 0) > first:
             return None
         if songs.number != reserved.number:
-            known = _known(location, songs, [row["digest"] for row in rows])
+            known = _known_digests(location, songs, [row["digest"] for row in rows])
             rows = [row for row in rows if row["digest"] not in known]
         if not rows:
             return []

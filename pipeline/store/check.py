@@ -1,7 +1,6 @@
-"""Is a store whole, and what can be brought back if it is not.
+"""Check a store: read every file from end to end, and compare what the tables say about each song.
 
-A posting is a function of its song's peaks, so damaged postings are made again from the constellations; only a song
-whose peaks are damaged is lost, and has to be indexed again.
+What is found can be repaired by `pipeline.store.repair`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, postings
-from pipeline.store.append import Map
+from pipeline.store.append import MapFunction
 from pipeline.store.delta_log import DataFile, Version
 from pipeline.store.frames import LARGEST_SHARD
 from pipeline.store.schema import (
@@ -39,30 +38,30 @@ from pipeline.store.schema import (
 from pipeline.store.songs import read_songs
 from pipeline.store.storage import Location
 
-REPAIR = "`songprint check --repair` brings back what can be"
-# The end of a file's name.
+REPAIR_HINT = "`songprint check --repair` brings back what can be"
+# The checksum at the end of a file's name.
 CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
-# Row groups of constellations that are read at once: 256 songs. One of postings has two million.
-STRIDE = 64
+# Row groups of constellations that are read at once: 256 songs. One of postings has two million rows.
+GROUPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it should be.
+    """A fault of a store.
 
     Parameters
     ----------
     place
-        The file or table that is meant, inside the store.
+        The file or table, by its name inside the store.
     what
-        What is wrong with it, in half a sentence.
+        What is wrong with it: a clause of the sentence that `str` gives.
     """
 
     place: str
     what: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what}; {REPAIR}"
+        return f"{self.place}: {self.what}; {REPAIR_HINT}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +95,8 @@ NOWHERE = SongPlaces(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, n
 
 @dataclass(frozen=True, slots=True)
 class _FileTask:
+    """One file to check; picklable."""
+
     location: Location
     table: str
     file: DataFile
@@ -105,14 +106,15 @@ class _FileTask:
 
 @dataclass(slots=True)
 class FileReport:
-    """What reading one file from end to end found.
+    """The result of reading one file from end to end.
 
     Parameters
     ----------
     song_ids, counts
-        How many rows of the postings, or how many peaks, each song has in it.
+        ``(n_songs,)`` int64: the songs in the file, rising, and how many rows (postings) or peaks (constellations)
+        each has.
     nobodys
-        What it has rows of that no song was ever given: half a sentence, or nothing.
+        The rows that it has of what was never given to a song: a clause, or nothing.
     """
 
     name: str
@@ -122,16 +124,19 @@ class FileReport:
     nobodys: str = ""
 
 
-def check(location: Location, settings: Settings, run: Map) -> list[Problem]:
-    """What `Store.check` does."""
-    return inspect(location, settings, run)[0]
+def find_problems(location: Location, settings: Settings, map_tasks: MapFunction) -> list[Problem]:
+    """Do the work of `Store.check`."""
+    return check_files(location, settings, map_tasks)[0]
 
 
-def inspect(location: Location, settings: Settings, run: Map) -> tuple[list[Problem], dict[str, list[FileReport]]]:
+def check_files(
+    location: Location, settings: Settings, map_tasks: MapFunction
+) -> tuple[list[Problem], dict[str, list[FileReport]]]:
+    """Find all problems; also the report of each file, by table."""
     text = json.dumps(settings.to_dict())
     problems: list[Problem] = []
     reports: dict[str, list[FileReport]] = {}
-    versions = _versions(location)
+    versions = _latest_versions(location)
     for table, pin in PINS.items():
         if (number := versions[SONGS].numbers.get(pin, 0)) > versions[table].number:
             problems.append(Problem(table, f"its log ends at version {versions[table].number}, before {number}"))
@@ -143,19 +148,19 @@ def inspect(location: Location, settings: Settings, run: Map) -> tuple[list[Prob
             _FileTask(location, table, file, text, places.get(file.shard, NOWHERE) if places else NOWHERE)
             for file in version.files
         ]
-        reports[table] = list(run(_check_file, tasks))
+        reports[table] = list(map_tasks(_check_file, tasks))
         problems += [problem for report in reports[table] for problem in report.problems]
         if table == SONGS and not any(report.problems for report in reports[SONGS]):
             songs = read_songs(location, versions[SONGS])
             places = song_places(songs, versions[SONGS], {file.shard for file in versions[POSTINGS].files})
     if places is not None:
-        problems += _check_songs(songs, versions[SONGS])
-        problems += _check_counts(songs, versions[SONGS], reports)
+        problems += _song_problems(songs, versions[SONGS])
+        problems += _count_problems(songs, versions[SONGS], reports)
     return problems, reports
 
 
 def song_places(songs: pa.Table, version: Version, shards: Iterable[int]) -> dict[int, SongPlaces]:
-    """Where songs of all states lie, by shard; also for shards that have none."""
+    """The frames of songs of all states, by shard; also for shards that have none."""
     names = ("shard", "first_frame", "n_frames", "song_id")
     shard, first, n_frames, song_id = (songs[name].to_numpy().astype(np.int64) for name in names)
     last = version.numbers.get(NEXT_SHARD, 0), version.numbers.get(NEXT_FRAME, 0)
@@ -168,8 +173,8 @@ def song_places(songs: pa.Table, version: Version, shards: Iterable[int]) -> dic
     return made
 
 
-def _versions(location: Location) -> dict[str, Version]:
-    """The latest of each table: what a song that counts has in `postings` is the same in every later version."""
+def _latest_versions(location: Location) -> dict[str, Version]:
+    """The latest version of each table; the postings of an indexed song are the same in every later version."""
     return {table: delta_log.load(location, table) for table in (SONGS, POSTINGS, CONSTELLATIONS)}
 
 
@@ -178,69 +183,71 @@ def _check_file(task: _FileTask) -> FileReport:
     name = f"{task.table}/{task.file.name}"
     report = FileReport(name)
 
-    def wrong(what: str) -> None:
+    def add_problem(what: str) -> None:
         report.problems.append(Problem(name, what))
 
     try:
         size = task.location.size(name)
     except OSError:
-        wrong("the file is missing")
+        add_problem("the file is missing")
         return report
     if size != task.file.size_bytes:
-        wrong(f"the file has {size} bytes, its table's log says {task.file.size_bytes}")
+        add_problem(f"the file has {size} bytes, its table's log says {task.file.size_bytes}")
         return report
-    # before Parquet's library sees it: there are single bits in a footer that make it end the process
-    told = CHECKSUM.search(name)
-    if told and told.group(1) != task.location.checksum(name):
-        wrong("its contents are not what was written: their checksum is not the one in its name")
+    # before the Parquet library reads it: there are single bits in a footer that make it end the process
+    recorded = CHECKSUM.search(name)
+    if recorded and recorded.group(1) != task.location.checksum(name):
+        add_problem("its contents are not what was written: their checksum is not the one in its name")
         return report
     try:
         with task.location.parquet(name, checksums=True) as file:
             if not file.schema_arrow.equals(SCHEMAS[task.table]):
-                wrong("its columns are not those of its table")
+                add_problem("its columns are not those of its table")
                 return report
-            found = (file.metadata.metadata or {}).get(SETTINGS.encode(), b"").decode()
-            if task.table != SONGS and found != task.settings:
-                wrong("it was written with other settings")
+            written_with = (file.metadata.metadata or {}).get(SETTINGS.encode(), b"").decode()
+            if task.table != SONGS and written_with != task.settings:
+                add_problem("it was written with other settings")
             if file.metadata.num_rows != task.file.rows:
-                wrong(f"it has {file.metadata.num_rows} rows, its table's log says {task.file.rows}")
+                add_problem(f"it has {file.metadata.num_rows} rows, its table's log says {task.file.rows}")
             if task.table == POSTINGS:
-                what = _check_postings(file, task, report)
+                what = _postings_problem(file, task, report)
             elif task.table == CONSTELLATIONS:
-                what = _check_constellations(file, task.file, report)
+                what = _constellations_problem(file, task.file, report)
             else:
                 what = None if file.read() else "it is empty"
             if what:
-                wrong(what)
+                add_problem(what)
     except StoreError as error:
-        wrong(str(error.__cause__ or error).splitlines()[0])
+        add_problem(str(error.__cause__ or error).splitlines()[0])
     return report
 
 
-def _strides(file: Any, stride: int) -> Iterator[tuple[range, pa.Table]]:
-    for start in range(0, file.num_row_groups, stride):
-        groups = range(start, min(start + stride, file.num_row_groups))
+def _read_in_parts(file: Any, at_once: int) -> Iterator[tuple[range, pa.Table]]:
+    """A file in parts of some row groups: their numbers and their rows."""
+    for start in range(0, file.num_row_groups, at_once):
+        groups = range(start, min(start + at_once, file.num_row_groups))
         yield groups, file.read_row_groups(list(groups), use_threads=False)
 
 
-def _check_postings(file: Any, task: _FileTask, report: FileReport) -> str | None:
+def _postings_problem(file: Any, task: _FileTask, report: FileReport) -> str | None:
+    """The first thing wrong in a postings file; counts the rows of each song into the report."""
     last = (-1, -1)
     counts = np.zeros(0, np.int64)
     shown = postings.PostingsFile(task.location, report.name, task.file.size_bytes)
     hashes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
     of_hash: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    for groups, table in _strides(file, 1):
+    for groups, table in _read_in_parts(file, 1):
         part = postings.from_table(table)
         if min(int(part.hash.min()), int(part.position.min())) < 0:
             return "it has a hash or position below 0"
         if (furthest := int(part.position.max())) >= task.songs.end:
             report.nobodys = f"rows at frame {furthest} of shard {task.file.shard}"
-        counts = _add(counts, task.songs.count(part.position))
+        counts = _add_counts(counts, task.songs.count(part.position))
         key = part.hash.astype(np.int64) << 32 | part.position
         if (key[1:] < key[:-1]).any() or last > (int(part.hash[0]), int(part.position[0])):
             return "its rows are not sorted by hash, position"
         last = (int(part.hash[-1]), int(part.position[-1]))
-        if (group := _misjudged(file, groups, part.hash)) is not None:
+        if (group := _wrong_statistics(file, groups, part.hash)) is not None:
             return f"the smallest and largest hash of row group {group} are not what its footer says"
         if task.file.low["hash"] > part.hash[0] or task.file.high["hash"] < part.hash[-1]:
             return "it has hashes outside the range that its table's log says"
@@ -252,16 +259,16 @@ def _check_postings(file: Any, task: _FileTask, report: FileReport) -> str | Non
             if not np.array_equal(shown.positions(first, np.array([len(part)])), part.position):
                 return "its positions do not lie where its footer says"
     if shown.directory is not None:
-        told, each = shown.counts()
-        if not np.array_equal(told, np.concatenate(hashes)) or not np.array_equal(each, np.concatenate(of_hash)):
+        listed, each = shown.counts()
+        if not np.array_equal(listed, np.concatenate(hashes)) or not np.array_equal(each, np.concatenate(of_hash)):
             return "its directory is not that of its hashes"
     report.song_ids = np.flatnonzero(counts)
     report.counts = counts[report.song_ids]
     return None
 
 
-def _misjudged(file: Any, groups: range, values: NDArray[Any]) -> int | None:
-    """The first row group whose sorted values are not in the range that the footer says; look-ups rely on it."""
+def _wrong_statistics(file: Any, groups: range, values: NDArray[Any]) -> int | None:
+    """The first row group whose sorted values do not have the range that the footer says; look-ups rely on it."""
     row = 0
     for group in groups:
         meta = file.metadata.row_group(group)
@@ -272,17 +279,19 @@ def _misjudged(file: Any, groups: range, values: NDArray[Any]) -> int | None:
     return None
 
 
-def _add(one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.int64]:
+def _add_counts(one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of two arrays, the shorter one filled up with zeros."""
     long, short = (one, two) if len(one) >= len(two) else (two, one)
     total = long.copy()
     total[: len(short)] += short
     return total
 
 
-def _check_constellations(file: Any, data: DataFile, report: FileReport) -> str | None:
+def _constellations_problem(file: Any, data: DataFile, report: FileReport) -> str | None:
+    """The first thing wrong in a constellations file; counts the peaks of each song into the report."""
     ids, counts = [], []
-    for groups, table in _strides(file, STRIDE):
-        if (group := _misjudged(file, groups, table["song_id"].to_numpy())) is not None:
+    for groups, table in _read_in_parts(file, GROUPS_AT_ONCE):
+        if (group := _wrong_statistics(file, groups, table["song_id"].to_numpy())) is not None:
             return f"the smallest and largest song_id of row group {group} are not what its footer says"
         for batch in table.to_batches():
             steps, bins = batch.column("frame_step"), batch.column("bin")
@@ -304,7 +313,8 @@ def _check_constellations(file: Any, data: DataFile, report: FileReport) -> str 
     return None
 
 
-def _check_songs(songs: pa.Table, version: Version) -> list[Problem]:
+def _song_problems(songs: pa.Table, version: Version) -> list[Problem]:
+    """Broken rules of the songs table."""
     ids = songs["song_id"].to_numpy()
     digests = songs.filter(pc.equal(songs["status"], INDEXED))["digest"]
     rules = {
@@ -320,14 +330,15 @@ def _check_songs(songs: pa.Table, version: Version) -> list[Problem]:
 
 
 def _overlap(songs: pa.Table) -> bool:
+    """Whether two songs share a frame, or a song has none."""
     shard, first, n_frames = (songs[name].to_numpy().astype(np.int64) for name in ("shard", "first_frame", "n_frames"))
     order = np.lexsort((first, shard))
     shard, first, stop = shard[order], first[order], (first + n_frames)[order]
     return bool(((shard[1:] == shard[:-1]) & (first[1:] < stop[:-1])).any()) or bool((n_frames < 1).any())
 
 
-def _check_counts(songs: pa.Table, version: Version, reports: dict[str, list[FileReport]]) -> list[Problem]:
-    """Compare what the tables say of one song; files that have a problem of their own are not blamed twice."""
+def _count_problems(songs: pa.Table, version: Version, reports: dict[str, list[FileReport]]) -> list[Problem]:
+    """Songs with more or fewer rows than the songs table says; a table with a damaged file is reported only once."""
     end = version.numbers.get(NEXT_SONG_ID, 1)
     for report in reports[CONSTELLATIONS]:
         if len(report.song_ids) and report.song_ids[-1] >= end:
@@ -348,16 +359,16 @@ def _check_counts(songs: pa.Table, version: Version, reports: dict[str, list[Fil
             inside = report.song_ids < end
             added = report.counts if table == POSTINGS else np.ones(len(report.counts), np.int64)
             counts[report.song_ids[inside]] += added[inside]
-        should = indexed["landmarks"].to_numpy() if table == POSTINGS else np.ones(len(ids), np.int64)
-        odd = np.flatnonzero(counts[ids] != should)
-        if len(odd):
-            song = indexed.slice(int(odd[0]), 1).to_pylist()[0]
-            others = f", and {len(odd) - 1} other songs likewise" if len(odd) > 1 else ""
+        expected = indexed["landmarks"].to_numpy() if table == POSTINGS else np.ones(len(ids), np.int64)
+        differing = np.flatnonzero(counts[ids] != expected)
+        if len(differing):
+            song = indexed.slice(int(differing[0]), 1).to_pylist()[0]
+            others = f", and {len(differing) - 1} other songs likewise" if len(differing) > 1 else ""
             problems.append(
                 Problem(
                     table,
                     f"song {song['song_id']} ({song['path']}) has {counts[song['song_id']]} rows"
-                    f" where {should[odd[0]]} belong{others}",
+                    f" where {expected[differing[0]]} belong{others}",
                 )
             )
     return problems

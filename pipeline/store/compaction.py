@@ -1,7 +1,7 @@
-"""Making a store small and fast again: few large files, nothing of removed songs, no leftovers of jobs that died.
+"""Compact a store: merge small files, drop removed songs, delete leftovers of jobs that died.
 
-Readers go on meanwhile: what is replaced stays on the disk for the hours of grace. Writers go on as well, but one that
-had reserved song ids and not committed them when a fence was set has to merge again under new ids.
+Readers continue meanwhile: replaced files stay on the disk for the hours of grace. Writers continue as well, but one
+that had reserved song ids and not committed them when the fence was set has to merge again under new ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, postings
-from pipeline.store.append import SONGS_PER_FILE, Map, run_task
+from pipeline.store.append import SONGS_PER_FILE, MapFunction, run_task
 from pipeline.store.constellations import CopyTask
 from pipeline.store.delta_log import Conflict, DataFile, Version
 from pipeline.store.frames import LARGEST_SHARD
@@ -46,8 +46,8 @@ from pipeline.store.storage import TEMPORARY, Location
 
 # Rows of a file of the songs table: some 8 MB.
 SONG_ROWS = 65_536
-# A commit's postings are merged with smaller ones until they are this much larger than all of those together. Every
-# posting so is rewritten a few times in its life at most, and a lookup finds a handful of sorted runs at most.
+# The postings of a commit are merged with smaller ones until they are this much larger than all of those together. So
+# every posting is rewritten a few times at most, and a lookup reads a handful of sorted runs at most.
 TIER = 8
 
 Task = MergeTask | CopyTask
@@ -55,18 +55,18 @@ Task = MergeTask | CopyTask
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What a compaction did.
+    """The result of a compaction.
 
     Parameters
     ----------
     files_before, files_after, bytes_before, bytes_after
-        Of the files that belong to the store's version before and after.
+        Number and size of the files of the store's version, before and after.
     postings_dropped
-        Of songs that were removed, or never finished.
+        Postings of songs that were removed, or never finished.
     bytes_deleted
-        Of files that nothing needed any more.
+        Size of the deleted files, which no version within the grace needs.
     bytes_waiting
-        Of replaced files and leftovers that a later compaction will delete, when their hours of grace are over.
+        Size of replaced files and leftovers that a later compaction will delete, after their hours of grace.
     """
 
     files_before: int
@@ -78,13 +78,13 @@ class Compaction:
     bytes_waiting: int
 
 
-def compact(location: Location, settings: Settings, run: Map, grace_hours: int) -> Compaction:
-    """What `Store.compact` does."""
+def compact(location: Location, settings: Settings, map_tasks: MapFunction, grace_hours: int) -> Compaction:
+    """Do the work of `Store.compact`."""
     if grace_hours < 0:
         raise ParameterError(f"hours of grace are {grace_hours}; they must be 0 or more")
     before = [delta_log.load(location, table) for table in SCHEMAS]
-    songs, drop = _fence(location)
-    indexed = _indexed(location, songs)
+    songs, drop = _set_fence(location)
+    indexed = _indexed_songs(location, songs)
     end = songs.numbers.get(NEXT_SHARD, 0), songs.numbers.get(NEXT_FRAME, 0)
     text = json.dumps(settings.to_dict())
 
@@ -95,29 +95,29 @@ def compact(location: Location, settings: Settings, run: Map, grace_hours: int) 
         return _plan_constellations(location, version, drop, indexed["song_id"], text)
 
     versions = {
-        POSTINGS: _rewrite(location, POSTINGS, plan_postings, run),
-        CONSTELLATIONS: _rewrite(location, CONSTELLATIONS, plan_constellations, run),
+        POSTINGS: _rewrite(location, POSTINGS, plan_postings, map_tasks),
+        CONSTELLATIONS: _rewrite(location, CONSTELLATIONS, plan_constellations, map_tasks),
     }
     songs = _rewrite_songs(location, drop, {table: version.number for table, version in versions.items()})
-    deleted, waiting = _clean(location, grace_hours)
+    deleted, waiting = _delete_leftovers(location, grace_hours)
     after = [songs, *versions.values()]
     return Compaction(
         files_before=sum(len(version.files) for version in before),
         files_after=sum(len(version.files) for version in after),
         bytes_before=sum(file.size_bytes for version in before for file in version.files),
         bytes_after=sum(file.size_bytes for version in after for file in version.files),
-        postings_dropped=max(0, _rows(before, POSTINGS) - _rows(after, POSTINGS)),
+        postings_dropped=max(0, _count_rows(before, POSTINGS) - _count_rows(after, POSTINGS)),
         bytes_deleted=deleted,
         bytes_waiting=waiting,
     )
 
 
-def _rows(versions: Sequence[Version], table: str) -> int:
+def _count_rows(versions: Sequence[Version], table: str) -> int:
     return sum(file.rows for version in versions if version.table == table for file in version.files)
 
 
-def _fence(location: Location) -> tuple[Version, NDArray[np.bool_]]:
-    """Declare void what is reserved and not committed; which ids can go, for all ids given so far."""
+def _set_fence(location: Location) -> tuple[Version, NDArray[np.bool_]]:
+    """Declare void the ids that are reserved and not committed; for every id given, whether it can be dropped."""
     for songs in delta_log.attempts(location, SONGS):
         end = songs.numbers.get(NEXT_SONG_ID, 1)
         rows = read_songs(location, songs, ["song_id", "status"])
@@ -134,8 +134,8 @@ def _fence(location: Location) -> tuple[Version, NDArray[np.bool_]]:
     raise AssertionError("attempts end with an error")
 
 
-def _indexed(location: Location, songs: Version) -> dict[str, NDArray[np.int64]]:
-    """Columns of the songs that count."""
+def _indexed_songs(location: Location, songs: Version) -> dict[str, NDArray[np.int64]]:
+    """Columns of the indexed songs, by rising song id."""
     names = ("song_id", "landmarks", "shard", "first_frame", "n_frames")
     rows = read_songs(location, songs, [*names, "status"])
     rows = rows.filter(pc.equal(rows["status"], INDEXED))
@@ -143,14 +143,14 @@ def _indexed(location: Location, songs: Version) -> dict[str, NDArray[np.int64]]
 
 
 def _rewrite(
-    location: Location, table: str, plan: Callable[[Version], tuple[list[Task], list[DataFile]]], run: Map
+    location: Location, table: str, plan: Callable[[Version], tuple[list[Task], list[DataFile]]], map_tasks: MapFunction
 ) -> Version:
-    """Replace files of a table as planned; appends of others meanwhile stay."""
+    """Replace files of a table as planned; files that others add meanwhile stay."""
     for version in delta_log.attempts(location, table):
         tasks, replaced = plan(version)
         if not replaced:
             return version
-        written = [file for file in run(run_task, tasks) if file is not None]
+        written = [file for file in map_tasks(run_task, tasks) if file is not None]
         for latest in delta_log.attempts(location, table, version):
             if not {file.name for file in replaced} <= {file.name for file in latest.files}:
                 break  # another compaction has replaced them
@@ -175,7 +175,7 @@ def _plan_postings(
     Parameters
     ----------
     indexed
-        Columns of the songs that count.
+        Columns of the indexed songs.
     end
         Shard and frame behind all that were given: what lies further on belongs to a job that is still at it.
     """
@@ -188,7 +188,7 @@ def _plan_postings(
         relocation = None
         if sum(file.rows for file in files) == indexed["landmarks"][some].sum():  # nothing to drop
             runs = [list(run) for _, run in itertools.groupby(files, key=lambda file: file.name.rsplit("-", 2)[0])]
-            files = _smallest(runs)
+            files = _runs_to_merge(runs)
         else:
             relocation = _staying(indexed, some, end[1] if shard == end[0] else LARGEST_SHARD)
         if not files:
@@ -205,14 +205,14 @@ def _plan_postings(
 
 
 def _staying(indexed: dict[str, NDArray[np.int64]], some: NDArray[np.int64], end: int) -> Relocation:
-    """The songs that count stay where they are, and so does what lies behind all that were given."""
+    """The indexed songs stay where they are, and so does what lies behind all that were given."""
     first = np.append(indexed["first_frame"][some], end)
     stop = np.append(first[:-1] + indexed["n_frames"][some], LARGEST_SHARD)
     return Relocation(first, stop, first)
 
 
-def _smallest(runs: Sequence[list[DataFile]]) -> list[DataFile]:
-    """The files of the runs worth merging: from the smallest up, while the next is not much larger than those."""
+def _runs_to_merge(runs: Sequence[list[DataFile]]) -> list[DataFile]:
+    """The files of the sorted runs to merge: from the smallest up, while the next is at most `TIER` times all those."""
     by_size = sorted(runs, key=lambda run: sum(file.rows for file in run))
     chosen: list[DataFile] = []
     for place, run in enumerate(by_size):
@@ -225,8 +225,8 @@ def _smallest(runs: Sequence[list[DataFile]]) -> list[DataFile]:
 def _plan_constellations(
     location: Location, version: Version, drop: NDArray[np.bool_], song_ids: NDArray[np.int64], settings: str
 ) -> tuple[list[Task], list[DataFile]]:
-    def left(file: DataFile) -> int:
-        """Songs of the file that stay."""
+    def songs_kept(file: DataFile) -> int:
+        """Number of songs of the file that stay."""
         low, high = np.searchsorted(song_ids, [file.low["song_id"], file.high["song_id"] + 1])
         return int(high - low)
 
@@ -234,8 +234,8 @@ def _plan_constellations(
     group: list[DataFile] = []
     for file in sorted(version.files, key=lambda file: file.low["song_id"]):
         if file.low["song_id"] >= len(drop):
-            continue  # a job that is still at it
-        large = left(file) == file.rows >= SONGS_PER_FILE // 2
+            continue  # of a job that is still running
+        large = songs_kept(file) == file.rows >= SONGS_PER_FILE // 2
         if not large:
             group.append(file)
         if large or sum(member.rows for member in group) >= SONGS_PER_FILE:
@@ -245,7 +245,7 @@ def _plan_constellations(
     tasks: list[Task] = []
     replaced: list[DataFile] = []
     for members in [*groups, group]:
-        if len(members) < 2 and all(left(file) == file.rows for file in members):
+        if len(members) < 2 and all(songs_kept(file) == file.rows for file in members):
             continue
         sources = tuple((location, f"{CONSTELLATIONS}/{file.name}", None) for file in members)
         tasks.append(CopyTask(location, sources, drop, f"{name}-{len(tasks):04d}-{{crc}}.parquet", settings))
@@ -254,14 +254,14 @@ def _plan_constellations(
 
 
 def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, int]) -> Version:
-    """Take over the new versions of the other tables, and forget the songs that are in neither any more."""
-    gone = pa.array(np.flatnonzero(drop).astype(np.int32))
+    """Commit the new versions of the other tables, and delete the rows of the songs that were dropped from them."""
+    dropped = pa.array(np.flatnonzero(drop).astype(np.int32))
     for songs in delta_log.attempts(location, SONGS):
         numbers = {PINS[table]: max(number, songs.numbers.get(PINS[table], 0)) for table, number in pins.items()}
         replaced, parts = [], []
         for file in songs.files:
             rows = read_songs(location, songs.only(file))
-            kept = rows.filter(pc.invert(pc.is_in(rows["song_id"], gone)))
+            kept = rows.filter(pc.invert(pc.is_in(rows["song_id"], dropped)))
             if len(kept) < len(rows) or len(rows) < SONG_ROWS // 2:
                 replaced.append(file)
                 parts.append(kept)
@@ -279,8 +279,8 @@ def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, 
     raise AssertionError("attempts end with an error")
 
 
-def _clean(location: Location, grace_hours: int) -> tuple[int, int]:
-    """Delete what no version needs and is older than the grace; bytes deleted, bytes that are left to delete."""
+def _delete_leftovers(location: Location, grace_hours: int) -> tuple[int, int]:
+    """Delete what no version needs and is older than the grace; bytes deleted, and bytes left for later."""
     needed = {f"{table}/{file.name}" for table in SCHEMAS for file in delta_log.load(location, table).files}
     old = {f"{table}/{name}" for table in SCHEMAS for name in delta_log.leftovers(location, table, grace_hours)}
     before = time.time() - grace_hours * 3600

@@ -1,4 +1,6 @@
-"""Peaks of songs as rows of Parquet: half a megabyte for an hour of audio, any song read by touching four.
+"""The constellations table: the peaks of each song as a row of Parquet, half a megabyte for an hour of audio.
+
+Reading one song decodes a row group of four.
 
 Frames are stored as steps (the first one counted from frame 0), which are small where peaks are dense; the columns
 are byte-split, which zstd then halves again. Frames and bins take 0.33 MB/h (at 40 peaks/s 0.21, where dictionaries
@@ -64,7 +66,7 @@ def to_table(song_ids: Sequence[int], peaks: Sequence[Peaks]) -> pa.Table:
 
 
 def from_table(table: pa.Table, wanted: Container[int]) -> dict[int, Peaks]:
-    """The songs of `to_table` again, those wanted."""
+    """The inverse of `to_table`, for the songs that are wanted."""
     found: dict[int, Peaks] = {}
     for batch in table.to_batches():
         steps = batch.column("frame_step")
@@ -102,13 +104,13 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
     return made
 
 
-# A file of some store, and the song id of each number in it (0: left out; `None`: the numbers are ids).
+# A file of some store, and the song id of each id in it (0: left out; `None`: they are song ids already).
 Source = tuple[Location, str, NDArray[np.int32] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class CopyTask:
-    """Copy songs out of some files into one, under their ids; picklable, may run twice.
+    """Copy songs from some files into one, under their song ids; picklable, may run twice.
 
     Parameters
     ----------
@@ -127,10 +129,10 @@ class CopyTask:
     settings: str
 
 
-def renumbered(ids: NDArray[np.int32], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The id of each number; 0 for numbers that none is known for."""
-    inside = (numbers >= 0) & (numbers < len(ids))
-    return np.where(inside, ids[np.where(inside, numbers, 0)], 0).astype(np.int32)
+def renumbered(song_ids: NDArray[np.int32], file_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The song id of each id in a file; 0 for ids beyond the table ``song_ids``."""
+    inside = (file_ids >= 0) & (file_ids < len(song_ids))
+    return np.where(inside, song_ids[np.where(inside, file_ids, 0)], 0).astype(np.int32)
 
 
 def flagged(flags: NDArray[np.bool_], song_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -141,7 +143,7 @@ def flagged(flags: NDArray[np.bool_], song_ids: NDArray[np.int32]) -> NDArray[np
 def plan_copies(
     sources: Sequence[tuple[Location, str, NDArray[np.int32]]], songs_per_file: int
 ) -> list[tuple[Source, ...]]:
-    """Group staging files, in their order, into the sources of files of about so many songs."""
+    """Group staging files, in their order, into the sources of files of about ``songs_per_file`` songs."""
     plans: list[tuple[Source, ...]] = []
     group: list[Source] = []
     count = 0
@@ -204,11 +206,11 @@ class _Groups:
         self._name = f"{CONSTELLATIONS}/{file.name}"
         with location.parquet(self._name) as parquet:
             self._footer = footer = parquet.metadata
-        told = (footer.metadata or {}).get(FIRST_IDS.encode())
-        if told is None:  # 5 us each from the footer, 1.3 ms a file
+        recorded = (footer.metadata or {}).get(FIRST_IDS.encode())
+        if recorded is None:  # 5 us each from the footer, 1.3 ms a file
             found = [footer.row_group(i).column(0).statistics.min for i in range(footer.num_row_groups)]
         else:
-            found = json.loads(told)
+            found = json.loads(recorded)
         self._first = np.array(found, np.int64)
 
     def read(self, song_ids: NDArray[np.int64]) -> dict[int, Peaks]:

@@ -1,8 +1,8 @@
-"""The three tables: their schemas, and their Delta logs. The one module that imports deltalake, and late: not every
-command opens a log.
+"""The Delta logs of the three tables: versions and commits.
 
-Every commit here says which version it was decided on and fails if another one came first (`Conflict`): what to do then
-is the caller's to know, never Delta's to guess.
+This is the only module that imports deltalake, and only when a log is opened: not every command opens one. Every commit
+names the version that it was decided on, and fails if another commit came first (`Conflict`). The caller then decides
+what to do; Delta never retries by itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.store.schema import (
     SONGS,
     delta_schema,
 )
-from pipeline.store.storage import Location, sync_folder, unwritable
+from pipeline.store.storage import Location, sync_folder, write_error
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +48,16 @@ class Conflict(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A Parquet file of a table, as its log has it.
+    """A Parquet file of a table, as the log describes it.
 
     Parameters
     ----------
     name
         Inside the table's folder.
     low, high
-        Smallest and largest value of each column that the log has figures for.
+        Smallest and largest value of each column that has statistics in the log.
     shard
-        That it belongs to, in a table that is partitioned by shards.
+        The shard that it belongs to, in a table that is partitioned by shards.
     """
 
     name: str
@@ -77,9 +77,9 @@ class Version:
     files
         In the order of their names.
     numbers
-        What travels with the commits: next song id, fence, pinned versions.
+        What the commits carry beside the files: next song id, fence, pinned versions.
     handle
-        Delta's, for the next commit: opening one reads the log, which costs 5 ms after a few commits.
+        Delta's handle, for the next commit: opening one reads the log, which takes 5 ms after a few commits.
     """
 
     table: str
@@ -90,12 +90,12 @@ class Version:
     handle: Any = field(compare=False, repr=False)
 
     def only(self, file: DataFile) -> Version:
-        """The version as if it had but one file."""
+        """The same version with one of its files only."""
         return replace(self, files=(file,))
 
 
 def create(location: Location, settings: str, shard_frames: int) -> None:
-    """Make the three tables, those that are missing."""
+    """Create those of the three tables that are missing."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -124,7 +124,7 @@ def create(location: Location, settings: str, shard_frames: int) -> None:
                 )
             _sync_log(location, table)
         except (DeltaError, OSError) as error:
-            raise unwritable(location.path(table), error) from error
+            raise write_error(location.path(table), error) from error
 
 
 def load(location: Location, table: str, number: int | None = None) -> Version:
@@ -216,38 +216,38 @@ def commit(
     except (CommitFailedError, DeltaError, OSError) as error:
         latest = load(location, base.table)
         if add and {file.name for file in add} <= {file.name for file in latest.files}:
-            return latest  # the commit went through, only its answer was lost
+            return latest  # the commit was made, only the reply was lost
         if latest.number > base.number:
             raise Conflict from error
         if torn := _torn_entry(location, base.table):
             log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
             location.delete(torn)
             raise Conflict from error
-        raise unwritable(location.path(base.table), error) from error
+        raise write_error(location.path(base.table), error) from error
     _sync_log(location, base.table, base.number + 1)
-    handle.update_incremental()  # it does not advance by itself
+    handle.update_incremental()  # the handle does not advance by itself
     if handle.version() != base.number + 1:  # somebody else has committed meanwhile
         handle = _open(location, base.table, base.number + 1)
     return _version(base.table, handle, {**base.numbers, **(numbers or {})})
 
 
 def attempts(location: Location, table: str, first: Version | None = None) -> Iterator[Version]:
-    """The latest version of a table (or the one given), then the latest again and again, with longer and longer pauses.
+    """The latest version of a table (or the one given), then the latest again after each of 60 growing pauses.
 
     Raises
     ------
     StoreError
-        When others were faster for some minutes.
+        When other jobs committed first for some minutes.
     """
     yield first or load(location, table)
     for attempt in range(60):
-        time.sleep(min(0.01 * 1.5**attempt, 5.0) * random.random())  # two that met should not meet again
+        time.sleep(min(0.01 * 1.5**attempt, 5.0) * random.random())  # at random, so that two jobs do not collide again
         yield load(location, table)
     raise StoreError(f"{location.path(table)}: other jobs commit without a pause; try again when they are done")
 
 
 def leftovers(location: Location, table: str, grace_hours: int) -> list[str]:
-    """Files in a table's folder that no version of the last hours had, and that are themselves older than that."""
+    """Files in the folder of a table that are older than the grace and in no version that is younger than it."""
     found = _open(location, table, None).vacuum(grace_hours, dry_run=True, enforce_retention_duration=False, full=True)
     return [str(name) for name in found]
 
@@ -261,11 +261,11 @@ def shorten_log(location: Location, table: str) -> None:
         handle.create_checkpoint()
         handle.cleanup_metadata()
     except (DeltaError, OSError) as error:
-        raise unwritable(location.path(table), error) from error
+        raise write_error(location.path(table), error) from error
 
 
-def mend_log(location: Location, table: str) -> list[str]:
-    """Take away what keeps a log from being read: a checkpoint or a last entry that was cut off.
+def repair_log(location: Location, table: str) -> list[str]:
+    """Delete what makes a log unreadable: a checkpoint or a last entry that was cut off.
 
     Returns
     -------
@@ -296,10 +296,10 @@ def mend_log(location: Location, table: str) -> list[str]:
 
 
 def _torn_entry(location: Location, table: str) -> str | None:
-    """The last entry of a log if it is not whole, and not the only one.
+    """The name of the last entry of a log if it is incomplete, and not the only one.
 
     Delta shows an entry under its name only when it is written, but does not wait for the disk: after a power cut it
-    may be cut off. Such a commit never happened, and nothing was built on it.
+    may be cut off. Such a commit never took place, and no later one depends on it.
     """
     entries = sorted(name for name, _, _ in location.files(f"{table}/_delta_log") if name.endswith(".json"))
     if len(entries) < 2:
@@ -327,11 +327,11 @@ def _open(location: Location, table: str, number: int | None) -> Any:
 
 @contextmanager
 def _panics_are_errors(path: str) -> Iterator[None]:
-    """Delta's library panics when the machine does not let it start its threads, which each take descriptors."""
+    """Raise `StoreError` where Delta's library panics because the machine has no descriptors left for its threads."""
     try:
         yield
     except BaseException as panic:
-        if type(panic).__name__ != "PanicException":  # Rust's, of no class that could be imported
+        if type(panic).__name__ != "PanicException":  # Rust's exception, which cannot be imported
             raise
         reason = re.search(r'message: "(.+?)"', str(panic))
         raise StoreError(
@@ -342,11 +342,13 @@ def _panics_are_errors(path: str) -> Iterator[None]:
 
 def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
     # to_pylist of a handful of columns; a store has tens to some thousands of files
-    actions = pa.RecordBatchReader.from_stream(handle.get_add_actions(flatten=True)).read_all()  # pa.table asks pandas
+    actions = pa.RecordBatchReader.from_stream(
+        handle.get_add_actions(flatten=True)
+    ).read_all()  # pa.table imports pandas
     columns = {name: actions[name].to_pylist() for name in actions.column_names}
     bounded = [name.removeprefix("min.") for name in columns if name.startswith("min.")]
     for name in columns.get("path", []):
-        if not PLAIN_NAME.fullmatch(name):  # a log from a stranger must not lead out of the store
+        if not PLAIN_NAME.fullmatch(name):  # the log is untrusted input: it must not lead out of the store
             raise StoreError(f"{table}: its log names a file that is not in its folder: {name!r}")
     files = [
         DataFile(
@@ -365,7 +367,7 @@ def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
 
 
 def _sync_log(location: Location, table: str, number: int = 0) -> None:
-    """Delta does not wait for the disk; a power cut would leave an empty log entry."""
+    """Force a log entry to the disk: Delta does not wait for it, and a power cut would leave an empty entry."""
     if not location.local:
         return
     folder = location.path(f"{table}/_delta_log")

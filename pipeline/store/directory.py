@@ -85,17 +85,17 @@ def build(low: int, high: int, parts: Sequence[tuple[NDArray[np.int32], NDArray[
 
 def place_of(metadata: str) -> tuple[int, int]:
     """First byte and number of bytes of a directory in its file."""
-    told = json.loads(metadata)
-    rows = int(told["hashes"]) + 1
-    blocks = 0 if told["wide"] else (rows - 1 >> BLOCK_BITS) + 1
-    return int(told["at"]), 4 * blocks + (4 if told["wide"] else 2) * rows
+    recorded = json.loads(metadata)
+    rows = int(recorded["hashes"]) + 1
+    blocks = 0 if recorded["wide"] else (rows - 1 >> BLOCK_BITS) + 1
+    return int(recorded["at"]), 4 * blocks + (4 if recorded["wide"] else 2) * rows
 
 
 def from_bytes(metadata: str, data: NDArray[np.uint8]) -> Directory:
     """The directory that `Directory.metadata` and `Directory.to_bytes` describe."""
-    told = json.loads(metadata)
-    rows = int(told["hashes"]) + 1
-    if told["wide"]:
-        return Directory(int(told["low"]), np.zeros(0, np.uint32), data.view("<u4"))
+    recorded = json.loads(metadata)
+    rows = int(recorded["hashes"]) + 1
+    if recorded["wide"]:
+        return Directory(int(recorded["low"]), np.zeros(0, np.uint32), data.view("<u4"))
     blocks = (rows - 1 >> BLOCK_BITS) + 1
-    return Directory(int(told["low"]), data[: 4 * blocks].view("<u4"), data[4 * blocks :].view("<u2"))
+    return Directory(int(recorded["low"]), data[: 4 * blocks].view("<u4"), data[4 * blocks :].view("<u2"))

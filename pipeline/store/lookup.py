@@ -131,20 +131,14 @@ def join_shards(parts: Sequence[Postings]) -> Postings:
     return Postings(hash_[order], song_id[order], offset[order])
 
 
-def postings_of(shards: Sequence[ShardLookup], hashes: Int32s, most: int | None) -> Postings:
+def postings_of(shards: Sequence[ShardLookup], hashes: Int32s) -> Postings:
     """What `Snapshot.postings` gives."""
     parts = []
     for shard in shards:
         found = shard.find(hashes)
-        hash_ = np.repeat(hashes[found.entry], found.count)
         # several files may have the same hash
-        parts.append(shard.postings(sort(ShardPostings(hash_, found.position))))
-    joined = join_shards(parts)
-    if most is None:
-        return joined
-    edges = np.flatnonzero(np.diff(joined.hash, prepend=-1, append=-1))
-    rare = np.repeat(np.diff(edges) <= most, np.diff(edges))
-    return Postings(joined.hash[rare], joined.song_id[rare], joined.offset[rare])
+        parts.append(shard.postings(sort(ShardPostings(np.repeat(hashes[found.entry], found.count), found.position))))
+    return join_shards(parts)
 
 
 def sweep(shards: Sequence[ShardLookup]) -> Iterator[Postings]:

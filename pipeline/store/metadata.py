@@ -1,4 +1,4 @@
-"""The small file that makes a folder a store: format version and settings, as JSON, written once."""
+"""Store metadata: the file songprint.json with format version and settings, which makes a folder a store."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def read(location: Location) -> tuple[Settings, Location]:
         If there is no store, or one of another format.
     """
     try:
-        told = json.loads(location.read(NAME))
-        version, settings, folder = told["format"], Settings.from_dict(told["settings"]), told.get("tables", "")
+        found = json.loads(location.read(NAME))
+        version, settings, folder = found["format"], Settings.from_dict(found["settings"]), found.get("tables", "")
         if folder not in ("", UPGRADED_FOLDER):
             raise ValueError(f"tables in {folder!r}")
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"{location.url}: there is no store here; `songprint index` makes one") from None
     except (ValueError, KeyError, TypeError) as error:
-        if isinstance(told := _anything(location), dict) and told.get("format") not in (None, FORMAT):
-            version = told["format"]  # another format may have other settings
+        if isinstance(found := _read_json(location), dict) and found.get("format") not in (None, FORMAT):
+            version = found["format"]  # another format may have other settings
         else:
             what = f"not what songprint writes ({error})"
             raise StoreError(f"{location.path(NAME)}: {what}; `songprint check --repair` restores it") from error
     if version != FORMAT:
-        way_out = "index the music again into a new store"
+        next_step = "index the music again into a new store"
         if version == UPGRADABLE:
-            way_out = f"`songprint upgrade --store {location.url}` converts it, without the music"
+            next_step = f"`songprint upgrade --store {location.url}` converts it, without the music"
         elif isinstance(version, int) and version > FORMAT:
-            way_out = "use the songprint that made it, or a newer one"
-        raise StoreError(f"{location.url}: the store has format {version}, this songprint reads {FORMAT}; {way_out}")
+            next_step = "use the songprint that made it, or a newer one"
+        raise StoreError(f"{location.url}: the store has format {version}, this songprint reads {FORMAT}; {next_step}")
     return settings, tables_in(location, folder)
 
 
@@ -55,9 +55,9 @@ def read_upgradable(location: Location) -> Settings | None:
     StoreError
         If there is no store, or one of a format that can be neither read nor converted.
     """
-    told = _anything(location) if location.exists(NAME) else None
-    if isinstance(told, dict) and told.get("format") == UPGRADABLE:
-        return Settings.from_dict(told["settings"])
+    found = _read_json(location) if location.exists(NAME) else None
+    if isinstance(found, dict) and found.get("format") == UPGRADABLE:
+        return Settings.from_dict(found["settings"])
     read(location)
     return None
 
@@ -67,7 +67,8 @@ def tables_in(location: Location, folder: str) -> Location:
     return Location(f"{location.url}/{folder}") if folder else location
 
 
-def _anything(location: Location) -> object:
+def _read_json(location: Location) -> object:
+    """The contents of the file; ``None`` if it is not JSON."""
     try:
         return json.loads(location.read(NAME))
     except ValueError:
@@ -75,8 +76,8 @@ def _anything(location: Location) -> object:
 
 
 def write(location: Location, settings: Settings, folder: str = "") -> None:
-    """Write the file; it appears whole or not at all."""
-    told: dict[str, object] = {"format": FORMAT, "settings": settings.to_dict()}
+    """Write the store metadata; readers see the whole file or none."""
+    found: dict[str, object] = {"format": FORMAT, "settings": settings.to_dict()}
     if folder:
-        told["tables"] = folder
-    location.write(NAME, json.dumps(told, indent=2).encode() + b"\n")
+        found["tables"] = folder
+    location.write(NAME, json.dumps(found, indent=2).encode() + b"\n")

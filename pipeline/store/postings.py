@@ -93,7 +93,7 @@ def sort(postings: ShardPostings) -> ShardPostings:
     """Postings in any order, sorted by hash, position."""
     key = postings.hash.astype(np.int64)
     key <<= 32  # in place: of many hours each copy takes tens of MB
-    key |= postings.position
+    key |= postings.position.view(np.uint32)
     # a stable sort of runs that are sorted is a merge (timsort): 4M rows of 30 runs in 0.1 s, a plain sort takes 0.4 s
     key.sort(kind="stable")
     return ShardPostings((key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32))
@@ -169,11 +169,11 @@ class PostingsFile:
             and at - chunk.data_page_offset < LARGEST_PAGE_HEADER
             for chunk, at in zip(chunks, values, strict=True)
         )
-        told = (footer.metadata or {}).get(directory.KEY.encode(), b"").decode() if self.mapped else ""
+        recorded = (footer.metadata or {}).get(directory.KEY.encode(), b"").decode() if self.mapped else ""
         self._ranges = open_ranges(location, name, location.size(name) if size is None else size)
         self.directory: Directory | None = None
-        if told:
-            self.directory = directory.from_bytes(told, self._ranges.view(*directory.place_of(told)))
+        if recorded:
+            self.directory = directory.from_bytes(recorded, self._ranges.view(*directory.place_of(recorded)))
 
     @cached_property
     def _hashes(self) -> Int32s:

@@ -1,4 +1,8 @@
-"""What can be brought back of a damaged store."""
+"""Repair a damaged store.
+
+A posting is a function of the peaks of its song, so damaged postings are made again from the constellations. Only a
+song whose peaks are damaged is lost, and has to be indexed again.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,8 @@ from pipeline.errors import StoreError
 from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import constellations, delta_log, metadata, postings
-from pipeline.store.append import Map
-from pipeline.store.check import FileReport, inspect
+from pipeline.store.append import MapFunction
+from pipeline.store.check import FileReport, check_files
 from pipeline.store.delta_log import Conflict, DataFile
 from pipeline.store.postings import MergeTask, Relocation, ShardPostings
 from pipeline.store.schema import (
@@ -46,12 +50,12 @@ SONGS_PER_TASK = 128
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What a repair did.
+    """The result of a repair.
 
     Parameters
     ----------
     done
-        One sentence for each thing that was mended.
+        One sentence for each thing that was repaired.
     lost
         The paths of songs that are not in the store any more, to be indexed again.
     """
@@ -61,13 +65,13 @@ class Repair:
 
 
 def restore_metadata(root: Location) -> list[str]:
-    """Restore logs whose last entry was cut off, and songprint.json from what the logs say; one sentence for each."""
+    """Restore logs whose last entry was cut off, and the store metadata from the logs; one sentence for each."""
     done = []
-    found: Settings | None = None
+    written: Settings | None = None
     folder = metadata.UPGRADED_FOLDER if root.exists(f"{metadata.UPGRADED_FOLDER}/{SONGS}/_delta_log") else ""
     location = metadata.tables_in(root, folder)
     try:
-        found, location = metadata.read(root)
+        written, location = metadata.read(root)
     except StoreError as error:
         if "has format" in str(error):
             raise
@@ -75,83 +79,92 @@ def restore_metadata(root: Location) -> list[str]:
         try:
             delta_log.load(location, table)
         except StoreError:
-            done += delta_log.mend_log(location, table)
-    told = {delta_log.load(location, table).configuration.get(SETTINGS, "") for table in SCHEMAS}
-    if len(told) > 1:
+            done += delta_log.repair_log(location, table)
+    recorded = {delta_log.load(location, table).configuration.get(SETTINGS, "") for table in SCHEMAS}
+    if len(recorded) > 1:
         raise StoreError(f"{location.url}: its tables have different settings; they are not of one store")
-    settings = Settings.from_dict(json.loads(told.pop()))
-    if found != settings:
+    settings = Settings.from_dict(json.loads(recorded.pop()))
+    if written != settings:
         metadata.write(root, settings, "" if location == root else metadata.UPGRADED_FOLDER)
         done.append(f"{metadata.NAME}: written again with the settings of the tables")
     return done
 
 
-def repair(location: Location, settings: Settings, run: Map) -> Repair:
-    """What `Store.repair` does, once there is a readable face and log."""
+def repair_tables(location: Location, settings: Settings, map_tasks: MapFunction) -> Repair:
+    """Do the work of `Store.repair`, once the store metadata and the logs can be read."""
     done: list[str] = []
-    _, reports = inspect(location, settings, run)
+    _, reports = check_files(location, settings, map_tasks)
     text = json.dumps(settings.to_dict())
     damaged = {
         table: {report.name.partition("/")[2] for report in reports[table] if _is_damaged(report)} for table in SCHEMAS
     }
     songs = delta_log.load(location, SONGS)
     if damaged[SONGS]:
-        gone = [file for file in songs.files if file.name in damaged[SONGS]]
-        songs = delta_log.commit(location, songs, remove=gone)
+        given_up = [file for file in songs.files if file.name in damaged[SONGS]]
+        songs = delta_log.commit(location, songs, remove=given_up)
         done += [
             f"{SONGS}/{file.name}: given up with the rows of {file.rows} songs; index the library again,"
             " songs that are still here will be skipped"
-            for file in gone
+            for file in given_up
         ]
     rows = read_songs(location, songs)
     rows = rows.filter(pc.equal(rows["status"], INDEXED))
     ids = rows["song_id"].to_numpy().astype(np.int64)
     pins = {}
-    pins[CONSTELLATIONS], readable = _mend_constellations(location, damaged[CONSTELLATIONS], text, done)
+    pins[CONSTELLATIONS], readable = _repair_constellations(location, damaged[CONSTELLATIONS], text, done)
     lost = np.setdiff1d(ids, readable)
-    pins[POSTINGS], landmarks = _mend_postings(
-        location, settings, damaged[POSTINGS], reports[POSTINGS], rows, lost, run, done
+    pins[POSTINGS], landmarks = _repair_postings(
+        location,
+        settings,
+        damaged=damaged[POSTINGS],
+        reports=reports[POSTINGS],
+        indexed=rows,
+        lost=lost,
+        map_tasks=map_tasks,
+        done=done,
     )
-    _mend_songs(location, lost, landmarks, pins)
+    _repair_songs(location, lost, landmarks, pins)
     paths = rows.filter(pc.is_in(rows["song_id"], pa.array(lost.astype(np.int32))))["path"].to_pylist()
     return Repair(tuple(done), tuple(paths))
 
 
 def _is_damaged(report: FileReport) -> bool:
+    """Whether a file has a problem, or rows of a song id or a frame that was never given."""
     return bool(report.problems) or bool(report.nobodys)
 
 
-def _mend_constellations(
+def _repair_constellations(
     location: Location, damaged: Iterable[str], settings: str, done: list[str]
 ) -> tuple[int, NDArray[np.int64]]:
-    """Keep the row groups that can be read; the table's new version, and the songs that it has."""
+    """Keep the row groups that can be read; the new version of the table, and the ids of its songs."""
     version = delta_log.load(location, CONSTELLATIONS)
-    gone = [file for file in version.files if file.name in damaged]
+    damaged_files = [file for file in version.files if file.name in damaged]
     written = []
-    for file in gone:
-        parts = _salvage(location, f"{CONSTELLATIONS}/{file.name}")
+    for file in damaged_files:
+        parts = _read_undamaged_groups(location, f"{CONSTELLATIONS}/{file.name}")
         kept = sum(len(part) for part in parts)
         done.append(f"{CONSTELLATIONS}/{file.name}: the peaks of {kept} of {file.rows} songs could be read")
         if kept:
             name = f"{CONSTELLATIONS}/r{uuid.uuid4().hex}-0000-{{crc}}.parquet"
             made = constellations.write(location, name, iter(parts), settings)
             written += [made] if made else []
-    if gone:
-        version = delta_log.commit(location, version, written, gone)
+    if damaged_files:
+        version = delta_log.commit(location, version, written, damaged_files)
     reader = constellations.Reader(location, version.files)
     return version.number, reader.song_ids()
 
 
-def _salvage(location: Location, name: str) -> list[pa.Table]:
-    """The row groups of a damaged file that can be read; by a process of its own, which the damage may end."""
+def _read_undamaged_groups(location: Location, name: str) -> list[pa.Table]:
+    """The row groups of a damaged file that can be read; in its own process, because the damage may end it."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_readable_groups, location, name).result()
+            return pool.submit(_undamaged_groups, location, name).result()
         except BrokenProcessPool:
             return []
 
 
-def _readable_groups(location: Location, name: str) -> list[pa.Table]:
+def _undamaged_groups(location: Location, name: str) -> list[pa.Table]:
+    """The row groups that can be read, while their song ids rise."""
     found = []
     with suppress(StoreError, OSError), location.parquet(name, checksums=True) as file:
         last = 0
@@ -166,8 +179,8 @@ def _readable_groups(location: Location, name: str) -> list[pa.Table]:
 
 
 @dataclass(frozen=True, slots=True)
-class _RemakeTask:
-    """Songs of one shard, with the first frame of each, whose postings are made again."""
+class _RebuildTask:
+    """Songs of one shard, with the first frame of each, whose postings to make again; picklable."""
 
     location: Location
     files: tuple[DataFile, ...]
@@ -177,7 +190,7 @@ class _RemakeTask:
     name: str
 
 
-def _remake(task: _RemakeTask) -> tuple[list[int], NDArray[np.int32]]:
+def _rebuild_postings(task: _RebuildTask) -> tuple[list[int], NDArray[np.int32]]:
     """Make the postings of some songs again, into a file of their own; how many each has, and a sample."""
     found = constellations.Reader(task.location, task.files).read(np.array(task.song_ids, np.int64))
     made = [pair_peaks(found[song_id], task.settings.fan_out) for song_id in task.song_ids]
@@ -193,72 +206,76 @@ def _remake(task: _RemakeTask) -> tuple[list[int], NDArray[np.int32]]:
     return [len(hashes) for hashes in made], every.hash[::SAMPLE_STEP]
 
 
-def _mend_postings(
+def _repair_postings(
     location: Location,
     settings: Settings,
+    *,
     damaged: set[str],
     reports: Sequence[FileReport],
-    rows: pa.Table,
+    indexed: pa.Table,
     lost: NDArray[np.int64],
-    run: Map,
+    map_tasks: MapFunction,
     done: list[str],
 ) -> tuple[int, dict[int, int]]:
-    """Make again what is missing; the table's new version, and the landmarks of the songs that it was done for."""
+    """Make missing postings again; the new version of the table, and the landmark count of each such song."""
     version = delta_log.load(location, POSTINGS)
-    ids, should = rows["song_id"].to_numpy().astype(np.int64), rows["landmarks"].to_numpy()
+    ids, expected = indexed["song_id"].to_numpy().astype(np.int64), indexed["landmarks"].to_numpy()
     counts = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
     for report in reports:
         if report.name.partition("/")[2] not in damaged:
             inside = report.song_ids < len(counts)
             counts[report.song_ids[inside]] += report.counts[inside]
-    short = np.setdiff1d(ids[counts[ids] != should], lost)
-    gone = [file for file in version.files if file.name in damaged]
-    if not len(short) and not gone:
+    incomplete = np.setdiff1d(ids[counts[ids] != expected], lost)
+    damaged_files = [file for file in version.files if file.name in damaged]
+    if not len(incomplete) and not damaged_files:
         return version.number, {}
     peaks = delta_log.load(location, CONSTELLATIONS).files
     folder = f"{STAGING}/repair-{uuid.uuid4().hex}"
     names = ("shard", "first_frame", "n_frames")
-    shards, first_frames, n_frames = (rows[name].to_numpy().astype(np.int64) for name in names)
-    tasks: list[tuple[int, _RemakeTask]] = []
+    shards, first_frames, n_frames = (indexed[name].to_numpy().astype(np.int64) for name in names)
+    tasks: list[tuple[int, _RebuildTask]] = []
     for shard in np.unique(shards).tolist():
-        some = np.flatnonzero((shards == shard) & np.isin(ids, short))
+        some = np.flatnonzero((shards == shard) & np.isin(ids, incomplete))
         for at in range(0, len(some), SONGS_PER_TASK):
             part = some[at : at + SONGS_PER_TASK]
             name = f"{folder}/{shard}-{at}.parquet"
             songs = tuple(ids[part].tolist()), tuple(first_frames[part].tolist())
-            tasks.append((shard, _RemakeTask(location, peaks, settings, *songs, name)))
-    remade = list(run(_remake, [task for _, task in tasks]))
+            tasks.append((shard, _RebuildTask(location, peaks, settings, *songs, name)))
+    rebuilt = list(map_tasks(_rebuild_postings, [task for _, task in tasks]))
     merges = []
     text = json.dumps(settings.to_dict())
     for shard in sorted({*shards.tolist(), *(file.shard for file in version.files)}):
-        # the songs that are made again, and the lost ones, lose what the sound files still have of them
+        # leave out the postings in undamaged files of songs that are made again or lost
         some = np.flatnonzero(shards == shard)
         some = some[np.argsort(first_frames[some], kind="stable")]
         first = first_frames[some]
-        stays = ~np.isin(ids[some], np.concatenate([short, lost]))
+        stays = ~np.isin(ids[some], np.concatenate([incomplete, lost]))
         kept = Relocation(first, first + n_frames[some], np.where(stays, first, -1))
-        good = [f"{POSTINGS}/{file.name}" for file in version.files if file.shard == shard and file.name not in damaged]
-        sources: list[postings.Source] = [(location, name, kept) for name in good]
+        undamaged = [
+            f"{POSTINGS}/{file.name}" for file in version.files if file.shard == shard and file.name not in damaged
+        ]
+        sources: list[postings.Source] = [(location, name, kept) for name in undamaged]
         sources += [(location, task.name, None) for of, task in tasks if of == shard]
-        samples = [postings.PostingsFile(location, name).sample(SAMPLE_STEP) for name in good]
-        samples += [sample for (_, sample), (of, _) in zip(remade, tasks, strict=True) if of == shard]
+        samples = [postings.PostingsFile(location, name).sample(SAMPLE_STEP) for name in undamaged]
+        samples += [sample for (_, sample), (of, _) in zip(rebuilt, tasks, strict=True) if of == shard]
         name = f"{POSTINGS}/{shard_folder(shard)}/r{uuid.uuid4().hex}"
         merges += [
             MergeTask(location, tuple(sources), shard, cuts, f"{name}-{i:04d}-{{crc}}.parquet", text)
             for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
         ]
-    written = [file for file in run(postings.run_merge, merges) if file is not None]
+    written = [file for file in map_tasks(postings.run_merge, merges) if file is not None]
     version = delta_log.commit(location, version, written, version.files)
     for _, task in tasks:
         location.delete(task.name)
     location.delete_folder(folder)
-    done += [f"{POSTINGS}/{file.name}: given up" for file in gone]
-    done.append(f"{POSTINGS}: made the postings of {len(short)} songs again from their peaks")
+    done += [f"{POSTINGS}/{file.name}: given up" for file in damaged_files]
+    done.append(f"{POSTINGS}: made the postings of {len(incomplete)} songs again from their peaks")
     made = [song_id for _, task in tasks for song_id in task.song_ids]
-    return version.number, dict(zip(made, (count for counts, _ in remade for count in counts), strict=True))
+    return version.number, dict(zip(made, (count for counts, _ in rebuilt for count in counts), strict=True))
 
 
-def _mend_songs(location: Location, lost: NDArray[np.int64], landmarks: dict[int, int], pins: dict[str, int]) -> None:
+def _repair_songs(location: Location, lost: NDArray[np.int64], landmarks: dict[int, int], pins: dict[str, int]) -> None:
+    """Mark lost songs as removed, and commit new landmark counts and table versions."""
     numbers = {PINS[table]: number for table, number in pins.items()}
     for songs in delta_log.attempts(location, SONGS):
         rows = read_songs(location, songs)
@@ -272,13 +289,13 @@ def _mend_songs(location: Location, lost: NDArray[np.int64], landmarks: dict[int
             "landmarks": pa.array(counts, pa.int32()),
             "status": pc.if_else(missing, REMOVED, rows["status"]),
         }
-        mended = rows
+        repaired = rows
         for column, values in columns.items():
-            mended = mended.set_column(schema.get_field_index(column), schema.field(column), values)
-        replaced = [] if mended.equals(rows) else list(songs.files)
+            repaired = repaired.set_column(schema.get_field_index(column), schema.field(column), values)
+        replaced = [] if repaired.equals(rows) else list(songs.files)
         if not replaced and all(songs.numbers.get(pin) == number for pin, number in numbers.items()):
             return
-        written = [write_songs(location, mended)] if replaced else []
+        written = [write_songs(location, repaired)] if replaced else []
         with suppress(Conflict):
             delta_log.commit(location, songs, written, replaced, numbers)
             return

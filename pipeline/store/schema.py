@@ -1,4 +1,4 @@
-"""The three tables: their columns and partitions, and the names of what travels with their commits."""
+"""The three tables: their columns and partitions, and the names of what their commits carry."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ SONGS = "songs"
 POSTINGS = "postings"
 CONSTELLATIONS = "constellations"
 
-# Names of numbers that travel with the commits of `songs` (Delta calls them application transactions).
+# Names of numbers that the commits of `songs` carry (Delta calls them application transactions).
 NEXT_SONG_ID = "songprint.next_song_id"
 NEXT_SHARD = "songprint.next_shard"
 NEXT_FRAME = "songprint.next_frame"
 FENCE = "songprint.fence"
 PINS = {POSTINGS: "songprint.postings", CONSTELLATIONS: "songprint.constellations"}
 
-# Where a table and a file say with which settings they were made.
+# Key in the configuration of a table and in the metadata of a file: the settings that it was made with.
 SETTINGS = "songprint.settings"
 
 # The column that a table is partitioned by: it stands in the log and in the folder's name, not in the files.

@@ -1,4 +1,4 @@
-"""One version of a store, whole and for good: what a query asks."""
+"""Immutable snapshot of a store: one version, on which queries run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipeline.errors import ParameterError, StoreError
 from pipeline.fingerprinting.landmarks import Postings
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
-from pipeline.store import constellations as peaks_files
+from pipeline.store import constellations as constellations_table
 from pipeline.store import delta_log, lookup, metadata
 from pipeline.store.delta_log import Version
 from pipeline.store.schema import CONSTELLATIONS, INDEXED, PINS, POSTINGS, SCHEMAS, SONGS
 from pipeline.store.songs import read_songs
 from pipeline.store.storage import Location
 
-# Decoded constellations that a snapshot keeps: 64 MB, some 900 songs of four minutes.
-KEPT_PEAKS = 8_000_000
+# Decoded peaks that a snapshot caches: 64 MB, some 900 songs of four minutes.
+CACHED_PEAKS = 8_000_000
 # Share of the hashes that `stats` calls the most frequent ones.
 FREQUENT = 0.01
 
@@ -33,8 +33,8 @@ FREQUENT = 0.01
 class Snapshot:
     """One version of a store; opened by `Store.snapshot`.
 
-    It never changes and never sees half of a commit. It is safe for threads, and picklable: what travels to a worker
-    is its location and version, and a worker that gets it again keeps what it has read.
+    It never changes and never shows half of a commit. It is safe for threads, and picklable: only location, settings
+    and version go to a worker, and a worker that gets the same snapshot again keeps what it has read.
     """
 
     def __init__(self, location: Location, settings: Settings, songs: Version) -> None:
@@ -42,8 +42,8 @@ class Snapshot:
         self._songs = songs
         self.settings = settings
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Peaks] = OrderedDict()
-        self._kept_peaks = 0
+        self._cached: OrderedDict[int, Peaks] = OrderedDict()
+        self._n_cached_peaks = 0
 
     def __reduce__(self) -> Any:
         return _reopen, (self.location, self.settings, self.version)
@@ -58,21 +58,21 @@ class Snapshot:
 
     @property
     def version(self) -> int:
-        """Of the songs table; grows with every commit."""
+        """Version of the songs table; grows with every commit."""
         return self._songs.number
 
     @property
     def n_songs(self) -> int:
-        """Songs that count: neither removed nor unfinished."""
-        return int(self._alive.sum())
+        """Number of indexed songs: neither removed nor unfinished."""
+        return int(self._is_indexed.sum())
 
     def songs(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The songs that count, by song id.
+        """The indexed songs, sorted by song id.
 
         Parameters
         ----------
         columns
-            Those wanted, in this order; all when ``None``.
+            The columns to return, in this order; all when ``None``.
 
         Raises
         ------
@@ -81,20 +81,18 @@ class Snapshot:
         """
         schema = SCHEMAS[SONGS]
         columns = schema.names if columns is None else list(columns)
-        if odd := [name for name in columns if name not in schema.names]:
-            raise ParameterError(f"the songs table has no column {odd[0]!r}; it has {', '.join(schema.names)}")
+        if unknown := [name for name in columns if name not in schema.names]:
+            raise ParameterError(f"the songs table has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
         table = self._song_rows(dict.fromkeys(["song_id", "status", *columns]))
         return table.filter(pc.equal(table["status"], INDEXED)).select(columns)
 
-    def postings(self, hashes: NDArray[np.int32], most: int | None = None) -> Postings:
+    def postings(self, hashes: NDArray[np.int32]) -> Postings:
         """All postings of some hashes.
 
         Parameters
         ----------
         hashes
             ``(n_hashes,)`` int32, sorted and unique.
-        most
-            Hashes with more postings than this are left out: they say little and cost much.
 
         Returns
         -------
@@ -111,10 +109,10 @@ class Snapshot:
         hashes = np.ascontiguousarray(hashes, np.int32)
         if len(hashes) > 1 and not (np.diff(hashes) > 0).all():
             raise ParameterError("hashes to look up must be sorted and unique")
-        return lookup.postings_of(self.shards, hashes, most)
+        return lookup.postings_of(self.shards, hashes)
 
     def sweep(self) -> Iterator[Postings]:
-        """All postings, in parts that rise by hash and bound the memory: no hash is in two parts."""
+        """All postings, in parts that rise by hash and bound the memory; no hash is in two parts."""
         if self.n_songs:
             yield from lookup.sweep(self.shards)
 
@@ -135,19 +133,19 @@ class Snapshot:
         return tuple(made)
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
-        """The peaks of some songs; those that the snapshot does not have are left out.
+        """The peaks of some songs; songs that the snapshot does not have are left out.
 
         Raises
         ------
         StoreError
             If a file is missing or damaged.
         """
-        alive = self._alive
-        wanted = sorted({int(song_id) for song_id in song_ids if 0 < song_id < len(alive) and alive[song_id]})
+        is_indexed = self._is_indexed
+        wanted = sorted({int(song_id) for song_id in song_ids if 0 < song_id < len(is_indexed) and is_indexed[song_id]})
         with self._lock:
-            found = {song_id: self._kept[song_id] for song_id in wanted if song_id in self._kept}
+            found = {song_id: self._cached[song_id] for song_id in wanted if song_id in self._cached}
             for song_id in found:
-                self._kept.move_to_end(song_id)
+                self._cached.move_to_end(song_id)
         missing = np.array([song_id for song_id in wanted if song_id not in found], np.int64)
         if len(missing):
             found |= self._read_constellations(missing)
@@ -157,7 +155,7 @@ class Snapshot:
         return {song_id: found[song_id] for song_id in wanted}
 
     def size(self) -> dict[str, Any]:
-        """How large the store is, from what its logs and the songs table say.
+        """How large the store is, from its logs and the songs table.
 
         Returns
         -------
@@ -213,7 +211,7 @@ class Snapshot:
         """The files of postings, inside the store, and the shard of each."""
         return tuple((f"{POSTINGS}/{file.name}", file.shard) for file in self._pinned[POSTINGS].files)
 
-    # what is read once and kept
+    # read once and cached
 
     @cached_property
     def _pinned(self) -> dict[str, Version]:
@@ -221,30 +219,31 @@ class Snapshot:
         return {table: delta_log.load(self.location, table, numbers.get(pin, 0)) for table, pin in PINS.items()}
 
     def _song_rows(self, columns: Iterable[str]) -> pa.Table:
-        """Rows of all states, by song id."""
+        """Rows of every status, sorted by song id."""
         return read_songs(self.location, self._songs, list(columns))
 
     @cached_property
-    def _alive(self) -> NDArray[np.bool_]:
+    def _is_indexed(self) -> NDArray[np.bool_]:
+        """``(largest song id + 1,)`` bool: whether each song id is an indexed song."""
         songs = self._song_rows(["song_id", "status"])
         ids = songs["song_id"].to_numpy()
-        alive = np.zeros(int(ids.max(initial=0)) + 1, bool)
-        alive[ids[pc.equal(songs["status"], INDEXED).to_numpy(zero_copy_only=False)]] = True
-        return alive
+        is_indexed = np.zeros(int(ids.max(initial=0)) + 1, bool)
+        is_indexed[ids[pc.equal(songs["status"], INDEXED).to_numpy(zero_copy_only=False)]] = True
+        return is_indexed
 
     @cached_property
-    def _song_groups(self) -> peaks_files.Reader:
-        return peaks_files.Reader(self.location, self._pinned[CONSTELLATIONS].files)
+    def _constellation_reader(self) -> constellations_table.Reader:
+        return constellations_table.Reader(self.location, self._pinned[CONSTELLATIONS].files)
 
     def _read_constellations(self, song_ids: NDArray[np.int64]) -> dict[int, Peaks]:
-        found = self._song_groups.read(song_ids)
+        found = self._constellation_reader.read(song_ids)
         with self._lock:
             for song_id, peaks in found.items():
-                if song_id not in self._kept:
-                    self._kept[song_id] = peaks
-                    self._kept_peaks += len(peaks)
-            while self._kept_peaks > KEPT_PEAKS:
-                self._kept_peaks -= len(self._kept.popitem(last=False)[1])
+                if song_id not in self._cached:
+                    self._cached[song_id] = peaks
+                    self._n_cached_peaks += len(peaks)
+            while self._n_cached_peaks > CACHED_PEAKS:
+                self._n_cached_peaks -= len(self._cached.popitem(last=False)[1])
         return found
 
 

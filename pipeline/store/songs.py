@@ -1,4 +1,4 @@
-"""The songs table: its files, read and written."""
+"""Read and write files of the songs table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.store.delta_log import DataFile, Version
 from pipeline.store.schema import SCHEMAS, SONGS
 from pipeline.store.storage import Location
 
-# Ids that were given away for each row that is left, at most: a bound on memory, for stores from strangers.
-SPARSEST = 10_000
+# Largest number of song ids given for each row left, which bounds the memory that an untrusted store can take.
+MAX_IDS_PER_ROW = 10_000
 
 
 def read_songs(location: Location, version: Version, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of the songs table in one version, of all states, by song id."""
+    """Rows of one version of the songs table, of every status, sorted by song id."""
     schema = SCHEMAS[SONGS]
     names = schema.names if columns is None else list(columns)
     read = list(dict.fromkeys(["song_id", *names]))
@@ -32,13 +32,13 @@ def read_songs(location: Location, version: Version, columns: Sequence[str] | No
         return pa.schema([schema.field(name) for name in names]).empty_table()
     table = pa.concat_tables(parts)
     ids = table["song_id"].to_numpy()
-    if ids.min(initial=1) < 1 or ids.max(initial=0) > SPARSEST * (len(ids) + 1000):
+    if ids.min(initial=1) < 1 or ids.max(initial=0) > MAX_IDS_PER_ROW * (len(ids) + 1000):
         raise StoreError(f"{location.path(SONGS)}: it has song ids that no songprint gave; do not trust this store")
     return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
 
 
 def write_songs(location: Location, rows: pa.Table) -> DataFile:
-    """Write rows of the songs table as a new file of it, which no commit has taken in yet."""
+    """Write rows of the songs table as a new file, which belongs to no version until it is committed."""
     rows = rows.sort_by("song_id")
 
     def write(file: Any) -> None:

@@ -1,7 +1,7 @@
-"""What a worker hands in: finished songs, in two files under a name that the batch alone decides.
+"""Staged output of a worker: finished songs, in two files whose names depend on the batch alone.
 
-A song has no id yet; in the files it goes by its place in the batch, from 0, and its frames follow on those of the
-song before. Ids and frames are given at the commit, in the order of the plan, so that they depend neither on which
+A song has no song id yet; in the files its id is its place in the batch, from 0, and its frames follow on those of the
+song before. Song ids and frames are given at the commit, in the order of the plan, so that they depend neither on which
 worker was faster nor on how often a batch was run.
 """
 
@@ -24,7 +24,7 @@ from pipeline.store.postings import ShardPostings
 from pipeline.store.storage import Location
 
 FOLDER = "staging"
-# Between two hashes of a manifest's sample; a merge plans its ranges from these.
+# Postings from one hash of a manifest's sample to the next; a merge plans its ranges from the sample.
 SAMPLE_STEP = 8192
 
 
@@ -35,15 +35,15 @@ class StagedSong:
     Parameters
     ----------
     path
-        As the user knows the file.
+        Path as the user gave it.
     duration_s
-        What was decoded.
+        Seconds that were decoded.
     digest
-        Of the file's content, hex.
+        Digest of the file's content, hex.
     decoder, sample_rate, decoded_share
-        What an honest report needs: who decoded it, the file's own rate in Hz, decoded over declared duration.
+        For reports: the decoder, the sample rate of the file in Hz, decoded over declared duration.
     size_bytes, modified_ns
-        Of the file, to see at a glance that it is still the same.
+        Size and time of change of the file, to see without reading it whether it is still the same.
     """
 
     path: str
@@ -72,7 +72,7 @@ class StagedSong:
         return 1 + max(last, default=0)
 
     def row(self) -> dict[str, Any]:
-        """What the songs table will say of it, as plain JSON values."""
+        """The row for the songs table, as plain JSON values."""
         names = [field.name for field in dataclasses.fields(self) if field.name not in ("hashes", "peaks")]
         row = {name: getattr(self, name) for name in names}
         row |= {"landmarks": self.landmarks, "n_frames": self.n_frames}
@@ -85,7 +85,7 @@ class StagedSong:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A staged batch: what the commit has to know of it, small and picklable.
+    """Description of a staged batch for the commit; small and picklable.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Manifest:
 
     @property
     def folder(self) -> str:
-        """Inside the store."""
+        """The folder of the batch, inside the store."""
         return f"{FOLDER}/{self.batch}"
 
     @property
@@ -116,14 +116,14 @@ class Manifest:
 
 
 def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
-    """Write finished songs where a commit finds them; run twice, it writes the same again.
+    """Write finished songs to the staging folder; run twice, it writes the same files.
 
     Parameters
     ----------
     store_url
-        Of a store that is there.
+        Of an existing store.
     batch
-        A name that the same files always get: letters, digits, ``-`` and ``_``.
+        Name of the batch, the same for the same audio files: letters, digits, ``-`` and ``_``.
     songs
         At least one, in the order of the plan.
 
@@ -139,7 +139,7 @@ def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
     if not songs:
         raise ParameterError(f"batch {batch}: there is no song to stage")
     _, location = metadata.read(Location.of(store_url))
-    staged = _postings(songs)
+    staged = _batch_postings(songs)
     table = constellations.to_table(range(len(songs)), [song.peaks for song in songs])
     manifest = Manifest(batch, tuple(song.row() for song in songs), tuple(staged.hash[::SAMPLE_STEP].tolist()))
 
@@ -158,7 +158,7 @@ def first_frames(n_frames: Sequence[int]) -> NDArray[np.int64]:
     return np.cumsum(lengths) - lengths
 
 
-def _postings(songs: Sequence[StagedSong]) -> ShardPostings:
+def _batch_postings(songs: Sequence[StagedSong]) -> ShardPostings:
     """The postings of a batch, sorted, its songs end to end."""
     hashes = np.concatenate([song.hashes.hash for song in songs])
     offsets = np.concatenate([song.hashes.offset for song in songs])

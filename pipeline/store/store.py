@@ -1,6 +1,6 @@
-"""The handle of a store: make, open, commit, remove, update.
+"""The handle of a store: create, open, commit, remove, update, check, repair, compact.
 
-Every change is decided on a version, and tried again on the next one if somebody else was first.
+Every change is decided on one version, and tried again on the next version if another job committed first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import append, check, compaction, delta_log, metadata, repair, upgrade
-from pipeline.store.append import Map
+from pipeline.store.append import MapFunction
 from pipeline.store.check import Problem
 from pipeline.store.compaction import Compaction
 from pipeline.store.delta_log import Conflict
@@ -31,19 +31,19 @@ from pipeline.store.upgrade import Upgrade
 
 # A query that takes longer than this may find its files compacted away.
 GRACE_HOURS = 24
-# What a user may correct without the audio.
+# Columns of the songs table that can be changed without the audio.
 EDITABLE = ("path", "title", "artist", "album", "size_bytes", "modified_ns")
 
 
 class Store:
-    """A store of songs. Picklable; knows only where it is and what it was made with.
+    """A store of songs. Picklable: it holds only its location and its settings.
 
     Attributes
     ----------
     url
         A folder's absolute path, or an fsspec URL.
     settings
-        What its fingerprints are; they never change.
+        How its fingerprints are made; they never change.
     """
 
     def __init__(self, url: str, tables: Location, settings: Settings) -> None:
@@ -61,12 +61,12 @@ class Store:
 
     @classmethod
     def exists(cls, url: str) -> bool:
-        """Whether this is a store, of whatever format."""
+        """Whether there is a store, of any format."""
         return Location.of(url).exists(metadata.NAME)
 
     @classmethod
     def open(cls, url: str) -> Store:
-        """Open a store that is there.
+        """Open an existing store.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Store:
 
     @classmethod
     def create(cls, url: str, settings: Settings | None = None, shard_frames: int = SHARD_FRAMES) -> Store:
-        """Make an empty store, or complete one whose making was interrupted.
+        """Create an empty store, or complete one whose creation was interrupted.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class Store:
 
     @classmethod
     def open_or_create(cls, url: str, settings: Settings | None = None) -> Store:
-        """Open the store that is there, or make one.
+        """Open the store if it exists, else create it.
 
         Raises
         ------
@@ -110,30 +110,32 @@ class Store:
         location = Location.of(url)
         store = cls.open(url) if location.exists(metadata.NAME) else cls._create(location, settings or Settings())
         if settings is not None:
-            store._expect(settings, "this job asks for")
+            store._require_settings(settings, "this job asks for")
         return store
 
-    def _expect(self, settings: Settings, who: str) -> None:
+    def _require_settings(self, settings: Settings, who: str) -> None:
         ours, theirs = self.settings.to_dict(), settings.to_dict()
         if ours != theirs:
-            odd = ", ".join(f"{name} {ours[name]}, {who} {theirs[name]}" for name in ours if ours[name] != theirs[name])
-            raise ConfigMismatch(f"{self.url}: the store has {odd}; use its settings or make another store")
+            differing = ", ".join(
+                f"{name} {ours[name]}, {who} {theirs[name]}" for name in ours if ours[name] != theirs[name]
+            )
+            raise ConfigMismatch(f"{self.url}: the store has {differing}; use its settings or make another store")
 
     @classmethod
     def _create(cls, location: Location, settings: Settings, shard_frames: int = SHARD_FRAMES) -> Store:
         expected = tuple(f"{name}/" for name in (*SCHEMAS, STAGING))
-        other = next((name for name, _, _ in location.files() if not name.startswith(expected)), None)
-        if other is not None:
-            raise StoreError(f"{location.url}: the folder holds other things ({other}); give an empty or a new one")
+        foreign = next((name for name, _, _ in location.files() if not name.startswith(expected)), None)
+        if foreign is not None:
+            raise StoreError(f"{location.url}: the folder holds other things ({foreign}); give an empty or a new one")
         delta_log.create(location, json.dumps(settings.to_dict()), shard_frames)
-        metadata.write(location, settings)  # last: without it there is no store, and making one starts again
+        metadata.write(location, settings)  # last: without it there is no store, and creation starts again
         return cls(location.url, location, settings)
 
     def snapshot(self) -> Snapshot:
-        """The store as it is now; later commits do not change it."""
+        """The current version of the store; later commits do not change it."""
         return Snapshot(self._location, self.settings, delta_log.load(self._location, SONGS))
 
-    def commit(self, manifests: Sequence[Manifest], map: Map = map) -> list[int]:  # noqa: A002  as the builtin is
+    def commit(self, manifests: Sequence[Manifest], map: MapFunction = map) -> list[int]:  # noqa: A002  as the builtin is
         """Add staged songs, all or none, and delete the staging files.
 
         Songs whose digest the store has already, or that are twice in the batches, are left out.
@@ -155,15 +157,15 @@ class Store:
         StoreError
             If the store cannot be read or written; then nothing was added.
         """
-        batches = [append.of_manifest(self._location, manifest) for manifest in manifests]
-        added = append.add(self._location, self.settings, batches, map)
+        additions = [append.from_manifest(self._location, manifest) for manifest in manifests]
+        added = append.add_songs(self._location, self.settings, additions, map)
         for manifest in manifests:
             for name in (manifest.postings, manifest.constellations):
                 self._location.delete(name)
             self._location.delete_folder(manifest.folder)
         return added
 
-    def absorb(self, other: Store, map: Map = map) -> list[int]:  # noqa: A002
+    def absorb(self, other: Store, map: MapFunction = map) -> list[int]:  # noqa: A002
         """Add the songs of another store, without their audio; the other store stays as it is.
 
         Songs whose digest is here already are left out.
@@ -187,11 +189,11 @@ class Store:
         StoreError
             If one of them cannot be read, or this one not written; then nothing was added.
         """
-        self._expect(other.settings, f"{other.url} has")
-        return append.add(self._location, self.settings, [append.of_snapshot(other.snapshot())], map)
+        self._require_settings(other.settings, f"{other.url} has")
+        return append.add_songs(self._location, self.settings, [append.from_snapshot(other.snapshot())], map)
 
-    def check(self, map: Map = map) -> list[Problem]:  # noqa: A002
-        """Read every file from end to end, and compare what the tables say of each other.
+    def check(self, map: MapFunction = map) -> list[Problem]:  # noqa: A002
+        """Read every file from end to end, and compare what the tables say about each song.
 
         Parameters
         ----------
@@ -201,13 +203,13 @@ class Store:
         Returns
         -------
         list of Problem
-            Empty if the store is whole. What jobs left that died is no problem, and does not count.
+            Empty if the store is whole. Leftovers of jobs that died are no problem: they are in no snapshot.
         """
-        return check.check(self._location, self.settings, map)
+        return check.find_problems(self._location, self.settings, map)
 
     @classmethod
-    def repair(cls, url: str, map: Map = map) -> Repair:  # noqa: A002
-        """Bring back what can be of a damaged store; nothing else may write to it meanwhile.
+    def repair(cls, url: str, map: MapFunction = map) -> Repair:  # noqa: A002
+        """Repair a damaged store as far as possible; nothing else may write to it meanwhile.
 
         Postings are made again from the peaks, which are readable song by song; only songs whose peaks are damaged,
         and the rows of a damaged file of the songs table, are given up.
@@ -219,11 +221,11 @@ class Store:
         """
         restored = repair.restore_metadata(Location.of(url))
         store = cls.open(url)
-        done = repair.repair(store._location, store.settings, map)
+        done = repair.repair_tables(store._location, store.settings, map)
         return Repair((*restored, *done.done), done.lost)
 
     @classmethod
-    def upgrade(cls, url: str, map: Map = map) -> Upgrade | None:  # noqa: A002
+    def upgrade(cls, url: str, map: MapFunction = map) -> Upgrade | None:  # noqa: A002
         """Convert a store of format 2 in place, without the audio; nothing else may use it meanwhile.
 
         A run that was ended at any moment leaves the store what it was, or converted; the next one goes on with what
@@ -241,7 +243,7 @@ class Store:
         """
         return upgrade.upgrade(Location.of(url), map)
 
-    def compact(self, map: Map = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
+    def compact(self, map: MapFunction = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
         """Merge small files, drop removed songs, delete leftovers of dead jobs; others may read and write meanwhile.
 
         Parameters
@@ -260,21 +262,21 @@ class Store:
         return compaction.compact(self._location, self.settings, map, grace_hours)
 
     def remove(self, song_ids: Iterable[int]) -> int:
-        """Mark songs as removed: no later snapshot names them. `compact` gives the space back.
+        """Mark songs as removed: later snapshots do not have them. `compact` frees the space.
 
         Returns
         -------
         int
-            How many were there.
+            How many of them were indexed.
         """
         wanted = pa.array(sorted(set(song_ids)), pa.int32())
         removed = 0
 
         def mark(rows: pa.Table) -> pa.Table:
             nonlocal removed
-            gone = pc.and_(pc.is_in(rows["song_id"], wanted), pc.equal(rows["status"], INDEXED))
-            removed += pc.sum(gone).as_py() or 0
-            status = pc.if_else(gone, REMOVED, rows["status"])
+            marked = pc.and_(pc.is_in(rows["song_id"], wanted), pc.equal(rows["status"], INDEXED))
+            removed += pc.sum(marked).as_py() or 0
+            status = pc.if_else(marked, REMOVED, rows["status"])
             return rows.set_column(rows.schema.get_field_index("status"), rows.schema.field("status"), status)
 
         def start() -> Callable[[pa.Table], pa.Table]:
@@ -298,15 +300,15 @@ class Store:
         Returns
         -------
         int
-            How many of the songs were there.
+            How many of the songs were indexed.
 
         Raises
         ------
         ParameterError
             If a column cannot be edited or has another number of values.
         """
-        if odd := [name for name in values if name not in EDITABLE]:
-            raise ParameterError(f"column {odd[0]!r} cannot be changed; these can: {', '.join(EDITABLE)}")
+        if fixed := [name for name in values if name not in EDITABLE]:
+            raise ParameterError(f"column {fixed[0]!r} cannot be changed; these can: {', '.join(EDITABLE)}")
         if any(len(column) != len(song_ids) for column in values.values()) or len(set(song_ids)) != len(song_ids):
             raise ParameterError(f"give one value of each column for each of {len(song_ids)} different songs")
         wanted = pa.array(song_ids, pa.int32())

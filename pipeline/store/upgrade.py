@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, frames, metadata, postings
-from pipeline.store.append import Map
+from pipeline.store.append import MapFunction
 from pipeline.store.delta_log import DataFile, Version
 from pipeline.store.frames import Places
 from pipeline.store.postings import PostingsFile, ShardPostings
@@ -84,7 +84,7 @@ class _Task:
     settings: str
 
 
-def upgrade(root: Location, run: Map) -> Upgrade | None:
+def upgrade(root: Location, map_tasks: MapFunction) -> Upgrade | None:
     """What `Store.upgrade` does."""
     settings = metadata.read_upgradable(root)
     if settings is None:
@@ -94,7 +94,7 @@ def upgrade(root: Location, run: Map) -> Upgrade | None:
         return None
     while True:
         songs = delta_log.load(root, SONGS)
-        done = _convert(root, songs, settings, run)
+        done = _convert(root, songs, settings, map_tasks)
         if delta_log.load(root, SONGS).number == songs.number:
             break
     metadata.write(root, settings, metadata.UPGRADED_FOLDER)
@@ -102,7 +102,7 @@ def upgrade(root: Location, run: Map) -> Upgrade | None:
     return done
 
 
-def _convert(root: Location, songs: Version, settings: Settings, run: Map) -> Upgrade:
+def _convert(root: Location, songs: Version, settings: Settings, map_tasks: MapFunction) -> Upgrade:
     new = metadata.tables_in(root, metadata.UPGRADED_FOLDER)
     text = json.dumps(settings.to_dict())
     _begin(root, new, songs.number)
@@ -110,11 +110,13 @@ def _convert(root: Location, songs: Version, settings: Settings, run: Map) -> Up
     old = {table: delta_log.load(root, table, songs.numbers.get(pin, 0)) for table, pin in PINS.items()}
     rows = _read_songs(root, songs)
     ids = rows["song_id"].to_numpy().astype(np.int64)
-    lengths = _lengths(root, old[CONSTELLATIONS], ids, run)
+    lengths = _lengths(root, old[CONSTELLATIONS], ids, map_tasks)
     places, numbers = frames.reserve({}, lengths.tolist(), frames.SHARD_FRAMES)
     tasks = _plan(root, new, old[POSTINGS], ids, places, text)
-    written = [file for file in run(_run_task, tasks) if file is not None]
-    copies = list(run(_copy, [(root, new, f"{CONSTELLATIONS}/{file.name}") for file in old[CONSTELLATIONS].files]))
+    written = [file for file in map_tasks(_run_task, tasks) if file is not None]
+    copies = list(
+        map_tasks(_copy, [(root, new, f"{CONSTELLATIONS}/{file.name}") for file in old[CONSTELLATIONS].files])
+    )
     assert len(copies) == len(old[CONSTELLATIONS].files)
     pins = {}
     for table, files in ((POSTINGS, written), (CONSTELLATIONS, old[CONSTELLATIONS].files)):
@@ -139,10 +141,10 @@ def _convert(root: Location, songs: Version, settings: Settings, run: Map) -> Up
 
 def _begin(root: Location, new: Location, version: int) -> None:
     """Say what is being converted; what was made of another version of the store is of no use."""
-    told: object = None
+    recorded: object = None
     if new.exists(MARKER):
-        told = json.loads(new.read(MARKER))
-    if told != {"songs_version": version}:
+        recorded = json.loads(new.read(MARKER))
+    if recorded != {"songs_version": version}:
         for name, _, _ in list(root.files(metadata.UPGRADED_FOLDER)):
             root.delete(name)
         new.write(MARKER, json.dumps({"songs_version": version}).encode())
@@ -159,16 +161,16 @@ def _read_songs(root: Location, songs: Version) -> pa.Table:
     return rows.filter(pc.equal(rows["status"], INDEXED)).sort_by("song_id")
 
 
-def _lengths(root: Location, version: Version, ids: NDArray[np.int64], run: Map) -> NDArray[np.int64]:
+def _lengths(root: Location, version: Version, ids: NDArray[np.int64], map_tasks: MapFunction) -> NDArray[np.int64]:
     """Frames of each song, up to its last peak."""
     lengths = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
-    for song_ids, last in run(_last_frames, [(root, f"{CONSTELLATIONS}/{file.name}") for file in version.files]):
+    for song_ids, last in map_tasks(_last_frames, [(root, f"{CONSTELLATIONS}/{file.name}") for file in version.files]):
         inside = song_ids < len(lengths)
         lengths[song_ids[inside]] = last[inside] + 1
     if len(ids) and not lengths[ids].all():
         lost = int(ids[lengths[ids] == 0][0])
         raise StoreError(
-            f"{root.path(CONSTELLATIONS)}: the peaks of song {lost} are missing; mend the store with the songprint "
+            f"{root.path(CONSTELLATIONS)}: the peaks of song {lost} are missing; repair the store with the songprint "
             "that made it, then convert it"
         )
     return lengths[ids]

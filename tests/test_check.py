@@ -1,4 +1,4 @@
-"""What can happen to a store on a disk, what `check` says of it, and what a repair brings back."""
+"""Damage to a store on a disk: which problems `check` reports, and what a repair restores."""
 
 from __future__ import annotations
 
@@ -13,33 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.fingerprinting.landmarks import Postings, pair_peaks
-from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import Settings
-from pipeline.store import StagedSong, Store, delta_log, postings, stage
-from pipeline.store.schema import NEXT_SONG_ID, PINS
+from pipeline.store import Store, delta_log, postings, stage
+from pipeline.store.postings import ShardPostings
+from pipeline.store.schema import NEXT_FRAME, NEXT_SONG_ID, PINS
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.storage import Location
+from tests.fakes import make_song
 
 N_SONGS = 12
-
-
-def make_song(number: int) -> StagedSong:
-    """A song whose landmarks come from its peaks, as those of real songs do."""
-    at = np.unique(np.random.default_rng(number).integers(0, 400 * 1024, 500))
-    peaks = Peaks((at // 1024).astype(np.int32), (at % 1024).astype(np.int32), (at % 61 - 30).astype(np.int8))
-    return StagedSong(
-        path=f"/music/{number}.flac", title=None, artist=None, album=None, duration_s=60.0, digest=f"{number:032x}",
-        decoder="soundfile", sample_rate=44100, decoded_share=1.0, size_bytes=1000, modified_ns=5,
-        hashes=pair_peaks(peaks, Settings().fan_out), peaks=peaks,
-    )  # fmt: skip
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Two commits, then compacted, then one more: a large file and a small one of each kind."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr(postings, "GROUP_ROWS", 512)
+    monkeypatch.setattr(postings, "PART_ROWS", 512)
+    monkeypatch.setattr(postings, "DIRECTORY_ROWS", 1000)
     store = Store.create(str(tmp_path / "library.songprint"))
     songs = [make_song(number) for number in range(1, N_SONGS + 1)]
     for name, batch in (("a", songs[:5]), ("b", songs[5:11])):
@@ -50,7 +39,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def everything(store: Store) -> tuple[list[int], list[tuple[int, ...]], dict[int, list[int]]]:
-    """All that a store answers."""
+    """All song ids, postings and peaks of a store."""
     snapshot = store.snapshot()
     ids = snapshot.songs(["song_id"])["song_id"].to_pylist()
     hashes = np.unique(np.concatenate([make_song(number).hashes.hash for number in range(1, N_SONGS + 1)]))
@@ -74,14 +63,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def replace_postings(store: Store, change: Callable[[Postings], Postings]) -> None:
+def replace_postings(store: Store, change: Callable[[ShardPostings], ShardPostings]) -> None:
     """Put other postings in place of the large file's, and let the log agree."""
     location = Location.of(store.url)
     version = delta_log.load(location, "postings")
-    old = next(file for file in version.files if file.name == largest(store, "postings").name)
-    found = postings.from_table(pq.read_table(largest(store, "postings")))
+    old = next(file for file in version.files if largest(store, "postings").as_posix().endswith(file.name))
+    found = postings.from_table(pq.read_table(largest(store, "postings"), partitioning=None))
     new = postings.write(
-        location, "postings/other-0000.parquet", iter([change(found)]), json.dumps(store.settings.to_dict())
+        location, "postings/shard=0/other-0000.parquet", iter([change(found)]), json.dumps(store.settings.to_dict())
     )
     assert new is not None
     version = delta_log.commit(location, version, [new], [old])
@@ -89,40 +78,44 @@ def replace_postings(store: Store, change: Callable[[Postings], Postings]) -> No
     delta_log.commit(location, songs, numbers={PINS["postings"]: version.number})
 
 
-def stranger(found: Postings) -> Postings:
-    return postings.sort(postings.join([found, Postings(*(np.array([value], np.int32) for value in (7, 999, 3)))]))
+def one_posting(hash_: int, position: int) -> ShardPostings:
+    return ShardPostings(np.array([hash_], np.int32), np.array([position], np.int32))
 
 
-def one_less(found: Postings) -> Postings:
+def with_unknown_song(found: ShardPostings) -> ShardPostings:
+    return postings.sort(postings.join([found, one_posting(7, 2_000_000)]))
+
+
+def one_less(found: ShardPostings) -> ShardPostings:
     return postings.take(found, slice(1, None))
 
 
-def unsorted(found: Postings) -> Postings:
+def unsorted(found: ShardPostings) -> ShardPostings:
     return postings.take(found, slice(None, None, -1))
 
 
 def wrong_settings(store: Store) -> None:
-    face = Path(store.url) / "songprint.json"
-    face.write_text(face.read_text().replace('"hop": 512', '"hop": 256'))
+    metadata = Path(store.url) / "songprint.json"
+    metadata.write_text(metadata.read_text().replace('"hop": 512', '"hop": 256'))
 
 
 DAMAGES: dict[str, tuple[Callable[[Store], None], str]] = {
-    "a missing postings file": (lambda store: largest(store, "postings").unlink(), r"postings/c.*file is missing"),
+    "a missing postings file": (lambda store: largest(store, "postings").unlink(), r"postings/.*/c.*is missing"),
     "a missing peaks file": (lambda store: largest(store, "constellations").unlink(), r"constellations/.*is missing"),
     "a missing songs file": (lambda store: largest(store, "songs").unlink(), r"songs/.*: the file is missing"),
-    "a truncated file": (lambda store: cut(largest(store, "postings")), r"postings/c.* bytes, its table's log says"),
-    "a flipped byte in a page of postings": (lambda store: flip(largest(store, "postings"), 0.3), r"postings/c.*sum"),
+    "a truncated file": (lambda store: cut(largest(store, "postings")), r"postings/.*c.* bytes, its table's log says"),
+    "a flipped byte in a page of postings": (lambda store: flip(largest(store, "postings"), 0.3), r"postings/.*c.*sum"),
     "a flipped byte in a page of peaks": (lambda store: flip(largest(store, "constellations"), 0.3), r"const.*/c.*sum"),
     "a flipped byte in a page of songs": (lambda store: flip(largest(store, "songs"), 0.1), r"songs/.*checksum"),
     "a posting of an unknown song": (
-        lambda store: replace_postings(store, stranger),
-        r"postings/other.*: it has rows of song 999, and no song was ever given that id",
+        lambda store: replace_postings(store, with_unknown_song),
+        r"postings/.*other.*: it has rows at frame 2000000 of shard 0, and no song was ever given that",
     ),
     "a wrong count": (
         lambda store: replace_postings(store, one_less),
         r"postings: song \d+ \(/music/\d+.flac\) has \d+ rows where \d+ belong",
     ),
-    "an unsorted file": (lambda store: replace_postings(store, unsorted), r"postings/other.*: its rows are not sorted"),
+    "an unsorted file": (lambda store: replace_postings(store, unsorted), r"postings/.*: its rows are not sorted"),
     "settings that disagree": (wrong_settings, r"songs: its settings are not those of songprint.json"),
 }  # fmt: skip
 
@@ -142,10 +135,10 @@ def test_damage_is_named_with_its_file_and_repaired(store: Store, name: str) -> 
     assert any(re.search(sentence, str(problem)) for problem in problems), problems
     assert all("`songprint check --repair`" in str(problem) for problem in problems)
     repair = Store.repair(store.url)
-    mended = Store.open(store.url)
-    assert mended.check() == []
-    after = everything(mended)
-    if "songs" in name:  # nobody knows any more which songs these were
+    repaired = Store.open(store.url)
+    assert repaired.check() == []
+    after = everything(repaired)
+    if "songs" in name:  # which songs these were is recorded nowhere else
         assert after[0] == [12]
         assert "index the library again" in repair.done[0]
     elif "peaks" in name:
@@ -157,7 +150,7 @@ def test_damage_is_named_with_its_file_and_repaired(store: Store, name: str) -> 
         assert (repair.lost, after) == ((), before)
 
 
-def test_no_flipped_bit_passes_as_whole_and_changes_an_answer(store: Store, rng: np.random.Generator) -> None:
+def test_no_flipped_bit_passes_the_check_and_changes_what_is_read(store: Store, rng: np.random.Generator) -> None:
     before = everything(store)
     snapshot = store.snapshot()
     for table in ("songs", "postings", "constellations"):
@@ -194,7 +187,7 @@ def test_a_commit_that_a_power_cut_tore_is_taken_back(store: Store) -> None:
     assert store.check() == []
 
 
-def test_a_log_that_lost_a_pinned_version_is_mended_from_the_peaks(store: Store) -> None:
+def test_a_log_that_lost_a_pinned_version_is_repaired_from_the_peaks(store: Store) -> None:
     before = everything(store)
     max((Path(store.url) / "postings" / "_delta_log").glob("*.json")).unlink()
     assert any("its log ends at version" in problem.what for problem in store.check())
@@ -213,7 +206,7 @@ def test_a_damaged_checkpoint_is_not_needed(store: Store) -> None:
     assert everything(store) == before
 
 
-def test_a_lost_face_is_written_again(store: Store) -> None:
+def test_lost_store_metadata_is_written_again(store: Store) -> None:
     (Path(store.url) / "songprint.json").write_text("{}")
     with pytest.raises(StoreError, match="check --repair` restores it"):
         Store.open(store.url)
@@ -221,24 +214,25 @@ def test_a_lost_face_is_written_again(store: Store) -> None:
     assert Store.open(store.url).check() == []
 
 
-@pytest.mark.parametrize(("version", "way_out"), [(0, "index the music again"), (3, "or a newer one")])
+@pytest.mark.parametrize(("version", "way_out"), [(0, "index the music again"), (4, "or a newer one")])
 def test_another_format_is_refused_with_the_way_out(store: Store, version: int, way_out: str) -> None:
-    face = Path(store.url) / "songprint.json"
-    face.write_text(json.dumps({"format": version, "settings": {"unheard": "of"}}))
-    with pytest.raises(StoreError, match=f"the store has format {version}, this songprint reads 2; .*{way_out}"):
+    metadata = Path(store.url) / "songprint.json"
+    metadata.write_text(json.dumps({"format": version, "settings": {"unknown": "of another format"}}))
+    with pytest.raises(StoreError, match=f"the store has format {version}, this songprint reads 3; .*{way_out}"):
         Store.open(store.url)
     with pytest.raises(StoreError, match=f"format {version}"):
         Store.repair(store.url)
 
 
-def test_what_dead_jobs_left_is_no_problem(store: Store) -> None:
-    """Postings of an id that was reserved, and never committed: they do not count, and `compact` drops them."""
+def test_leftovers_of_dead_jobs_are_no_problem(store: Store) -> None:
+    """Postings of an id that was reserved, and never committed: no snapshot has them, and `compact` drops them."""
     location = Location.of(store.url)
     songs = delta_log.load(location, "songs")
-    delta_log.commit(location, songs, numbers={NEXT_SONG_ID: N_SONGS + 2})
-    orphan = Postings(*(np.array([value], np.int32) for value in (7, N_SONGS + 1, 3)))
+    frame = songs.numbers[NEXT_FRAME]
+    delta_log.commit(location, songs, numbers={NEXT_SONG_ID: N_SONGS + 2, NEXT_FRAME: frame + 100})
     text = json.dumps(store.settings.to_dict())
-    file = postings.write(location, f"postings/{N_SONGS + 1:010d}-0000.parquet", iter([orphan]), text)
+    name = f"postings/shard=0/{N_SONGS + 1:010d}-0000.parquet"
+    file = postings.write(location, name, iter([one_posting(7, frame + 3)]), text)
     assert file is not None
     delta_log.commit(location, delta_log.load(location, "postings"), [file])
     assert store.check() == []
@@ -246,14 +240,14 @@ def test_what_dead_jobs_left_is_no_problem(store: Store) -> None:
     assert store.check() == []
 
 
-def test_a_store_from_a_stranger_cannot_lead_out_of_its_folder(store: Store) -> None:
+def test_an_untrusted_store_cannot_lead_out_of_its_folder(store: Store) -> None:
     log = max((Path(store.url) / "postings" / "_delta_log").glob("*.json"))
     log.write_text(re.sub(r'"path":"[^"]*"', '"path":"../../elsewhere.parquet"', log.read_text()))
     with pytest.raises(StoreError, match=r"names a file that is not in its folder: .*elsewhere.parquet"):
         everything(store)
 
 
-def test_a_store_from_a_stranger_cannot_ask_for_all_memory(store: Store) -> None:
+def test_an_untrusted_store_cannot_take_all_memory(store: Store) -> None:
     location = Location.of(store.url)
     version = delta_log.load(location, "songs")
     rows = read_songs(location, version)
@@ -266,13 +260,11 @@ def test_a_store_from_a_stranger_cannot_ask_for_all_memory(store: Store) -> None
 def test_postings_of_impossible_songs_count_nowhere(store: Store, tmp_path: Path) -> None:
     before = everything(store)
 
-    def odd(found: Postings) -> Postings:
-        ids = (-1, -7, 5_000, 2_000_000_000)
-        return postings.sort(
-            postings.join([found, *(Postings(*np.array([[found.hash[9]], [i], [3]], np.int32)) for i in ids)])
-        )
+    def with_impossible_songs(found: ShardPostings) -> ShardPostings:
+        positions = (-1, -7, 5_000_000, 2_000_000_000)
+        return postings.sort(postings.join([found, *(one_posting(int(found.hash[9]), at) for at in positions)]))
 
-    replace_postings(store, odd)
+    replace_postings(store, with_impossible_songs)
     assert everything(store) == before
     other = Store.create(str(tmp_path / "other"))
     assert len(other.absorb(store)) == N_SONGS
