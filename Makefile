@@ -1,5 +1,5 @@
-# Everything a developer does here. Each target sets up what it needs: a virtual environment in .venv, from wheels
-# only, at the versions of constraints.txt; made once, and again when pyproject.toml or constraints.txt change.
+# Everything a developer does. Each target first sets up a virtual environment in .venv, from wheels only, at the
+# versions of constraints.txt: once, and again when pyproject.toml or constraints.txt change.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -15,27 +15,27 @@ SIZES ?= 1,10,100,400
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --only-binary=:all: -c constraints.txt
 
-help: ## list what there is to do
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/run.stamp ## make a small library, index it, identify noisy clips, show the result
 	@$(BIN)/songprint demo
 
-test: check ## everything that must hold before a change lands: check, then all tests and doctests
+test: check ## everything that must pass before a change is merged: check, then all tests and doctests
 	@$(BIN)/python -m pytest
 
-test-faults: .venv/dev.stamp ## kill jobs at hundreds of moments, let five work at once for minutes (some 15 minutes)
+test-faults: .venv/dev.stamp ## kill jobs at hundreds of moments, run five jobs at once for minutes (some 15 minutes)
 	@FAULTS=400 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=1800 tests/test_faults.py
 
 test-cluster: .venv/dev.stamp ## index while workers are killed at random, and compare: make test-cluster MUSIC=folder
 	@$(BIN)/python -m benchmarks.faults $(MUSIC)
 
-bench: .venv/dev.stamp ## what songprint costs beside ffmpeg, fpcalc and DuckDB, against its targets: make bench MUSIC=folder SIZES=1,10
+bench: .venv/dev.stamp ## measure costs beside ffmpeg, fpcalc and DuckDB, and compare with the targets: make bench MUSIC=folder SIZES=1,10
 	@[ -n "$(MUSIC)" ] || { echo "make: name a folder of music, an hour or more: make bench MUSIC=folder"; exit 2; }
 	@$(BIN)/python -m benchmarks.indexing $(MUSIC)
-	@$(BIN)/python -m benchmarks.asking $(MUSIC) --sizes $(SIZES)
+	@$(BIN)/python -m benchmarks.querying $(MUSIC) --sizes $(SIZES)
 
-bench-recognition: .venv/dev.stamp ## how many clips of a benchmark set are recognised: make bench-recognition SET=folder [TIMES=10]
+bench-recognition: .venv/dev.stamp ## measure how many clips of a benchmark set are named rightly: make bench-recognition SET=folder [TIMES=10]
 	@$(BIN)/python -m benchmarks.recognition $(SET) $(if $(TIMES),--times $(TIMES) --workers 4)
 
 calibrate: .venv/dev.stamp ## fit the confidence again: make calibrate SETS="folder folder" UNSEEN=folder
@@ -44,7 +44,7 @@ calibrate: .venv/dev.stamp ## fit the confidence again: make calibrate SETS="fol
 bench-scale: .venv/dev.stamp ## measure the model of docs/SCALE.md: make bench-scale LIKE=store CLIPS=folder
 	@$(BIN)/python -m benchmarks.scale $(if $(LIKE),--like $(LIKE)) $(if $(CLIPS),--clips $(CLIPS))
 
-check: .venv/dev.stamp ## the tests' quick half: formatting, lint, types
+check: .venv/dev.stamp ## the quick half of make test: formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "make: some files are not formatted; run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
@@ -53,22 +53,22 @@ fuzz: .venv/fuzz.stamp ## fuzz the parsers, guided by coverage; decode damaged f
 	@$(BIN)/python -m tests.fuzz_parsers $(or $(SECONDS),60)
 	@$(BIN)/python -m tests.fuzz_audio $(or $(N),2000)
 
-audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt; asks PyPI's advisories over the network
+audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt, in PyPI's advisories over the network
 	@mkdir -p build
 	@if .venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt > build/audit.txt 2>&1; \
 	then tail -n 1 build/audit.txt; \
 	elif grep -qE '^(ERROR:|[A-Za-z_.]+Error: )' build/audit.txt; \
-	then echo "make: nothing is known of the versions in constraints.txt: PyPI's advisories could not be asked" \
+	then echo "make: nothing is known of the versions in constraints.txt: PyPI's advisories could not be reached" \
 		"($$(grep -E '^(ERROR:|[A-Za-z_.]+Error: )' build/audit.txt | tail -n 1 | cut -c 1-200)); the rest is in build/audit.txt"; exit 1; \
 	else cat build/audit.txt; echo "make: some versions in constraints.txt have known weaknesses (above)"; exit 1; fi
 
-soak: .venv/dev.stamp ## index, identify, remove and compact in a loop and count what grows: make soak MINUTES=30
+soak: .venv/dev.stamp ## index, identify, remove and compact in a loop, and fail if memory or files grow: make soak MINUTES=30
 	@$(BIN)/python -m tests.soak $(or $(MINUTES),30)
 
-format: .venv/dev.stamp ## rewrite the code as the project formats it
+format: .venv/dev.stamp ## format the code
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
-notebooks: .venv/dev.stamp ## run every notebook from top to bottom and keep its pictures
+notebooks: .venv/dev.stamp ## run every notebook from top to bottom and save its pictures
 	@$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
 reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come from the code
@@ -92,7 +92,7 @@ clean: ## remove the environment, caches and the demo's files
 		"x86-64 only. Without it: .venv/bin/python -m tests.fuzz_audio 2000"; exit 1; }
 	@touch $@
 
-# Apart from the rest: it brings thirty packages of its own.
+# In an environment of its own: it installs thirty packages.
 .venv/audit.stamp: .venv/run.stamp
 	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install -qq --disable-pip-version-check --no-input \
 		--only-binary=:all: pip-audit || { echo "make: pip could not install pip-audit (its reason is above)"; exit 1; }
@@ -112,7 +112,7 @@ clean: ## remove the environment, caches and the demo's files
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp
-	@echo "songprint: adding the tools that the tests need" >&2
+	@echo "songprint: installing the tools that the tests need" >&2
 	@$(PIP) --no-build-isolation --group dev --editable '.[s3]' || { echo "make: pip could not install the test tools" \
 		"(its reason is above)"; exit 1; }
 	@touch $@

@@ -1,13 +1,13 @@
-"""What indexing costs: against `ffmpeg -f null` and `fpcalc` on the same files, stage by stage, and in bytes.
+"""What indexing costs: compared with `ffmpeg -f null` and `fpcalc` on the same files, stage by stage, and in bytes.
 
     python -m benchmarks.indexing MUSIC [--pairs 5] [--hours 1] [--shared-hours 8]
 
-MUSIC is a folder of real music in any format; the same hours of it are encoded as MP3 (192 kbit/s), FLAC and Ogg
-Vorbis first. Each pair runs one after the other, and only ratios within a pair count: machines drift. CPU time is the
-process's own and its children's, user and system; what a process spends before its work begins (imports, a cluster's
-start) is left out of songprint's and kept in the others'; a linked ffmpeg takes 0.09 s to start, a quarter of its cost
-on files of some minutes. What many workers gain is measured on the music as it is, and on more of it: an hour is over
-before they have shared it evenly.
+MUSIC is a folder of real music in any format; the same hours of it are encoded as MP3 (192 kbit/s), FLAC and Ogg Vorbis
+first. The two runs of a pair follow each other, and only ratios within a pair count, since the speed of a machine
+drifts. CPU time is user and system time of the process and its children. The time before the work begins (imports, the
+start of a cluster) is left out for songprint and included for the others: a linked ffmpeg takes 0.09 s to start, a
+quarter of its cost on files of some minutes. The gain of many workers is measured on the original music, and on more of
+it: an hour ends before the workers have shared it evenly.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from typing import Any
 import imageio_ffmpeg
 
 from benchmarks import targets
-from benchmarks.machine import describe, spread, table
+from benchmarks.machine import describe, median_and_range, table
 
 CODECS = {"mp3": ["-c:a", "libmp3lame", "-b:a", "192k"], "flac": ["-c:a", "flac"], "ogg": ["-c:a", "libvorbis"]}
-# The system's is what people compare with, the wheel's is the same everywhere; builds differ by a factor of two.
+# People compare with the system's ffmpeg; the wheel's is the same everywhere. Builds differ by a factor of two.
 WHEEL, SYSTEM = imageio_ffmpeg.get_ffmpeg_exe(), shutil.which("ffmpeg")
 FFMPEG = SYSTEM or WHEEL
 
@@ -41,7 +41,7 @@ FFMPEG = SYSTEM or WHEEL
 INDEX = r"""
 import re, sys, time
 from pathlib import Path
-from pipeline.execution.executor import Loop
+from pipeline.execution.executor import SerialExecutor
 from pipeline.execution.process import block_pandas_import
 from pipeline.indexing import index
 from pipeline.store import Store
@@ -51,7 +51,7 @@ def ready(seconds):
     block_pandas_import()
     time.sleep(seconds)
 def peak(_):
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would be the most that the parent had
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would include the parent's peak
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 def run(executor):
     before, began = time.process_time(), time.perf_counter()
@@ -63,11 +63,11 @@ def main():
     if workers:
         from pipeline.execution import dask_executor
         with dask_executor.local(workers) as running:
-            running.map(ready, [1.0] * workers)  # so long that each worker gets one
+            running.map(ready, [1.0] * workers)  # long enough that each worker gets one
             cpu, wall = run(running)
             most = max(running.map(peak, range(workers)))
     else:
-        cpu, wall = run(Loop())
+        cpu, wall = run(SerialExecutor())
         most = peak(0)
     stats = Store.open(place).snapshot().stats()
     print(cpu, wall, most, stats["bytes"], stats["postings"], stats["hours"])
@@ -77,7 +77,7 @@ if __name__ == "__main__":
 
 
 def encode(music: Path, hours: float, into: Path) -> dict[str, Path]:
-    """The first ``hours`` of the music under a folder, in each codec, in folders of their own."""
+    """Encode the first ``hours`` of the music under a folder in each codec, in a folder each."""
     from pipeline import catalog
 
     folders = {codec: into / codec for codec in CODECS}
@@ -105,7 +105,7 @@ def encode(music: Path, hours: float, into: Path) -> dict[str, Path]:
 
 
 def long_recording(folder: Path, into: Path, hours: float) -> Path:
-    """The MP3s of a folder one after another, as often as it takes, as one file alone in a folder."""
+    """Join the MP3s of a folder, repeated as often as needed, to one file in a folder of its own."""
     into.mkdir()
     names = into.with_suffix(".txt")
     once = "".join(f"file '{file}'\n" for file in sorted(folder.iterdir()))
@@ -116,7 +116,7 @@ def long_recording(folder: Path, into: Path, hours: float) -> Path:
 
 
 def duration_s(path: str) -> float:
-    """Seconds of a file, by decoding it: slow, and right."""
+    """Seconds of a file, by decoding it: slow, but exact."""
     from pipeline.audio import decoding
 
     return decoding.decode(path, 11025, lambda blocks: sum(map(len, blocks)))[0] / 11025
@@ -133,26 +133,26 @@ def cpu_of(commands: Iterator[list[str]]) -> tuple[float, float]:
 
 
 def ffmpeg(folder: Path, binary: str = FFMPEG) -> tuple[float, float]:
-    """Decoding alone."""
+    """CPU and wall seconds of ffmpeg, decoding only."""
     files = sorted(folder.iterdir())
     return cpu_of([binary, "-v", "error", "-threads", "1", "-i", str(file), "-f", "null", "-"] for file in files)
 
 
 def version(command: str) -> str:
-    """What a program says it is."""
-    said = subprocess.run([command, "-version"], check=True, capture_output=True, text=True).stdout
-    return " ".join(said.splitlines()[0].split()[:3])
+    """The first words of a program's version text."""
+    text = subprocess.run([command, "-version"], check=True, capture_output=True, text=True).stdout
+    return " ".join(text.splitlines()[0].split()[:3])
 
 
 def fpcalc(folder: Path) -> tuple[float, float]:
-    """Chromaprint's fingerprinter, in C++."""
+    """CPU and wall seconds of Chromaprint's fingerprinter, in C++."""
     return cpu_of(["fpcalc", "-length", "0", "-ignore-errors", str(file)] for file in sorted(folder.iterdir()))
 
 
 def songprint(paths: Sequence[Path], workers: int = 0) -> tuple[float, ...]:
     """CPU s, wall s, peak MB, bytes, postings, hours of an index run into a new store; in one process when 0."""
     with tempfile.TemporaryDirectory() as place:
-        script = Path(place) / "index_once.py"  # a file, since worker processes import it again
+        script = Path(place) / "index_once.py"  # a file, because worker processes import it again
         script.write_text(INDEX, encoding="utf-8")
         command = [sys.executable, str(script), f"{place}/store", str(workers), *map(str, paths)]
         environment = os.environ | {"PYTHONPATH": os.getcwd()}
@@ -251,11 +251,11 @@ def main() -> None:
             rows.append(
                 [
                     codec,
-                    spread([hours * 3600 / run[0] for run in ours], "{:.0f}"),
-                    *map(spread, ratios.values()),
-                    spread(walls),
-                    spread(prints) if prints else "-",
-                    spread([run[2] for run in ours], "{:.0f}"),
+                    median_and_range([hours * 3600 / run[0] for run in ours], "{:.0f}"),
+                    *map(median_and_range, ratios.values()),
+                    median_and_range(walls),
+                    median_and_range(prints) if prints else "-",
+                    median_and_range([run[2] for run in ours], "{:.0f}"),
                 ]
             )
             if codec == "mp3":
@@ -267,11 +267,14 @@ def main() -> None:
         cores = len(os.sched_getaffinity(0))
         shared = some(options.music, options.shared_hours)
         pairs = [(songprint(shared, 1), songprint(shared, cores)) for _ in range(options.pairs)]
-        speed_ups = [one[1] / all_[1] for one, all_ in pairs]
-        much = f"{pairs[0][0][5]:.1f} hours"
-        print(f"\n{cores} workers over 1, wall, {much}, their start apart: {spread(speed_ups)} times as fast\n")
+        speed_ups = [single[1] / parallel[1] for single, parallel in pairs]
+        audio = f"{pairs[0][0][5]:.1f} hours"
+        print(
+            f"\n{cores} workers over 1, wall, {audio}, without their start: "
+            f"{median_and_range(speed_ups)} times as fast\n"
+        )
         if cores in targets.WORKERS:
-            met.append(targets.row(targets.WORKERS[cores], speed_ups, much))
+            met.append(targets.row(targets.WORKERS[cores], speed_ups, audio))
         print(table(["stage (mp3)", "CPU s per hour of audio"],
                     [[name, f"{seconds:.2f}"] for name, seconds in stages(folders["mp3"], 3)]))  # fmt: skip
         _, _, peak, _, _, hours = songprint([long_recording(folders["mp3"], place / "long", 3.0)], 1)

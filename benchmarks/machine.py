@@ -1,4 +1,4 @@
-"""Which machine a figure is from, and how a figure is shown."""
+"""What the benchmarks share: the description of the machine, and the format of figures and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def describe() -> str:
-    """One line: processor, cores, load, Python and the libraries that do the work."""
+    """One line: processor, cores, load, Python, and the versions of the main libraries."""
     import deltalake
     import numpy
     import pyarrow
@@ -25,8 +25,8 @@ def describe() -> str:
     )
 
 
-def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
-    """Median, and the smallest and largest beside it."""
+def median_and_range(values: Sequence[float], form: str = "{:.2f}") -> str:
+    """The median, with the smallest and the largest value in brackets."""
     low, middle, high = (form.format(value) for value in (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low} to {high})"
 

@@ -1,12 +1,12 @@
-"""What a store of millions of songs costs: a model whose constants are measured here, held against a larger run.
+"""What a store of millions of songs costs: a model, its constants measured here, compared with a larger run.
 
     python -m benchmarks.scale [--like STORE] [--clips FOLDER] [--sizes 10,20,40] [--check 100]
 
-Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) go through the real staging, committing,
-compacting and asking, in stores of growing size. Straight lines through the small ones are the model, for asking over
-the root of the size; what it says of the largest is printed beside what was measured there. Then come the tables of
-docs/SCALE.md. All times are CPU seconds of one worker, so that a busy machine tells the same. Without STORE and FOLDER,
-songs by formula are used.
+Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) are staged, committed, compacted and searched by
+the real code, in stores of growing size. The model is straight lines through the small stores, for searching over the
+root of the size. Its prediction for the largest store is printed beside the measurement, then the tables of
+docs/SCALE.md. All times are CPU seconds of one worker, so that a busy machine gives the same figures. Without STORE and
+FOLDER, songs by formula are used.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe, table
-from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, Spread, store_at
+from benchmarks.synthetic import POSTINGS_PER_SONG, SONGS_PER_BATCH, HashDistribution, store_at
 from pipeline import Settings, Store, catalog, indexing
 from pipeline.audio import decoding
 from pipeline.catalog import Entry
-from pipeline.matching.search import recognise
+from pipeline.matching.search import find_matches
 from pipeline.matching.tracks import WINDOW_STEP_S
 from pipeline.matching.types import Query
 from pipeline.simulation import acoustics, encoding, music
 from pipeline.store import stage
 
-# Batches in one commit, in turn: what a commit costs by itself and what its postings cost come apart.
+# Batches in one commit, in turn: so the fixed cost of a commit can be separated from the cost of its postings.
 BATCHES = (1, 4, 2)
 WINDOWS = 64
 PROBES = 3
-# Songs of the plans that the driver's constants come from; the last is what they are held against.
+# Songs of the plans that the driver's constants come from; they are compared with the last one.
 PLANNED = (100_000, 200_000, 400_000, 1_000_000)
 FORMULA_SONGS = 12
 FORMULA_SONG_S = 120.0
 
-# What a window costs: the larger the store, the fewer of its hashes may be read (`recognise.affordable`).
-ASKING = ("window_s", "ask_mb")
+# Cost of a window: the larger the store, the fewer of its hashes may be read (`matching.search.within_read_budget`).
+SEARCH_FIGURES = ("window_s", "search_mb")
 
 # A real library: songs of four minutes.
 SONG_S = 240.0
@@ -57,7 +57,7 @@ WORKERS = (1, 16, 128)
 
 
 def cpu_s(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process for some work."""
+    """CPU seconds of this process for a call."""
     began = time.process_time()
     work()
     return time.process_time() - began
@@ -67,18 +67,18 @@ def cpu_s(work: Callable[[], Any]) -> float:
 
 
 def formula_store(folder: Path) -> tuple[Store, float]:
-    """A store of songs by formula, and the CPU seconds that an hour of music cost."""
-    music = folder / "music"
-    music.mkdir()
+    """A store of songs by formula, and CPU seconds for an hour of its music."""
+    library = folder / "music"
+    library.mkdir()
     for seed in range(FORMULA_SONGS):
-        encoding.write(music / f"{seed}.mp3", music.song(seed, FORMULA_SONG_S))
+        encoding.write(library / f"{seed}.mp3", music.song(seed, FORMULA_SONG_S))
     store = Store.create(str(folder / "like"))
-    took = cpu_s(lambda: indexing.index([str(music)], store))
+    took = cpu_s(lambda: indexing.index([str(library)], store))
     return store, took / (FORMULA_SONGS * FORMULA_SONG_S / 3600)
 
 
 def formula_clips(folder: Path) -> Path:
-    """Noisy clips of songs that a store has or has not."""
+    """Noisy clips of songs by formula, half of them of songs in the store."""
     clips = folder / "clips"
     clips.mkdir()
     for seed in range(WINDOWS):
@@ -87,15 +87,15 @@ def formula_clips(folder: Path) -> Path:
     return clips
 
 
-def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
-    """Bring a store to so many postings; what staging and each commit cost."""
+def grow(store: Store, distribution: HashDistribution, postings: int) -> list[dict[str, float]]:
+    """Add songs until a store has so many postings; the cost of staging and of each commit."""
     rows = []
     while (have := store.snapshot().size())["postings"] < postings:
         batches = BATCHES[int(have["version"]) % len(BATCHES)]
         manifests, staged_s = [], 0.0
         for place in range(batches):
             seed = int(have["songs"]) + place * SONGS_PER_BATCH + 1
-            songs = spread.songs(seed, SONGS_PER_BATCH)
+            songs = distribution.songs(seed, SONGS_PER_BATCH)
             began = time.process_time()
             manifests.append(stage(store.url, f"synthetic-{seed:09d}", songs))
             staged_s += time.process_time() - began
@@ -105,19 +105,19 @@ def grow(store: Store, spread: Spread, postings: int) -> list[dict[str, float]]:
     return rows
 
 
-def probe_asking(store: Store, clips: str) -> dict[str, float]:
-    """What a fresh process pays for its first answer beyond what the same costs again, and for a window of a batch."""
+def probe_search(store: Store, clips: str) -> dict[str, float]:
+    """Extra CPU seconds of a new process for its first result; CPU seconds of a window in a batch; memory."""
     entries = catalog.walk([clips])[:WINDOWS]
     windows = [decoding.read(entry.path, store.settings.sample_rate, 0.0, 10.0)[0] for entry in entries]
     before_mb = peak_mb()
     snapshot = store.snapshot()
-    first_s, again_s = (cpu_s(lambda: recognise(windows[:1], snapshot, Query())) for _ in range(2))
-    ask_s = cpu_s(lambda: recognise(windows, snapshot, Query()))
-    return {"open_s": first_s - again_s, "window_s": ask_s / len(windows), "ask_mb": peak_mb() - before_mb}
+    first_s, again_s = (cpu_s(lambda: find_matches(windows[:1], snapshot, Query())) for _ in range(2))
+    search_s = cpu_s(lambda: find_matches(windows, snapshot, Query()))
+    return {"open_s": first_s - again_s, "window_s": search_s / len(windows), "search_mb": peak_mb() - before_mb}
 
 
 class Rows:
-    """A store as the plan of an index run sees it: rows of songs, and nothing else."""
+    """A store for the plan of an index run: rows of songs, and nothing else."""
 
     def __init__(self, n_songs: int) -> None:
         place = np.arange(n_songs)
@@ -150,7 +150,7 @@ def probe_planning(n_songs: int) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever had. Linux counts what started it in `ru_maxrss`."""
+    """Peak memory of this process. On Linux `ru_maxrss` includes the parent process."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -159,7 +159,7 @@ def peak_mb() -> float:
 
 
 def probed(*options: str) -> dict[str, float]:
-    """Figures of a probe, medians of processes of its own, whose memory is its own."""
+    """Figures of a probe: medians over separate processes, so that peak memory is of the probe alone."""
     command = [sys.executable, "-m", "benchmarks.scale", *options]
     runs = [
         json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(PROBES)
@@ -167,17 +167,17 @@ def probed(*options: str) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
-def at_size(store: Store, spread: Spread, clips: str, postings: int) -> dict[str, Any]:
-    """Grow a store, and measure all that is to know of it before and after compacting."""
-    rows = grow(store, spread, postings)
-    asking = ("--probe", "asking", "--like", store.url, "--clips", clips)
-    scattered = probed(*asking)
+def at_size(store: Store, distribution: HashDistribution, clips: str, postings: int) -> dict[str, Any]:
+    """Grow a store, and measure it before and after compacting."""
+    rows = grow(store, distribution, postings)
+    search = ("--probe", "search", "--like", store.url, "--clips", clips)
+    scattered = probed(*search)
     before = store.snapshot().size()
     compact_s = cpu_s(lambda: store.compact(grace_hours=0))
     after = store.snapshot().size()
     return {
         "postings": after["postings"], "songs": after["songs"], "bytes": after["bytes"], "files": before["files"],
-        "compact_s": compact_s, "commits": rows, "scattered": scattered, **probed(*asking),
+        "compact_s": compact_s, "commits": rows, "scattered": scattered, **probed(*search),
     }  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
     }
     for name in ("bytes", "compact_s", "open_s"):
         constants[name] = line(millions, [size[name] for size in sizes])
-    for name in ASKING:
+    for name in SEARCH_FIGURES:
         constants[name] = line(np.sqrt(millions).tolist(), [size[name] for size in sizes])
     for name in ("plan_s", "driver_mb"):
         constants[name] = line(songs, [plan[name] for plan in plans])
@@ -211,17 +211,17 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
 
 
 def predict(constants: dict[str, tuple[float, ...]], postings: float, songs: float) -> dict[str, float]:
-    """What the model says of a store of so many postings and songs."""
+    """Figures of the model for a store of so many postings and songs."""
     p, s = postings / 1e6, songs / 1e6
-    said = {name: constants[name][0] + constants[name][1] * p
+    predicted = {name: constants[name][0] + constants[name][1] * p
             for name in ("bytes", "compact_s", "open_s")}  # fmt: skip
-    said |= {name: constants[name][0] + constants[name][1] * p**0.5 for name in ASKING}
-    said |= {name: constants[name][0] + constants[name][1] * s for name in ("plan_s", "driver_mb")}
-    return said
+    predicted |= {name: constants[name][0] + constants[name][1] * p**0.5 for name in SEARCH_FIGURES}
+    predicted |= {name: constants[name][0] + constants[name][1] * s for name in ("plan_s", "driver_mb")}
+    return predicted
 
 
 def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str, float]]) -> float:
-    """What the model says that staging and committing these batches costs."""
+    """CPU seconds of the model for staging and committing these batches."""
     fixed, per_song, per_posting = constants["commit_s"]
     return sum(
         (constants["stage_s"][0] + per_posting) * row["postings"] / 1e6 + fixed + per_song * row["songs"] / 1e6
@@ -230,14 +230,19 @@ def build_s(constants: dict[str, tuple[float, ...]], commits: Sequence[dict[str,
 
 
 def check(constants: dict[str, tuple[float, ...]], largest: dict[str, Any], plan: dict[str, float]) -> str:
-    """The model beside a measured run, as a table."""
-    said = predict(constants, largest["postings"], plan["songs"])
-    measured = {name: (plan if name in plan else largest)[name] for name in said}
-    said["build_s"] = build_s(constants, largest["commits"])
+    """A table that compares the model with a measured run."""
+    predicted = predict(constants, largest["postings"], plan["songs"])
+    measured = {name: (plan if name in plan else largest)[name] for name in predicted}
+    predicted["build_s"] = build_s(constants, largest["commits"])
     measured["build_s"] = sum(row["stage_s"] + row["commit_s"] for row in largest["commits"])
     rows = [
-        [name, f"{said[name]:.3g}", f"{measured[name]:.3g}", f"{100 * (said[name] / measured[name] - 1):+.0f} %"]
-        for name in sorted(said)
+        [
+            name,
+            f"{predicted[name]:.3g}",
+            f"{measured[name]:.3g}",
+            f"{100 * (predicted[name] / measured[name] - 1):+.0f} %",
+        ]
+        for name in sorted(predicted)
         if measured[name]
     ]
     return table(["figure", "model", "measured", "model over measured"], rows)
@@ -249,19 +254,19 @@ def tables(constants: dict[str, tuple[float, ...]], index_s_per_h: float, postin
     rows = []
     for songs in LIBRARIES:
         postings = songs * SONG_S * postings_per_s
-        said = predict(constants, postings, songs)
+        predicted = predict(constants, postings, songs)
         work_s = songs * SONG_S / 3600 * index_s_per_h + constants["stage_s"][0] * postings / 1e6
         merge_s = per_posting * postings / 1e6
         for workers in WORKERS:
             spread_s = (work_s + merge_s) / workers
             commits = max(1, round(spread_s / indexing.COMMIT_EVERY_S))
-            serial_s = commits * (fixed + per_song * songs / 2 / 1e6) + said["plan_s"]
+            serial_s = commits * (fixed + per_song * songs / 2 / 1e6) + predicted["plan_s"]
             files = commits * (2 + max(1, round(postings / commits / 16e6))) + songs / 1024
-            hours = [spread_s + serial_s, serial_s, said["compact_s"] / workers]
-            memory_gb = [0.5 + said["driver_mb"] / 1000, 0.3 + said["ask_mb"] / 1000]
-            asked = workers * WINDOW_STEP_S / said["window_s"]
-            figures = [*(took / 3600 for took in hours), commits, files, said["bytes"] / 1e9, *memory_gb,
-                       said["open_s"], said["window_s"], asked]  # fmt: skip
+            hours = [spread_s + serial_s, serial_s, predicted["compact_s"] / workers]
+            memory_gb = [0.5 + predicted["driver_mb"] / 1000, 0.3 + predicted["search_mb"] / 1000]
+            searched = workers * WINDOW_STEP_S / predicted["window_s"]
+            figures = [*(took / 3600 for took in hours), commits, files, predicted["bytes"] / 1e9, *memory_gb,
+                       predicted["open_s"], predicted["window_s"], searched]  # fmt: skip
             rows.append(
                 [
                     f"{songs:,}",
@@ -269,9 +274,9 @@ def tables(constants: dict[str, tuple[float, ...]], index_s_per_h: float, postin
                     *(f"{figure:,.3g}" if figure < 100 else f"{figure:,.0f}" for figure in figures),
                 ]
             )
-    head = ["songs", "workers", "index, h", "of it the driver alone, h", "compact, h", "commits",
-            "files before compacting", "GB", "driver, GB", "query worker, GB", "its first answer, CPU s",
-            "a window, CPU s", "recordings asked, x real time"]  # fmt: skip
+    head = ["songs", "workers", "index, h", "the driver alone, h", "compact, h", "commits",
+            "files before compacting", "GB", "driver, GB", "query worker, GB", "its first result, CPU s",
+            "a window, CPU s", "recordings searched, x real time"]  # fmt: skip
     return table(head, rows)
 
 
@@ -281,12 +286,12 @@ def main() -> None:
     parser.add_argument("--like", help="store of real music; songs by formula when there is none")
     parser.add_argument("--clips", help="folder of recordings; by formula when there is none")
     parser.add_argument("--sizes", default="10,20,40", help="millions of postings that the constants come from")
-    parser.add_argument("--check", type=float, default=100, help="millions of postings that the model is held against")
+    parser.add_argument("--check", type=float, default=100, help="millions of postings that the model is compared with")
     parser.add_argument("--index-s", type=float, help="CPU seconds to fingerprint an hour of music; measured otherwise")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.probe == "asking":
-        print(json.dumps(probe_asking(Store.open(options.like), options.clips)))
+    if options.probe == "search":
+        print(json.dumps(probe_search(Store.open(options.like), options.clips)))
         return
     if options.probe:
         print(json.dumps(probe_planning(int(options.probe))))
@@ -297,16 +302,18 @@ def main() -> None:
         formula, index_s = formula_store(folder)
         like = Store.open(options.like) if options.like else formula
         clips = options.clips or str(formula_clips(folder))
-        spread = Spread(like)
+        distribution = HashDistribution(like)
         store = store_at(folder / "store", like)
         sizes = []
         for millions in [*map(float, options.sizes.split(",")), options.check]:
-            sizes.append(at_size(store, spread, clips, int(millions * 1e6)))
+            sizes.append(at_size(store, distribution, clips, int(millions * 1e6)))
             print(json.dumps(sizes[-1] | {"commits": len(sizes[-1]["commits"])}), flush=True)
         postings_per_s = like.snapshot().stats()["postings_per_second"]
         plans = [probed("--probe", str(n_songs)) for n_songs in PLANNED]
     constants = fit(sizes[:-1], plans[:-1])
-    print("\nPer million postings (bytes, compact_s, open_s, stage_s), the root of those (window_s, ask_mb) or million")
+    print(
+        "\nPer million postings (bytes, compact_s, open_s, stage_s), the root of those (window_s, search_mb) or million"
+    )
     print(
         "songs (plan_s, driver_mb): a start and a slope; commit_s: a start, per million songs, per million postings.\n"
     )

@@ -1,9 +1,9 @@
-"""Stores of any size whose hashes are spread as those of real music are, made by a seed.
+"""Stores of any size whose hashes are distributed as those of real music, made from a seed.
 
-What a lookup costs is decided by how often the hashes of a clip occur. So the hashes are drawn from those of a real
-store, with replacement: a frequent hash stays as frequent. A larger library also brings hashes that a small one never
-saw; their share is what Good and Turing estimate, the share of postings whose hash occurs once. Such a draw is mixed:
-the anchor's bin of one real landmark with the differences of another. Offsets and peaks are drawn evenly; no cost
+The cost of a look-up depends on how often the hashes of a clip occur. So the hashes are drawn from those of a real
+store, with replacement: a frequent hash stays as frequent. A larger library also has hashes that a small one has not.
+Their share is estimated as Good and Turing do: the share of postings whose hash occurs once. Such a hash is mixed: the
+anchor's bin of one real landmark with the differences of another. Offsets and peaks are drawn uniformly; no cost
 depends on them.
 """
 
@@ -21,8 +21,8 @@ from pipeline.fingerprinting.landmarks import Hashes, pack, unpack
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.store import Manifest, StagedSong, Store, stage
 
-# 400 million postings are then 100,000 songs, half a minute each: as many rows in the other tables as a large library
-# has, and more than their share.
+# 400 million postings are then 100,000 songs of half a minute: as many rows in the other tables as a large library has,
+# and more rows for each posting.
 POSTINGS_PER_SONG = 4_000
 SONG_S = 33.0
 FRAMES = 710
@@ -31,18 +31,18 @@ SONGS_PER_BATCH = 500
 BATCHES_PER_COMMIT = 8
 
 
-class Spread:
-    """How hashes are spread over real music, to draw from.
+class HashDistribution:
+    """The distribution of hashes in real music, to draw from.
 
     Parameters
     ----------
     like
-        A store of real music; some hours will do.
+        A store of real music; some hours are enough.
 
     Attributes
     ----------
     unseen
-        Share of the draws that are new mixtures.
+        Share of the draws that are mixed from two landmarks.
     """
 
     def __init__(self, like: Store) -> None:
@@ -54,7 +54,7 @@ class Spread:
         self.unseen = float((counts == 1).sum() / len(self._hash))
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.int32]:
-        """Some hashes, ``(count,)`` int32, in no order."""
+        """Draw hashes: ``(count,)`` int32, in no order."""
         hashes = rng.choice(self._hash, count)
         new = np.flatnonzero(rng.random(count) < self.unseen)
         anchor, _, _ = unpack(hashes[new])
@@ -90,16 +90,16 @@ class Spread:
         ]
 
 
-def stage_batch(task: tuple[Spread, str, int, int]) -> Manifest:
+def stage_batch(task: tuple[HashDistribution, str, int, int]) -> Manifest:
     """Make a batch of songs and stage it: a task for an executor."""
-    spread, url, seed, count = task
-    return stage(url, f"synthetic-{seed:06d}", spread.songs(seed, count))
+    distribution, url, seed, count = task
+    return stage(url, f"synthetic-{seed:06d}", distribution.songs(seed, count))
 
 
-def build(spread: Spread, store: Store, postings: int, executor: Executor, first_seed: int = 0) -> None:
-    """Bring a store to a number of postings through the real staging, merging and committing.
+def build(distribution: HashDistribution, store: Store, postings: int, executor: Executor, first_seed: int = 0) -> None:
+    """Add songs until a store has a number of postings, by the real staging, merging and committing.
 
-    What is there already counts, so a benchmark grows one store from size to size.
+    Postings of earlier calls count, so a benchmark can grow one store from size to size.
     """
     left = postings - int(store.snapshot().size()["postings"])
     songs = max(0, round(left / POSTINGS_PER_SONG))
@@ -108,10 +108,12 @@ def build(spread: Spread, store: Store, postings: int, executor: Executor, first
     for done in range(0, songs, per_commit):
         count = min(per_commit, songs - done)
         starts = range(0, count, SONGS_PER_BATCH)
-        tasks = [(spread, store.url, seed + done + start, min(SONGS_PER_BATCH, count - start)) for start in starts]
+        tasks = [
+            (distribution, store.url, seed + done + start, min(SONGS_PER_BATCH, count - start)) for start in starts
+        ]
         store.commit(executor.map(stage_batch, tasks), map=executor.map)
 
 
 def store_at(folder: Path, like: Store) -> Store:
-    """A store for synthetic songs, with the settings of the real one."""
+    """A store for synthetic songs, with the settings of a real one."""
     return Store.open_or_create(str(folder), like.settings)

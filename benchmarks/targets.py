@@ -1,7 +1,7 @@
-"""What songprint is meant to cost at most, and whether a measurement keeps to it.
+"""Targets of cost, and whether a measurement meets them.
 
-A floor must be kept, an aim is what would be good. Each benchmark prints a table of its targets, from the same run as
-its other figures; benchmarks/README.md says of those that are missed where the limit is.
+Each target has a floor, which must be met, and an aim, which would be better. Each benchmark prints a table of its
+targets, from the same run as its other figures. benchmarks/README.md explains each target that is missed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.machine import spread, table
+from benchmarks.machine import median_and_range, table
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure's bounds: the lower the better, unless the aim is above the floor."""
+    """Bounds of a figure: lower is better, unless the aim is above the floor."""
 
     name: str
     floor: float
@@ -39,11 +39,11 @@ MANY_CLIPS = Target("1,000 clips in one run, CPU ms a clip", 60, 20, "{:.0f}")
 
 
 def row(target: Target, values: Sequence[float], where: str = "") -> list[str]:
-    """A line of `report`: the median of some measurements against its target, and `where` it was measured."""
+    """A line of `report`: the median of some measurements, its target, and `where` it was measured."""
     median = statistics.median(values)
     sign = -1 if target.aim > target.floor else 1
     met = "aim" if sign * median <= sign * target.aim else "floor" if sign * median <= sign * target.floor else "missed"
-    shown = spread(values, target.form) if len(values) > 1 else target.form.format(median)
+    shown = median_and_range(values, target.form) if len(values) > 1 else target.form.format(median)
     name = f"{target.name} ({where})" if where else target.name
     return [name, shown, target.form.format(target.floor), target.form.format(target.aim), met]
 

@@ -1,6 +1,6 @@
-"""Writes docs/ARCHITECTURE.md: a picture of the map that the tests hold true, and what each room is for.
+"""Write docs/ARCHITECTURE.md: a picture of the map in the tests, and what each module is for.
 
-`make reference` runs it; a test fails while the page and the map disagree.
+`make reference` runs it. A test fails while the page and the map differ.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ PAGE = Path(__file__).with_name("ARCHITECTURE.md")
 HEAD = """\
 # Architecture
 
-The modules and packages of `pipeline/`, and which of them each imports: arrows point down only. The picture is drawn
-from the map in `tests/test_architecture.py`, which fails unless it is equal to what the code imports (`make reference`
-draws it again). An arrow is left out where a longer way of arrows leads to the same place, and so is `errors`, which
-everything may use. Above all stand the commands in `jobs/`, the only place that prints.
+The modules and packages of `pipeline/`, and which of them each imports. All arrows point down. The picture is drawn
+from the map in `tests/test_architecture.py`, which fails unless the map is equal to what the code imports (`make
+reference` draws the picture again). An arrow is left out where a longer path of arrows connects the same two. `errors`
+is left out too: every module may import it. The commands in `jobs/` are above all of these; only they print.
 
 """
 
@@ -30,7 +30,7 @@ def page() -> str:
     rows = [f"| `{name.removeprefix('pipeline.')}` | {_purpose(name)} |" for name in ordered]
     commands = sorted(name for name in NAMES if name.startswith("jobs.") and "__" not in name)
     rows += [f"| `{name}` | {_purpose(name)} |" for name in commands]
-    return HEAD + graph + "\n\n| module | what for |\n|---|---|\n" + "\n".join(rows) + "\n"
+    return HEAD + graph + "\n\n| module | purpose |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -38,7 +38,7 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _direct(part: str) -> set[str]:
-    """What a part imports and nothing that it imports imports."""
+    """What a part imports and no other part that it imports does, directly or not."""
     return MAP[part] - {further for below in MAP[part] for further in _all(below)}
 
 
@@ -47,7 +47,7 @@ def _all(part: str) -> set[str]:
 
 
 def _purpose(name: str) -> str:
-    """The opening of a module's docstring."""
+    """The first paragraph of a module's docstring."""
     path = NAMES[name]
     opening = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
     return " ".join(opening.split())

@@ -1,6 +1,6 @@
-"""Writes docs/REFERENCE.md from the docstrings: what `import pipeline` offers, and what those names give back.
+"""Write docs/REFERENCE.md from the docstrings: the names of `import pipeline`, and the types that they return.
 
-`make reference` runs it; a test fails while the page and the code disagree.
+`make reference` runs it. A test fails while the page and the code differ.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 
 import pipeline
 from pipeline.fingerprinting.extract import Fingerprint
-from pipeline.identification import ANSWERS
+from pipeline.identification import MATCHES
 from pipeline.indexing import Failure, IndexReport
 from pipeline.store import Snapshot
 
 PAGE = Path(__file__).with_name("REFERENCE.md")
-GIVEN_BACK = (Snapshot, IndexReport, Failure, Fingerprint)
+RETURNED = (Snapshot, IndexReport, Failure, Fingerprint)
 HEAD = """\
 # Reference
 
-What `import pipeline` offers, from the docstrings (`make reference` writes this page). The commands of the same names
-call these functions; [the README](../README.md) has an example.
+The public names of `import pipeline`, from their docstrings (`make reference` writes this page). The commands of the
+same names call these functions. [The README](../README.md) has an example.
 """
 
 
@@ -29,9 +29,9 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD]
     parts += [_entry(f"pipeline.{name}", getattr(pipeline, name)) for name in pipeline.__all__]
-    parts.append("# What they give back\n")
-    parts += [_entry(thing.__name__, thing) for thing in GIVEN_BACK]
-    columns = "\n".join(f"| `{field.name}` | {field.type} |" for field in ANSWERS)
+    parts.append("# What they return\n")
+    parts += [_entry(thing.__name__, thing) for thing in RETURNED]
+    columns = "\n".join(f"| `{field.name}` | {field.type} |" for field in MATCHES)
     parts.append(f"## Columns of `identify`\n\n| column | type |\n|---|---|\n{columns}\n")
     parts.append(_errors())
     return "\n".join(parts)
@@ -77,7 +77,7 @@ def _arguments(thing: Any) -> str:
 def _errors() -> str:
     errors = {error.__name__: inspect.getdoc(error) or "" for error in pipeline.SongprintError.__subclasses__()}
     rows = "\n".join(f"| `{name}` | {text.splitlines()[0]} |" for name, text in sorted(errors.items()))
-    return f"## Errors\n\nEverything that songprint raises on purpose:\n\n| error | |\n|---|---|\n{rows}\n"
+    return f"## Errors\n\nAll errors that songprint raises:\n\n| error | |\n|---|---|\n{rows}\n"
 
 
 if __name__ == "__main__":

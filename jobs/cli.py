@@ -13,29 +13,32 @@ from typing import Annotated
 
 import typer
 
+from jobs.commands.check import check
+from jobs.commands.compact import compact
 from jobs.commands.demo import demo
 from jobs.commands.duplicates import duplicates
 from jobs.commands.evaluate import evaluate
 from jobs.commands.identify import identify
 from jobs.commands.index import index
-from jobs.commands.library import songs, stats
 from jobs.commands.listen import listen
-from jobs.commands.upkeep import check, compact, remove
-from jobs.output.tables import printable
+from jobs.commands.remove import remove
+from jobs.commands.songs import songs
+from jobs.commands.stats import stats
+from jobs.output.text import printable
 from pipeline.errors import SongprintError
 from pipeline.execution.process import block_pandas_import
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of the signal, which typer gives."""
 
-FULL_OR_FORBIDDEN = frozenset(
+MACHINE_ERRORS = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EIO")
     if hasattr(errno, name)
 )
-"""Errors of the machine, not of ours: they are one sentence; any other keeps its traceback."""
+"""Errors of the machine: they become one sentence. Any other error is a bug and keeps its traceback."""
 
-AGAIN = "what was finished is in the store; put that right and run the same command again"
+RETRY_HINT = "what was finished is in the store; put that right and run the same command again"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,21 +48,21 @@ app = typer.Typer(
 )
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
-        from pipeline.execution.dask_executor import songprint as version
+        from pipeline.version import version_with_digest
 
-        print(f"songprint {version()}")
+        print(f"songprint {version_with_digest()}")
         raise typer.Exit
 
 
 @app.callback()
 def songprint(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Audio fingerprinting in batches: index a music library, name the songs in recordings, verify every answer."""
+    """Audio fingerprinting in batches: index a music library, name the songs in recordings, verify every match."""
 
 
 app.command()(index)
@@ -76,11 +79,16 @@ app.command()(demo)
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage) or 130 (Ctrl-C).
+
+    A script's shell starts a command in the background with SIGINT ignored, and Python keeps it so: Ctrl-C then stops
+    the script, and the command goes on.
+    """
     code = run(sys.argv[1:])
     processes = sys.modules.get("multiprocessing")
     if processes and processes.active_children():
-        # Those hang in the kernel, beyond SIGKILL: Python would wait for them. What there was to write is written.
+        # They hang in the kernel, where SIGKILL does not reach them, and Python would wait for them. All results are
+        # written.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -91,7 +99,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     block_pandas_import()
     try:
-        app(arguments, prog_name="songprint")  # leaves by SystemExit; wrong usage was explained there
+        app(arguments, prog_name="songprint")  # raises SystemExit; wrong usage was explained by then
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print(
@@ -102,9 +110,9 @@ def run(arguments: list[str]) -> int:
         print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in FULL_OR_FORBIDDEN:
+        if error.errno not in MACHINE_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{type(error).__name__}: {printable(where + str(error.strerror))}; {AGAIN}", file=sys.stderr)
+        print(f"{type(error).__name__}: {printable(where + str(error.strerror))}; {RETRY_HINT}", file=sys.stderr)
         return 1
     return 0

@@ -1,31 +1,21 @@
-"""Options that several commands share, each said once."""
+"""Options that several commands share, each defined once."""
 
 from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from jobs.output.formats import FILES, PRINTED, RECORDINGS
 
-class Format(enum.StrEnum):
-    """How a table is printed on standard output."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
-class AnswerFormat(enum.StrEnum):
-    """How the answers of `identify` are printed: as a `Format`, or as a sheet for one recording."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    CUE = "cue"
-    AUDACITY = "audacity"
-
+if TYPE_CHECKING:
+    _TableFormat: TypeAlias = str
+    _MatchFormat: TypeAlias = str
+else:  # typer takes choices as an enum, and mypy no enum that is made from a table
+    _TableFormat = enum.StrEnum("_TableFormat", [(name, name) for name in PRINTED])
+    _MatchFormat = enum.StrEnum("_MatchFormat", [(name, name) for name in [*PRINTED, *RECORDINGS]])
 
 STORE_HELP = "Folder or URL of the store."
 StoreUrl = Annotated[str, typer.Option("--store", envvar="SONGPRINT_STORE", metavar="STORE", help=STORE_HELP)]
@@ -45,7 +35,7 @@ PerformanceReport = Annotated[
     Path | None, typer.Option("--performance-report", metavar="FILE.html", help="Write Dask's performance report.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no summary; errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is going on.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more messages.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Messages on standard error as one JSON object a line.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 when a file failed.")]
 LimitS = Annotated[
@@ -59,8 +49,14 @@ LimitS = Annotated[
 ]
 Output = Annotated[
     str,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write the table to a .csv, .jsonl or .parquet file; - prints it."
-    ),
+    typer.Option("--output", "-o", metavar="FILE", help=f"Write the table to a {', '.join(FILES)} file; - prints it."),
 ]
-TableFormat = Annotated[Format, typer.Option("--format", help="How the table is printed.")]
+TableFormat = Annotated[_TableFormat, typer.Option("--format", help="How the table is printed.")]
+MatchFormat = Annotated[
+    _MatchFormat,
+    typer.Option("--format", help="How the matches are printed; cue and audacity give a sheet for each recording."),
+]
+FalsePositives = Annotated[
+    float,
+    typer.Option("--false-positives", metavar="SHARE", help="Share of out-of-library clips that may be named."),
+]

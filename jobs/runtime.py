@@ -1,4 +1,4 @@
-"""What every long command needs around its one call: messages, a progress bar, and somewhere to run."""
+"""What long commands share: messages, a progress bar, and the executor."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.output.tables import printable
+from jobs.output.text import printable
 from pipeline.errors import ParameterError
-from pipeline.execution.executor import Executor, Loop, Progress
+from pipeline.execution.executor import Executor, Progress, SerialExecutor
 
 log = logging.getLogger("songprint")
 
-# A line in a log file now and then is worth having, one a batch is not.
+# A progress line in a log file is useful now and then, not for every batch.
 PROGRESS_EVERY_S = 10.0
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; what a message carries beside its text stands in fields of its own."""
+    """One JSON object a line, with the figures of a message in fields of their own.
+
+    By hand: python-json-logger would be a dependency for these lines.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Time in UTC, level, message, then the fields given as ``extra={"fields": {…}}``."""
@@ -36,7 +39,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """The message alone, on one line; what strangers' file names hold does not steer the terminal."""
+    """The message alone, on one line; characters in file names do not steer the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The message, and below it the traceback if there is one."""
@@ -47,7 +50,7 @@ class PlainLines(logging.Formatter):
 
 
 def messages(quiet: bool, verbose: bool, log_json: bool) -> None:
-    """Send what `logging` hears to standard error, as text or as JSON."""
+    """Send the records of `logging` to standard error, as text or as JSON."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if log_json else PlainLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -58,7 +61,7 @@ def messages(quiet: bool, verbose: bool, log_json: bool) -> None:
 
 @contextlib.contextmanager
 def executor(workers: int, scheduler: str | None, report: Path | None, *, small: bool) -> Iterator[Executor]:
-    """Open the place where tasks run.
+    """Open the executor that the options choose.
 
     Parameters
     ----------
@@ -67,17 +70,17 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
     scheduler
         Address of a Dask scheduler, which is then used instead.
     small
-        The work takes less time than it takes to start processes: do it here, unless a scheduler or a report was
-        asked for.
+        The work takes less time than starting processes does: run it in this process, unless a scheduler or a report
+        is wanted.
     """
     if scheduler and workers:
         raise ParameterError("--workers and --scheduler exclude each other: the scheduler's workers are there already")
     if small and scheduler is None and report is None:
-        yield Loop()
+        yield SerialExecutor()
         return
     from pipeline.execution import dask_executor  # Dask takes half a second to import
 
-    # Dask says at length what becomes a failure row or one sentence of ours anyway. Its loggers set their own levels.
+    # Dask logs at length what becomes a failure row or one sentence of ours anyway. Its loggers set their own levels.
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL + 1)
@@ -85,7 +88,7 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
     path = str(report) if report else None
     opened = dask_executor.connect(scheduler, path) if scheduler else dask_executor.local(workers or cores(), path)
     with opened as running:
-        # Who brought a cluster wants to watch it; four processes on a laptop are not worth a line.
+        # A user with a cluster wants to watch it; four processes on a laptop are not worth a line.
         log.log(
             logging.INFO if scheduler else logging.DEBUG,
             "%d workers, dashboard at %s", running.workers, running.dashboard or "no address",
@@ -101,7 +104,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def progress_bar(what: str, quiet: bool, log_json: bool) -> Iterator[Callable[[Progress], None]]:
-    """Show how far a run is: a bar on a terminal, a line now and then in a JSON log, else nothing.
+    """Show the progress of a run: a bar on a terminal, a line now and then in a JSON log, else nothing.
 
     Yields
     ------
@@ -113,15 +116,15 @@ def progress_bar(what: str, quiet: bool, log_json: bool) -> Iterator[Callable[[P
         yield lambda progress: None
         return
     if log_json:
-        said = began
+        logged = began
 
-        def say(progress: Progress) -> None:
-            nonlocal said
-            if time.monotonic() - said >= PROGRESS_EVERY_S:
-                said = time.monotonic()
-                log.info("progress", extra={"fields": _figures(progress, what, said - began)})
+        def log_progress(progress: Progress) -> None:
+            nonlocal logged
+            if time.monotonic() - logged >= PROGRESS_EVERY_S:
+                logged = time.monotonic()
+                log.info("progress", extra={"fields": _figures(progress, what, logged - began)})
 
-        yield say
+        yield log_progress
         return
 
     from rich.console import Console
@@ -156,7 +159,7 @@ def speed(audio_s: float, busy_s: float, wall_s: float) -> dict[str, float]:
     -------
     dict
         ``x_realtime`` of the whole run, ``x_realtime_per_worker`` of one worker while it is busy, and
-        ``workers_busy``, how many were on average: far fewer than there are means that they wait for something.
+        ``workers_busy``, how many were on average: far fewer than there are means that they wait, often for files.
     """
     return {
         "x_realtime": round(audio_s / max(wall_s, 1e-9), 1),

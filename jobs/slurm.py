@@ -30,7 +30,9 @@ def slurm(
         "08:00:00"
     ),
     partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="SLURM's partition.")] = None,
-    account: Annotated[str | None, typer.Option("--account", metavar="NAME", help="Who pays.")] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", metavar="NAME", help="SLURM's account, which pays.")
+    ] = None,
     interface: Annotated[
         str | None, typer.Option("--interface", metavar="NAME", help="Network interface that nodes reach, as ib0.")
     ] = None,
@@ -42,7 +44,7 @@ def slurm(
         Path | None, typer.Option("--scheduler-file", metavar="FILE", help="Write the address here, for scripts.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be submitted, and submit nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
     ] = False,
 ) -> None:
     """Start Dask workers as SLURM jobs and print the address for `songprint … --scheduler`.
@@ -55,7 +57,7 @@ def slurm(
         raise typer.BadParameter(
             f"{cores} workers need {LEAST_GB_PER_WORKER * cores:.0f} GB or more", param_hint="--memory-gb"
         )
-    # A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
+    # `in_order` tries a task again alone before it fails, so two deaths are enough to suspect it.
     os.environ.setdefault("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
     try:
         from dask_jobqueue import SLURMCluster
@@ -75,7 +77,7 @@ def slurm(
         job_name="songprint",
         python=sys.executable,
         job_script_prologue=setup or [],
-        # A worker leaves before SLURM kills it, and hands its task on; not all at once.
+        # A worker ends before SLURM kills it, and its task goes to another. Workers do not end all at once.
         worker_extra_args=["--lifetime", f"{max(60, seconds - 300)}s", "--lifetime-stagger", "4m"],
         scheduler_options={"dashboard_address": ":0"},
     ) as cluster:

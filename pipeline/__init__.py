@@ -1,11 +1,12 @@
-"""songprint: audio fingerprints of a music library, made and asked in batches.
+"""songprint: audio fingerprinting of music libraries, in batches.
 
 >>> import pipeline
 >>> sorted(pipeline.__all__)  # doctest: +NORMALIZE_WHITESPACE
 ['Query', 'Settings', 'SongprintError', 'Store', 'fingerprint', 'identify', 'index']
 
-`index` adds songs to a `Store`, `identify` names the songs in recordings, `fingerprint` shows what one file gives; they
-are what the commands of the same names call. Names are loaded when they are first used, so that the import is free.
+`index` adds songs to a `Store`, `identify` finds the songs in recordings; the commands of the same names call them.
+`fingerprint` gives the peaks and hashes of one file. A name is loaded when it is first used, so that the import itself
+costs nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _MODULES = {
 }
 
 
+# PEP 562 by hand: the package lazy_loader would be one more dependency in place of these lines.
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

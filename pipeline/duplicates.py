@@ -1,9 +1,9 @@
-"""A library against itself: which songs hold the same recording, and where.
+"""Duplicates: which songs of a library hold the same recording, and where.
 
-No song is compared with every other. The store is swept once by hash: songs that share a hash at the same distance
-again and again are candidates, and only rare hashes are looked at, since what many songs share says nothing and would
-cost the square of their number. Candidates are then held constellation against constellation: second by second, the
-share of one song's peaks that the other has too.
+Not every song is compared with every other. The postings are read in the order of their hashes: two songs are a
+candidate if they share several hashes at the same distance in time. Only rare hashes count, since a hash of many songs
+proves nothing and gives as many pairs as the square of their number. Then the constellations of each candidate are
+compared: second by second, the share of one song's peaks that the other has too.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from numpy.typing import NDArray
 
 from pipeline.fingerprinting.landmarks import Postings
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.matching.segments import BIN_S, best_span
+from pipeline.matching.segments import SLOT_S, best_span
 from pipeline.store import Snapshot
 
 log = logging.getLogger(__name__)
 
-# Pairs of postings that are looked at for each song of the library: the rarest hashes first, up to as many.
+# Pairs of postings that are counted, for each song of the library: those of the rarest hashes.
 PAIRS_PER_SONG = 20_000
 # Hashes at the same distance, to 4 frames, that make two songs a candidate; chance seldom gives more than one.
-LEAST_PAIRS = 5
+MIN_PAIRS = 5
 CELL_BITS = 2
-# Counters of the first sweep: 128 MB, whatever the size of the library.
+# Counters of the first pass: 128 MB, whatever the size of the library.
 COUNTER_BITS = 26
 # Distances of two songs that are verified, those with most hashes first: a copy has one, an edit a few.
-MOST_DISTANCES = 4
+MAX_DISTANCES = 4
 # Peaks coincide within a frame and a bin. Between copies half or more of them do, by chance one in twenty.
 NEUTRAL_SHARE = 0.2
-# Peaks at NEUTRAL_SHARE that a gap may lack: some 5 s, 200 peaks.
+# A gap inside a span may miss as many peaks as 200 at NEUTRAL_SHARE: some 5 s.
 GAP = 200 * NEUTRAL_SHARE
 SHORTEST_S = 3.0
-# What two songs have in common and is not much of either is one sound when so many peaks coincide. Music made of the
-# same loops or on the same drone reaches 0.46, and is not listed.
-ONE_SOUND = 0.5
-# Ends within this many seconds are the same end: codecs add silence, players cut it.
+# A common part that is short in both songs is the same recording only if at least so many peaks coincide. Music made of
+# the same loops or on the same drone reaches 0.46, and is not listed.
+MIN_COMMON_SHARE = 0.5
+# Starts and ends within this many seconds are the same: codecs add silence, players cut it.
 SAME_END_S = 2.0
-MOST_OF_IT = 0.9
-MUCH_OF_IT = 0.5
+# Shares of a song that make the other one a copy, or an excerpt, and a version with another start or length.
+WHOLE_SHARE = 0.9
+PART_SHARE = 0.5
 
 SAME, SHIFTED, EXCERPT, COMMON = (
     "same recording", "different start or length", "excerpt", "common intro or jingle"
@@ -71,16 +72,16 @@ DUPLICATES = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Seconds of a song that another one has too.
+    """A span of a song that another song has too.
 
     Parameters
     ----------
     start_s, end_s
         In the first song.
     distance_s
-        The second song's place is so much later.
+        To be added for the place in the second song.
     peaks_share
-        Of the first song's peaks there, those that the second one has.
+        Share of the first song's peaks there that the second song has too.
     """
 
     start_s: float
@@ -89,36 +90,35 @@ class Span:
     peaks_share: float
 
 
-def duplicates(snapshot: Snapshot) -> pa.Table:
-    """The pairs of songs that hold the same recording, in whole or in part.
+def find_duplicates(snapshot: Snapshot) -> pa.Table:
+    """Find the pairs of songs that hold the same recording, in whole or in part.
 
     Returns
     -------
     pyarrow.Table
-        In the schema `DUPLICATES`: one row per span that two songs share, those of one pair together, pairs by group.
-        ``share`` and ``other_share`` are what all spans of the pair make of each song. Songs that hold the same
-        recording, also as an excerpt or cut differently, directly or through a third one, are one ``group``, named by
-        its first song; what songs merely have in common (an intro, a jingle) makes no group.
+        In the schema `DUPLICATES`: one row per span that two songs share, sorted by group, then pair. ``share`` and
+        ``other_share`` are the shares of each song that all spans of the pair cover. Songs that hold the same
+        recording, also as an excerpt or cut differently, directly or through a third song, are one ``group``, which is
+        the id of its first song. Songs that only have an intro or a jingle in common make no group.
     """
     songs = {row["song_id"]: row for row in snapshot.songs(["song_id", "path", "duration_s"]).to_pylist()}
-    pairs = candidates(snapshot)
+    pairs = find_candidates(snapshot)
     log.info("%d pairs of %d songs share hashes; comparing their peaks", len(pairs), len(songs))
     found: list[tuple[int, int, str, float, float, list[Span]]] = []
     for (first, second), distances in sorted(pairs.items()):
         peaks = snapshot.constellations([first, second])
-        spans = compare(peaks[first], peaks[second], distances, snapshot.settings.frame_s)
-        if spans:
-            lengths = songs[first]["duration_s"], songs[second]["duration_s"]
-            both_s = sum(span.end_s - span.start_s for span in spans)
-            shares = (min(both_s / lengths[0], 1.0), min(both_s / lengths[1], 1.0))
-            what = kind(spans, *lengths)
-            if what != COMMON or max(span.peaks_share for span in spans) >= ONE_SOUND:
-                found.append((first, second, what, *shares, spans))
-    groups = _groups([(first, second) for first, second, what, *_ in found if what != COMMON])
+        spans = find_spans(peaks[first], peaks[second], distances, snapshot.settings.frame_s)
+        lengths = songs[first]["duration_s"], songs[second]["duration_s"]
+        kind = classify(spans, *lengths)
+        if kind is not None:
+            common_s = sum(span.end_s - span.start_s for span in spans)
+            shares = (min(common_s / lengths[0], 1.0), min(common_s / lengths[1], 1.0))
+            found.append((first, second, kind, *shares, spans))
+    groups = _groups([(first, second) for first, second, kind, *_ in found if kind != COMMON])
     rows = [
         {
-            "group": groups.get(first) if what != COMMON else None,
-            "kind": what,
+            "group": groups.get(first) if kind != COMMON else None,
+            "kind": kind,
             "song_id": first,
             "song_path": songs[first]["path"],
             "share": share,
@@ -131,7 +131,7 @@ def duplicates(snapshot: Snapshot) -> pa.Table:
             "other_end_s": span.end_s + span.distance_s,
             "peaks_share": span.peaks_share,
         }
-        for first, second, what, share, other_share, spans in found
+        for first, second, kind, share, other_share, spans in found
         for span in spans
     ]
     rows.sort(
@@ -140,29 +140,34 @@ def duplicates(snapshot: Snapshot) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=DUPLICATES)
 
 
-def candidates(snapshot: Snapshot) -> dict[tuple[int, int], list[int]]:
-    """Pairs of songs that share rare hashes again and again at the same distance.
+def find_candidates(snapshot: Snapshot) -> dict[tuple[int, int], list[int]]:
+    """Find the pairs of songs that share several rare hashes at the same distance.
 
     Returns
     -------
     dict
         By song ids, the smaller first: distances in frames (to be added to the first song's), most hashes first.
+
+    Notes
+    -----
+    Two passes bound the memory: the first counts the pairs of postings in cells that several keys may share, the
+    second keeps the keys whose cell has enough.
     """
-    most = _most_frequent(snapshot)
+    max_count = _max_count(snapshot)
     counters = np.zeros(1 << COUNTER_BITS, np.uint16)
     for part in snapshot.sweep():
-        for key in _keys(part, most):
+        for key in _pair_keys(part, max_count):
             np.add.at(counters, _slot(key), np.uint16(1))
     kept = [np.zeros(0, np.int64)]
     for part in snapshot.sweep():
-        kept += [key[counters[_slot(key)] >= LEAST_PAIRS] for key in _keys(part, most)]
+        kept += [key[counters[_slot(key)] >= MIN_PAIRS] for key in _pair_keys(part, max_count)]
     keys, counts = np.unique(np.concatenate(kept), return_counts=True)
-    keys, counts = keys[counts >= LEAST_PAIRS], counts[counts >= LEAST_PAIRS]
+    keys, counts = keys[counts >= MIN_PAIRS], counts[counts >= MIN_PAIRS]
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     for key in keys[np.argsort(-counts, kind="stable")].tolist():
         distances = found[key >> 42, key >> 21 & SONG_MASK]
         distance = ((key & SONG_MASK) << CELL_BITS) - HALF_RANGE
-        if len(distances) < MOST_DISTANCES and all(abs(distance - other) > 1 << CELL_BITS for other in distances):
+        if len(distances) < MAX_DISTANCES and all(abs(distance - other) > 1 << CELL_BITS for other in distances):
             distances.append(distance)
     return dict(found)
 
@@ -172,13 +177,13 @@ SONG_MASK = (1 << 21) - 1
 HALF_RANGE = 1 << (20 + CELL_BITS)
 
 
-def _keys(part: Postings, most: int) -> Iterator[NDArray[np.int64]]:
-    """The pairs of postings with one hash, of two songs, in a few arrays; hashes in more than `most` are left out."""
+def _pair_keys(part: Postings, max_count: int) -> Iterator[NDArray[np.int64]]:
+    """Keys of the pairs of postings of two songs with one hash, in a few arrays; more than `max_count` make no pair."""
     edges = np.flatnonzero(np.diff(part.hash, prepend=-1, append=-1))
     count = np.repeat(np.diff(edges), np.diff(edges))
-    rare = (count > 1) & (count <= most)
+    rare = (count > 1) & (count <= max_count)
     hash_, song_id, offset = part.hash[rare], part.song_id[rare].astype(np.int64), part.offset[rare].astype(np.int64)
-    for lag in range(1, most):
+    for lag in range(1, max_count):
         pair = np.flatnonzero((hash_[lag:] == hash_[:-lag]) & (song_id[lag:] != song_id[:-lag]))
         if not len(pair) and not (hash_[lag:] == hash_[:-lag]).any():
             return
@@ -190,8 +195,8 @@ def _slot(key: NDArray[np.int64]) -> NDArray[np.uint64]:
     return key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - COUNTER_BITS)
 
 
-def _most_frequent(snapshot: Snapshot) -> int:
-    """The largest number of postings of a hash that is looked at: so many that the pairs stay in proportion."""
+def _max_count(snapshot: Snapshot) -> int:
+    """The postings that a hash may have to count: so many that all pairs are at most `PAIRS_PER_SONG` a song."""
     histogram = np.zeros(2, np.int64)
     for part in snapshot.sweep():
         here = np.bincount(np.diff(np.flatnonzero(np.diff(part.hash, prepend=-1, append=-1))))
@@ -203,9 +208,20 @@ def _most_frequent(snapshot: Snapshot) -> int:
     return max(2, int(np.searchsorted(pairs, PAIRS_PER_SONG * snapshot.n_songs, side="right")) - 1)
 
 
-def compare(song: Peaks, other: Peaks, distances: list[int], frame_s: float) -> list[Span]:
-    """The spans of a song that another one has too, at some distances or nearly so; no second is in two of them."""
-    size = BIN_S / frame_s
+def find_spans(song: Peaks, other: Peaks, distances: list[int], frame_s: float) -> list[Span]:
+    """Find the spans of a song that another song has too, at or near some distances.
+
+    Parameters
+    ----------
+    distances
+        Frames to be added to the song's, as `find_candidates` gives them.
+
+    Returns
+    -------
+    list of Span
+        By start; they do not overlap.
+    """
+    size = SLOT_S / frame_s
     if not len(song) or not len(other):
         return []
     place = (song.frame / size).astype(np.int64)
@@ -213,22 +229,22 @@ def compare(song: Peaks, other: Peaks, distances: list[int], frame_s: float) -> 
     free = np.ones(len(peaks), bool)
     spans: list[Span] = []
     around = (np.arange(-1, 2)[:, None] << 10) + np.arange(-1, 2)
-    theirs = np.unique(((other.frame.astype(np.int64) << 10 | other.bin)[:, None] + around.ravel()).ravel())
-    ours = song.frame.astype(np.int64) << 10 | song.bin
+    other_keys = np.unique(((other.frame.astype(np.int64) << 10 | other.bin)[:, None] + around.ravel()).ravel())
+    keys = song.frame.astype(np.int64) << 10 | song.bin
     for cell in distances:
         tried = [
-            (distance, _among(ours + (distance << 10), theirs))
+            (distance, _among(keys + (distance << 10), other_keys))
             for distance in range(cell - 1, cell + (1 << CELL_BITS) + 1)
         ]
-        distance, agrees = max(tried, key=lambda one: int(one[1].sum()))
+        distance, agrees = max(tried, key=lambda pair: int(pair[1].sum()))
         agree = np.bincount(place, agrees, len(peaks))
         scores = agree - NEUTRAL_SHARE * peaks
         while True:
             start, stop, _ = best_span(np.where(free, scores, -np.inf), GAP)
-            if (stop - start) * BIN_S < SHORTEST_S:
+            if (stop - start) * SLOT_S < SHORTEST_S:
                 break
             share = float(agree[start:stop].sum() / max(peaks[start:stop].sum(), 1))
-            spans.append(Span(start * BIN_S, stop * BIN_S, distance * frame_s, share))
+            spans.append(Span(start * SLOT_S, stop * SLOT_S, distance * frame_s, share))
             free[start:stop] = False
     return sorted(spans, key=lambda span: span.start_s)
 
@@ -239,29 +255,36 @@ def _among(keys: NDArray[np.int64], sorted_: NDArray[np.int64]) -> NDArray[np.bo
     return found
 
 
-def kind(spans: list[Span], length_s: float, other_length_s: float) -> str:
-    """What two songs are to each other, from the seconds that they share."""
-    both_s = sum(span.end_s - span.start_s for span in spans)
-    share, other_share = sorted((both_s / length_s, both_s / other_length_s))
+def classify(spans: list[Span], length_s: float, other_length_s: float) -> str | None:
+    """How two songs are related: one of the kinds, or None if they hold no common recording.
+
+    Parameters
+    ----------
+    spans
+        What they share, by start.
+    length_s, other_length_s
+        Seconds of the two songs.
+    """
+    if not spans:
+        return None
+    common_s = sum(span.end_s - span.start_s for span in spans)
+    share, other_share = sorted((common_s / length_s, common_s / other_length_s))
     first, last = spans[0], spans[-1]
     aligned = abs(first.distance_s) <= SAME_END_S and abs(last.distance_s) <= SAME_END_S
-    if share >= MOST_OF_IT and aligned and abs(length_s - other_length_s) <= 2 * SAME_END_S:
+    if share >= WHOLE_SHARE and aligned and abs(length_s - other_length_s) <= 2 * SAME_END_S:
         return SAME
-    if share >= MUCH_OF_IT:
+    if share >= PART_SHARE:
         return SHIFTED
-    return EXCERPT if other_share >= MOST_OF_IT else COMMON
+    if other_share >= WHOLE_SHARE:
+        return EXCERPT
+    return COMMON if max(span.peaks_share for span in spans) >= MIN_COMMON_SHARE else None
 
 
 def _groups(pairs: list[tuple[int, int]]) -> dict[int, int]:
-    """For each song, the first of those that it hangs together with."""
-    leader: dict[int, int] = {}
+    """For each song of the pairs, the first song of those that are connected with it."""
+    from scipy.cluster.hierarchy import DisjointSet  # 0.1 s that `evaluate`, which makes no groups, does not pay
 
-    def find(song_id: int) -> int:
-        while leader.setdefault(song_id, song_id) != song_id:
-            song_id = leader[song_id]
-        return song_id
-
+    connected = DisjointSet({song_id for pair in pairs for song_id in pair})
     for first, second in pairs:
-        one, other = sorted((find(first), find(second)))
-        leader[other] = one
-    return {song_id: find(song_id) for song_id in leader}
+        connected.merge(first, second)
+    return {song_id: min(group) for group in connected.subsets() for song_id in group}

@@ -1,7 +1,7 @@
-"""What can go wrong, as one tree: a caller catches `SongprintError` and shows one sentence.
+"""The exceptions of songprint, with one root: a caller catches `SongprintError` and prints its one sentence.
 
-Anything else that escapes is a bug of ours and keeps its traceback. A message says what was found, what was
-allowed, where, and the next step.
+A message says what was found, what is allowed, where, and the next step. Any other exception that escapes is a bug, and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ class SongprintError(Exception):
 
 
 class ParameterError(SongprintError, ValueError):
-    """An argument or a setting is outside what it may be."""
+    """An argument or a setting is out of range."""
 
 
 class CatalogError(SongprintError):
-    """A path given by the user does not lead to any song."""
+    """A path given by the user leads to no audio file."""
 
 
 class AudioError(SongprintError):
-    """A file does not give usable samples; the message starts with its path."""
+    """A file gives no usable samples; the message starts with its path."""
 
 
 class StoreError(SongprintError):
@@ -32,4 +32,4 @@ class ConfigMismatch(SongprintError):
 
 
 class ClusterError(SongprintError):
-    """The scheduler or its workers cannot be reached, or do not see the files."""
+    """The scheduler or its workers cannot be reached, or cannot read the files."""

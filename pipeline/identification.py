@@ -1,7 +1,8 @@
-"""What a query run is: plan batches of clips, ask the store for them wherever the executor runs, answer in order.
+"""An identify run: plan batches of clips, match them wherever the executor runs, give their rows in order.
 
-The clips of a batch are asked together: each part of the store is read once for all. What is longer than a clip is a
-recording, heard stretch by stretch as it is decoded, so that a day of it costs no more memory than some minutes.
+The clips of a batch are matched together: each part of the store is read once for all of them. A file that is longer
+than a clip is a recording. It is matched in sections while it is decoded, so that a day of it takes no more memory
+than some minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +26,10 @@ from pipeline import catalog
 from pipeline.audio import decoder, decoding
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, CatalogError, SongprintError
-from pipeline.execution.executor import Died, Done, Executor, Loop, Progress, in_order
-from pipeline.execution.timeouts import patience_s, within
+from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
+from pipeline.execution.timeouts import timeout_s, within
 from pipeline.matching.recording import Recording
-from pipeline.matching.search import recognise
+from pipeline.matching.search import find_matches
 from pipeline.matching.types import Match, Query
 from pipeline.paths import is_url, printable_path
 from pipeline.store import Snapshot, Store
@@ -36,17 +38,17 @@ log = logging.getLogger(__name__)
 
 # A longer clip is a recording: it may hold several songs.
 LONGEST_CLIP_S = 15.0
-# Asked at once: each part of a large store is read once for all of them (`Effort.together` bounds the memory).
+# Matched together: each part of a large store is read once for all of them.
 CLIPS_AT_ONCE = 256
 # A task has at least so many, and more only when all workers have as many.
 CLIPS_A_TASK = 64
-# One task: at some 50 ms for these bytes of an MP3 of 10 s, about a minute.
+# One task: about a minute of work. An MP3 of 10 s, some 200 kB, takes 50 ms.
 BATCH_BYTES = 200_000_000
 BATCHES_PER_WORKER = 6
-# What a clip costs however short it is.
+# A clip costs at least as much as so many bytes, however short it is.
 BYTES_PER_CLIP = 200_000
 
-ANSWERS = pa.schema(
+MATCHES = pa.schema(
     [
         ("clip", pa.string()),
         ("status", pa.string()),
@@ -67,8 +69,8 @@ ANSWERS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Clips that one task asks for; their paths, as the user gave them, start from ``folder``."""
+class ClipBatch:
+    """Clips that one task identifies; their paths, as the user gave them, start from ``folder``."""
 
     snapshot: Snapshot
     query: Query
@@ -78,10 +80,21 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchAnswers:
-    """The rows of a batch, how much audio was heard for them, and for how long a worker was busy with it.
+class BatchRows:
+    """The rows of a batch of clips.
 
-    ``duration_s`` has the length of each clip that could be read, by its path as the table has it.
+    Parameters
+    ----------
+    table
+        In the schema `MATCHES`.
+    audio_s
+        Seconds of audio that were decoded.
+    busy_s
+        Seconds of wall time that the worker took.
+    failures
+        Clips that could not be read.
+    duration_s
+        The length of each clip that could be read, by its path as the table has it.
     """
 
     table: pa.Table
@@ -108,26 +121,27 @@ def identify(
     query
         What this run chooses; the defaults when ``None``.
     executor
-        Where batches run; the plain loop in this process when ``None``.
+        Where batches run; one after the other in this process when ``None``.
     limit_s
         Seconds that one file may take.
 
     Returns
     -------
     pyarrow.Table
-        One row per match, sorted by clip and start, in the schema `ANSWERS`: ``status`` is ``matched``, ``unknown``
-        (one row, nothing stood out) or ``failed`` (``message`` says why).
+        One row per match, sorted by clip and start, in the schema `MATCHES`: ``status`` is ``matched``, ``unknown``
+        (one row, no song was found) or ``failed`` (``message`` says why).
 
     Raises
     ------
     CatalogError
         If a path does not exist or holds no audio file.
     """
-    tables = [answers.table for answers in answer(catalog.walk(paths), store, query, executor, limit_s=limit_s)]
-    return pa.concat_tables(tables) if tables else ANSWERS.empty_table()
+    entries = catalog.walk(paths)
+    tables = [rows.table for rows in identify_entries(entries, store, query, executor, limit_s=limit_s)]
+    return pa.concat_tables(tables) if tables else MATCHES.empty_table()
 
 
-def answer(
+def identify_entries(
     entries: Sequence[Entry],
     store: Store,
     query: Query | None = None,
@@ -135,132 +149,188 @@ def answer(
     *,
     limit_s: float | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
-) -> Iterator[BatchAnswers]:
-    """`identify` as a stream: the answers batch by batch, in the order of the entries."""
-    executor = executor or Loop()
+) -> Iterator[BatchRows]:
+    """`identify` as a stream: the rows batch by batch, in the order of the entries."""
+    executor = executor or SerialExecutor()
     snapshot = store.snapshot()
     batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s)
-    executor.must_see([snapshot.url, *catalog.folders(entries)])
+    executor.require_visible([snapshot.url, *catalog.folders(entries)])
     total_bytes = sum(entry.size_bytes for entry in entries) + len(entries)
     done = failures = 0
     audio_s = share = 0.0
 
-    def seen(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> None:
+    def on_outcome(outcome: Done[ClipBatch, BatchRows] | Died[ClipBatch]) -> None:
         nonlocal done, audio_s, failures, share
         done += len(outcome.item.entries)
         share += sum(entry.size_bytes + 1 for entry in outcome.item.entries) / total_bytes
-        answers = _answers(outcome)
-        audio_s += answers.audio_s
-        failures += answers.failures
-        progress(Progress(done, len(entries), share, audio_s, failures))
+        rows = _batch_rows(outcome)
+        audio_s += rows.audio_s
+        failures += rows.failures
+        report(0.0, 0.0)
 
-    def hearing(seconds: float, size: float) -> None:
-        progress(Progress(done, len(entries), share + size / total_bytes, audio_s + seconds, failures))
+    def report(batch_audio_s: float, batch_bytes: float) -> None:
+        """The progress of the batches that are done, and of one that runs."""
+        progress(
+            Progress(
+                done=done,
+                total=len(entries),
+                share=share + batch_bytes / total_bytes,
+                audio_s=audio_s + batch_audio_s,
+                failures=failures,
+            )
+        )
 
-    # A day of audio takes minutes: when the work is done in this process, it is seen to go on.
-    task = partial(identify_batch, hearing=hearing) if isinstance(executor, Loop) else identify_batch
-    progress(Progress(0, len(entries), 0.0, 0.0, 0))
-    for outcome in in_order(executor, task, batches, halve, seen):
-        yield _answers(outcome)
+    # A day of audio takes minutes: when the work is done in this process, its progress is seen.
+    in_process = isinstance(executor, SerialExecutor)
+    task = partial(identify_batch, progress=report) if in_process else identify_batch
+    report(0.0, 0.0)
+    for outcome in in_order(executor, task, batches, halve, on_outcome):
+        yield _batch_rows(outcome)
 
 
 def plan(
     entries: Sequence[Entry], snapshot: Snapshot, query: Query, workers: int, limit_s: float | None
-) -> list[Batch]:
+) -> list[ClipBatch]:
     """Cut the clips, in their order, into batches of about the same work."""
     weights = [BYTES_PER_CLIP + entry.size_bytes for entry in entries]
     share = sum(weights) / workers
     least = max(BYTES_PER_CLIP * CLIPS_A_TASK, min(BYTES_PER_CLIP * CLIPS_AT_ONCE, share))
     target = min(BATCH_BYTES, max(least, share / BATCHES_PER_WORKER))
-    batches: list[Batch] = []
-    first = asked = 0
+    batches: list[ClipBatch] = []
+    first = filled = 0
     for place, weight in enumerate(weights, start=1):
-        asked += weight
-        if asked >= target or place == len(weights):
-            batches.append(Batch(snapshot, query, tuple(entries[first:place]), os.getcwd(), limit_s))
-            first, asked = place, 0
+        filled += weight
+        if filled >= target or place == len(weights):
+            clips = tuple(entries[first:place])
+            batches.append(ClipBatch(snapshot, query, entries=clips, folder=os.getcwd(), limit_s=limit_s))
+            first, filled = place, 0
     return batches
 
 
-def halve(batch: Batch) -> list[Batch]:
+def halve(batch: ClipBatch) -> list[ClipBatch]:
     """Two batches with half of the clips each; one clip cannot be halved."""
     middle = len(batch.entries) // 2
     parts = (batch.entries[:middle], batch.entries[middle:])
     return [dataclasses.replace(batch, entries=part) for part in parts if part]
 
 
-@dataclass(slots=True)
-class _Heard:
-    """What is known of one clip so far."""
+BatchProgress: TypeAlias = Callable[[float, float], None]
+"""Called while a recording is decoded, with the seconds of audio and about the bytes that its batch has come to."""
 
+
+def identify_batch(batch: ClipBatch, progress: BatchProgress = lambda audio_s, size_bytes: None) -> BatchRows:
+    """Decode the clips of a batch, match them, and make their rows: the task that an executor runs."""
+    began = time.monotonic()
+    clips: list[_ClipResult] = []
+    waiting: list[tuple[_ClipResult, NDArray[np.float32]]] = []
+    for clip, samples in _decode_clips(batch, progress):
+        clips.append(clip)
+        if samples is not None:
+            waiting.append((clip, samples))
+        if len(waiting) >= CLIPS_AT_ONCE:
+            _match_together(waiting, batch)
+            waiting = []
+    _match_together(waiting, batch)
+    songs = _songs(batch.snapshot, {match.song_id for clip in clips for match in clip.matches})
+    return BatchRows(
+        table=pa.Table.from_pylist([row for clip in clips for row in _rows(clip, songs)], schema=MATCHES),
+        audio_s=sum(clip.duration_s for clip in clips),
+        busy_s=time.monotonic() - began,
+        failures=sum(bool(clip.message) for clip in clips),
+        duration_s={printable_path(clip.path): clip.duration_s for clip in clips if not clip.message},
+    )
+
+
+@dataclass(slots=True)
+class _ClipResult:
+    """What is known of one clip so far; ``message`` says why it failed."""
+
+    path: str
     matches: list[Match] = field(default_factory=list)
     duration_s: float = 0.0
     message: str = ""
 
 
-def identify_batch(batch: Batch, hearing: Callable[[float, float], None] = lambda seconds, size: None) -> BatchAnswers:
-    """Decode the clips of a batch, ask for them, and make their rows: the task that an executor runs.
+def _match_together(clips: Sequence[tuple[_ClipResult, NDArray[np.float32]]], batch: ClipBatch) -> None:
+    found = find_matches([samples for _, samples in clips], batch.snapshot, batch.query)
+    for (clip, _), matches in zip(clips, found, strict=True):
+        clip.matches = matches
+
+
+def _decode_clips(
+    batch: ClipBatch, progress: BatchProgress
+) -> Iterator[tuple[_ClipResult, NDArray[np.float32] | None]]:
+    """Each file of a batch in turn, and the samples of a clip that is still to be matched."""
+    audio_s, size_bytes = 0.0, 0
+    for entry in batch.entries:
+        consumer = _FileConsumer(batch, entry, audio_s=audio_s, size_bytes=size_bytes, progress=progress)
+        clip, samples = _decode_clip(consumer)
+        audio_s += clip.duration_s
+        size_bytes += entry.size_bytes
+        yield clip, samples
+
+
+def _decode_clip(consumer: _FileConsumer) -> tuple[_ClipResult, NDArray[np.float32] | None]:
+    """One file: the samples of a clip, the matches of a recording, or the message of a failure."""
+    entry, batch = consumer.entry, consumer.batch
+    path = entry.path if is_url(entry.path) else os.path.join(batch.folder, entry.path)
+    try:
+        found, decoded = within(timeout_s(entry.size_bytes, batch.limit_s), partial(_decode, path, consumer))
+    except (AudioError, CatalogError, OSError) as error:
+        return _ClipResult(entry.path, message=str(error).replace(f"{printable_path(path)}: ", "")), None
+    except SongprintError:  # the store's, not the clip's
+        raise
+    except Exception as error:  # one clip fails, not the batch
+        log.exception("%s: unexpected error", printable_path(path))
+        return _ClipResult(entry.path, message=f"unexpected {type(error).__name__}: {error}"), None
+    if isinstance(found, list):
+        return _ClipResult(entry.path, found, decoded.duration_s), None
+    return _ClipResult(entry.path, duration_s=decoded.duration_s), found
+
+
+def _decode(path: str, consumer: _FileConsumer) -> tuple[NDArray[np.float32] | list[Match], decoder.Decoded]:
+    batch = consumer.batch
+    with catalog.local_copy(path) as local:
+        rate = batch.snapshot.settings.sample_rate
+        return decoding.decode(local, rate, consumer.consume, batch.limit_s, consumer.begin)
+
+
+@dataclass(slots=True)
+class _FileConsumer:
+    """What `decoding.decode` gives a file's blocks to.
 
     Parameters
     ----------
-    hearing
-        Called while a recording is heard, with the seconds of audio and about the bytes that the batch has come to.
+    audio_s, size_bytes
+        Of the files of the batch before this one, for the progress.
     """
-    began = time.monotonic()
-    heard: list[_Heard] = []
-    waiting: list[tuple[_Heard, NDArray[np.float32]]] = []
+
+    batch: ClipBatch
+    entry: Entry
+    audio_s: float
+    size_bytes: int
+    progress: BatchProgress
     declared_s: float | None = None
-    longest = round(LONGEST_CLIP_S * batch.snapshot.settings.sample_rate)
 
-    def ask() -> None:
-        found = recognise([samples for _, samples in waiting], batch.snapshot, batch.query)
-        for (clip, _), matches in zip(waiting, found, strict=True):
-            clip.matches = matches
-        waiting.clear()
+    def begin(self, declared_s: float | None) -> None:
+        """Take the duration that the file declares, if it does."""
+        self.declared_s = declared_s
 
-    def begun(seconds: float | None) -> None:
-        nonlocal declared_s
-        declared_s = seconds
-
-    def listen(blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:
-        """A clip's samples, to be asked for with others, or what was found in a recording."""
-        start = _first(blocks, longest + 1)
+    def consume(self, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:
+        """The samples of a clip, to be matched together with others; of a recording, its matches."""
+        longest = round(LONGEST_CLIP_S * self.batch.snapshot.settings.sample_rate)
+        start = _first_samples(blocks, longest + 1)
         if len(start) <= longest:
             return start
-        recording = Recording(batch.snapshot, batch.query)
-        before_s = sum(clip.duration_s for clip in heard)
-        before, entry = batch.entries[: len(heard)], batch.entries[len(heard)]
+        recording = Recording(self.batch.snapshot, self.batch.query)
         for samples in itertools.chain([start], blocks):
-            recording.hear(samples)
-            part = min(recording.heard_s / declared_s, 1.0) if declared_s else 0.0
-            size = sum(one.size_bytes for one in before) + part * entry.size_bytes
-            hearing(before_s + recording.heard_s, size)
+            recording.feed(samples)
+            share = min(recording.duration_s / self.declared_s, 1.0) if self.declared_s else 0.0
+            self.progress(self.audio_s + recording.duration_s, self.size_bytes + share * self.entry.size_bytes)
         return recording.finish()
 
-    for entry in batch.entries:
-        clip, samples = _heard(entry, listen, begun, batch)
-        heard.append(clip)
-        if samples is not None:
-            waiting.append((clip, samples))
-        if len(waiting) >= CLIPS_AT_ONCE:
-            ask()
-    ask()
-    songs = _songs(batch.snapshot, {match.song_id for clip in heard for match in clip.matches})
-    rows = [row for entry, clip in zip(batch.entries, heard, strict=True) for row in _rows(entry.path, clip, songs)]
-    return BatchAnswers(
-        pa.Table.from_pylist(rows, schema=ANSWERS),
-        sum(clip.duration_s for clip in heard),
-        time.monotonic() - began,
-        sum(bool(clip.message) for clip in heard),
-        {
-            printable_path(entry.path): clip.duration_s
-            for entry, clip in zip(batch.entries, heard, strict=True)
-            if not clip.message
-        },
-    )
 
-
-def _first(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDArray[np.float32]:
+def _first_samples(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDArray[np.float32]:
     """At least so many samples, if there are, in whole blocks."""
     parts = [np.zeros(0, np.float32)]
     count = 0
@@ -272,50 +342,20 @@ def _first(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDArray[np.
     return np.concatenate(parts)
 
 
-def _heard(
-    entry: Entry,
-    listen: Callable[[Iterator[NDArray[np.float32]]], NDArray[np.float32] | list[Match]],
-    begun: Callable[[float | None], None],
-    batch: Batch,
-) -> tuple[_Heard, NDArray[np.float32] | None]:
-    """One clip, decoded and listened to, and its samples if it is still to be asked for.
-
-    What goes wrong with it is its message.
-    """
-    path = entry.path if is_url(entry.path) else os.path.join(batch.folder, entry.path)
-
-    def decode() -> tuple[NDArray[np.float32] | list[Match], decoder.Decoded]:
-        with catalog.local_copy(path) as local:
-            return decoding.decode(local, batch.snapshot.settings.sample_rate, listen, batch.limit_s, begun)
-
-    try:
-        result, decoded = within(patience_s(entry.size_bytes, batch.limit_s), decode)
-    except (AudioError, CatalogError, OSError) as error:
-        return _Heard(message=str(error).replace(f"{printable_path(path)}: ", "")), None
-    except SongprintError:  # the store's, not the clip's
-        raise
-    except Exception as error:  # one clip is lost, not the batch
-        log.exception("%s: unexpected error", printable_path(path))
-        return _Heard(message=f"unexpected {type(error).__name__}: {error}"), None
-    if isinstance(result, list):
-        return _Heard(result, decoded.duration_s), None
-    return _Heard(duration_s=decoded.duration_s), result
-
-
 def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, str | None]]:
     table = snapshot.songs(["song_id", "path", "title", "artist"])
     wanted = table.filter(pc.is_in(table["song_id"], pa.array(sorted(song_ids), pa.int32())))
     return {row["song_id"]: row for row in wanted.to_pylist()}
 
 
-def answer_table(clip: str, matches: Sequence[Match], snapshot: Snapshot) -> pa.Table:
-    """The rows of one clip in which these matches were found, in the schema `ANSWERS`."""
-    rows = _rows(clip, _Heard(list(matches)), _songs(snapshot, {match.song_id for match in matches}))
-    return pa.Table.from_pylist(rows, schema=ANSWERS)
+def match_table(clip: str, matches: Sequence[Match], snapshot: Snapshot) -> pa.Table:
+    """The rows of one clip in which these matches were found, in the schema `MATCHES`."""
+    songs = _songs(snapshot, {match.song_id for match in matches})
+    return pa.Table.from_pylist(_rows(_ClipResult(clip, list(matches)), songs), schema=MATCHES)
 
 
-def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
-    path = printable_path(path)
+def _rows(clip: _ClipResult, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
+    path = printable_path(clip.path)
     if clip.message:
         return [{"clip": path, "status": "failed", "message": clip.message}]
     if not clip.matches:
@@ -333,8 +373,10 @@ def _rows(path: str, clip: _Heard, songs: dict[int, dict[str, str | None]]) -> l
     ]
 
 
-def _answers(outcome: Done[Batch, BatchAnswers] | Died[Batch]) -> BatchAnswers:
+def _batch_rows(outcome: Done[ClipBatch, BatchRows] | Died[ClipBatch]) -> BatchRows:
+    """The rows of a batch; when its process died, each of its clips has failed."""
     if isinstance(outcome, Done):
         return outcome.result
-    rows = [row for entry in outcome.item.entries for row in _rows(entry.path, _Heard(message=outcome.reason), {})]
-    return BatchAnswers(pa.Table.from_pylist(rows, schema=ANSWERS), 0.0, 0.0, len(rows), {})
+    failed = [_ClipResult(entry.path, message=outcome.reason) for entry in outcome.item.entries]
+    table = pa.Table.from_pylist([row for clip in failed for row in _rows(clip, {})], schema=MATCHES)
+    return BatchRows(table, audio_s=0.0, busy_s=0.0, failures=len(failed), duration_s={})

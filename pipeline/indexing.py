@@ -1,8 +1,8 @@
-"""What an index run is: plan batches of files, fingerprint them wherever the executor runs, commit in plan order.
+"""An index run: plan batches of files, fingerprint them wherever the executor runs, commit in plan order.
 
 Song ids are given at the commit, in the order of the paths, so a store's contents do not depend on the number of
-workers, on who was faster, or on how often the run was interrupted. What is committed is never done again: files
-that the store knows (by path, size and time, else by content) are skipped.
+workers, on which of them was faster, or on how often the run was interrupted. What is committed is never done again:
+files that the store has (by path, size and time, else by content) are skipped.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pipeline import catalog
 from pipeline.audio.tags import read_tags
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, SongprintError
-from pipeline.execution.executor import Died, Done, Executor, Loop, Progress, in_order
-from pipeline.execution.timeouts import patience_s, within
+from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
+from pipeline.execution.timeouts import timeout_s, within
 from pipeline.fingerprinting.extract import fingerprint
 from pipeline.fingerprinting.settings import Settings
 from pipeline.paths import is_url, path_exists, printable_path
@@ -29,7 +29,7 @@ from pipeline.store import Manifest, StagedSong, Store, stage
 
 log = logging.getLogger(__name__)
 
-# Sooner costs more files, later loses more work to a power cut.
+# More often makes more files, less often loses more work to a power cut.
 COMMIT_EVERY_S = 120.0
 # A task should take 30 to 120 s: at some 500 x real time, or at 50 MB/s from a busy file server, whichever is longer.
 BATCH_AUDIO_S = 8 * 3600.0
@@ -40,8 +40,8 @@ EXPECTED_WORKERS = 16
 # Bytes of one second of audio, to plan by duration without opening a file.
 BYTES_PER_S = {".wav": 176_400, ".aiff": 176_400, ".aif": 176_400, ".flac": 100_000}
 BYTES_PER_S_OTHERWISE = 20_000
-# A song that gave less than this share of its declared duration is said to be cut short.
-WHOLE = 0.98
+# A song of which less than this share of its declared duration could be decoded is counted as cut short.
+COMPLETE_SHARE = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Files that one task fingerprints; all that a worker has to know.
+class IndexBatch:
+    """Files that one task fingerprints, and all that a worker needs for them.
 
     Parameters
     ----------
     known
         Digests that the store has of songs exactly as large as one of these files: the same content has the same
-        size, so a moved file is recognised without asking the store.
+        size, so a moved file is found without reading the store.
     limit_s
         Seconds that one file may take, ``None`` for no limit.
     """
@@ -73,7 +73,7 @@ class Batch:
 
     @property
     def name(self) -> str:
-        """A name for the batch's files in the store, the same whenever the same files are asked for."""
+        """A name for the batch's files in the store, the same for the same files."""
         text = "\0".join(f"{entry.path}\0{entry.size_bytes}\0{entry.modified_ns}" for entry in self.entries)
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
 
@@ -130,7 +130,7 @@ def index(
     paths
         Files and folders, local or fsspec URLs; or other stores, whose songs are added without their audio.
     executor
-        Where batches run; the plain loop in this process when ``None``.
+        Where batches run; one after the other in this process when ``None``.
     limit_s
         Seconds that one file may take.
 
@@ -148,34 +148,34 @@ def index(
     StoreError
         If the store cannot be written; what was committed before stays.
     """
-    stores, files = sort_out(paths)
+    stores, files = split_paths(paths)
     began = time.monotonic()
     added, present = absorb(stores, store, executor)
-    report = add(catalog.walk(files) if files else [], store, executor, limit_s=limit_s)
+    report = index_entries(catalog.walk(files) if files else [], store, executor, limit_s=limit_s)
     return dataclasses.replace(
         report, added=report.added + added, present=report.present + present, wall_s=time.monotonic() - began
     )
 
 
-def sort_out(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Which of some paths are stores, and which are to be searched for audio."""
+def split_paths(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The paths that are stores, and those to be searched for audio."""
     stores = [path for path in paths if Store.exists(path)]
     return stores, [path for path in paths if path not in stores]
 
 
 def absorb(stores: Sequence[str], store: Store, executor: Executor | None = None) -> tuple[int, int]:
-    """Add the songs of other stores; how many were added, and how many were there already."""
-    executor = executor or Loop()
-    added = seen = 0
+    """Add the songs of other stores: how many were added, and how many were there already."""
+    executor = executor or SerialExecutor()
+    added = total = 0
     for path in stores:
         other = Store.open(path)
-        executor.must_see([store.url, other.url])
-        seen += other.snapshot().n_songs
+        executor.require_visible([store.url, other.url])
+        total += other.snapshot().n_songs
         added += len(store.absorb(other, map=executor.map))
-    return added, seen - added
+    return added, total - added
 
 
-def add(
+def index_entries(
     entries: Sequence[Entry],
     store: Store,
     executor: Executor | None = None,
@@ -183,19 +183,19 @@ def add(
     limit_s: float | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> IndexReport:
-    """`index` for files that are known already, telling its progress after each batch."""
+    """`index` for files that were found already; calls ``progress`` after each batch."""
     began = time.monotonic()
-    executor = executor or Loop()
-    entries, present = new_entries([_absolute(entry) for entry in entries], store)
+    executor = executor or SerialExecutor()
+    entries, present = new_entries([_with_absolute_path(entry) for entry in entries], store)
     batches = plan(entries, store, executor.workers, limit_s)
-    executor.must_see([store.url, *catalog.folders(entries)])
+    executor.require_visible([store.url, *catalog.folders(entries)])
     estimated_s = sum(map(audio_estimate_s, entries))
     failures: list[Failure] = []
     known: list[tuple[str, Entry]] = []
     done = added = cut_short = 0
     audio_s = busy_s = share = 0.0
 
-    def seen(outcome: Done[Batch, BatchReport] | Died[Batch]) -> None:
+    def on_outcome(outcome: Done[IndexBatch, BatchReport] | Died[IndexBatch]) -> None:
         nonlocal done, audio_s, busy_s, share
         done += len(outcome.item.entries)
         share += sum(map(audio_estimate_s, outcome.item.entries)) / max(estimated_s, 1e-9)
@@ -203,9 +203,12 @@ def add(
             audio_s += outcome.result.audio_s
             busy_s += outcome.result.busy_s
         failures.extend(_failures(outcome))
-        progress(Progress(done, len(entries), share, audio_s, len(failures)))
+        report()
 
-    progress(Progress(0, len(entries), 0.0, 0.0, 0))
+    def report() -> None:
+        progress(Progress(done=done, total=len(entries), share=share, audio_s=audio_s, failures=len(failures)))
+
+    report()
     staged: list[Manifest] = []
     committed = time.monotonic()
 
@@ -213,10 +216,10 @@ def add(
         nonlocal added, present, staged, committed
         ids = store.commit(staged, map=executor.map) if staged else []
         added += len(ids)
-        present += sum(len(manifest.songs) for manifest in staged) - len(ids)  # twins among the files of this run
+        present += sum(len(manifest.songs) for manifest in staged) - len(ids)  # files of this run with the same content
         staged, committed = [], time.monotonic()
 
-    for outcome in in_order(executor, index_batch, batches, halve, seen):
+    for outcome in in_order(executor, index_batch, batches, halve, on_outcome):
         if isinstance(outcome, Done):
             known += outcome.result.present
             cut_short += outcome.result.cut_short
@@ -227,12 +230,21 @@ def add(
     commit()
     failures.sort(key=lambda failure: failure.path)
     present += len(known)
-    moved = follow(known, store)
-    return IndexReport(added, present, moved, cut_short, tuple(failures), audio_s, busy_s, time.monotonic() - began)
+    moved = update_paths(known, store)
+    return IndexReport(
+        added=added,
+        present=present,
+        moved=moved,
+        cut_short=cut_short,
+        failures=tuple(failures),
+        audio_s=audio_s,
+        busy_s=busy_s,
+        wall_s=time.monotonic() - began,
+    )
 
 
-def follow(files: Sequence[tuple[str, Entry]], store: Store) -> int:
-    """Take over where songs are now, and how their files look, for those that are not where the store has them.
+def update_paths(files: Sequence[tuple[str, Entry]], store: Store) -> int:
+    """Update the path, size and time of songs whose files were moved or touched.
 
     Parameters
     ----------
@@ -255,10 +267,10 @@ def follow(files: Sequence[tuple[str, Entry]], store: Store) -> int:
         song = by_digest.get(digest)
         if song is None or song["song_id"] in changes:
             continue
-        gone = not is_url(song["path"]) and not path_exists(song["path"])
-        if gone or song["path"] == printable_path(entry.path):
+        missing = not is_url(song["path"]) and not path_exists(song["path"])
+        if missing or song["path"] == printable_path(entry.path):
             changes[song["song_id"]] = entry
-            moved += gone
+            moved += missing
     store.update(
         list(changes),
         {
@@ -278,8 +290,8 @@ def new_entries(entries: Sequence[Entry], store: Store) -> tuple[list[Entry], in
     return new, len(entries) - len(new)
 
 
-def _absolute(entry: Entry) -> Entry:
-    """A path that means the same in every process, and next year."""
+def _with_absolute_path(entry: Entry) -> Entry:
+    """The same file under a path that means the same in every process and folder."""
     if is_url(entry.path):
         return entry
     return dataclasses.replace(entry, path=os.path.abspath(entry.path))
@@ -291,7 +303,7 @@ def audio_estimate_s(entry: Entry) -> float:
     return 1.0 + entry.size_bytes / BYTES_PER_S.get(suffix, BYTES_PER_S_OTHERWISE)
 
 
-def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | None) -> list[Batch]:
+def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | None) -> list[IndexBatch]:
     """Cut the files, in their order, into batches of about the same work."""
     songs = store.snapshot().songs(["size_bytes", "digest"])
     sizes = {entry.size_bytes for entry in entries}
@@ -300,13 +312,13 @@ def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | 
         if size in sizes:
             digests.setdefault(size, set()).add(digest)
 
-    def batch(files: Sequence[Entry]) -> Batch:
+    def batch(files: Sequence[Entry]) -> IndexBatch:
         known = frozenset().union(*(digests.get(entry.size_bytes, ()) for entry in files))
-        return Batch(store.url, store.settings, tuple(files), known, limit_s)
+        return IndexBatch(store.url, store.settings, entries=tuple(files), known=known, limit_s=limit_s)
 
     tasks = [_share_of_a_task(entry) for entry in entries]
     target = min(1.0, sum(tasks) / (max(workers, EXPECTED_WORKERS) * BATCHES_PER_WORKER))
-    batches: list[Batch] = []
+    batches: list[IndexBatch] = []
     files: list[Entry] = []
     filled = 0.0
     for entry, share in zip(entries, tasks, strict=True):
@@ -322,14 +334,14 @@ def _share_of_a_task(entry: Entry) -> float:
     return max(audio_estimate_s(entry) / BATCH_AUDIO_S, entry.size_bytes / BATCH_BYTES)
 
 
-def halve(batch: Batch) -> list[Batch]:
+def halve(batch: IndexBatch) -> list[IndexBatch]:
     """Two batches with half of the files each; one file cannot be halved."""
     middle = len(batch.entries) // 2
     parts = (batch.entries[:middle], batch.entries[middle:])
     return [dataclasses.replace(batch, entries=part) for part in parts if part]
 
 
-def index_batch(batch: Batch) -> BatchReport:
+def index_batch(batch: IndexBatch) -> BatchReport:
     """Fingerprint the files of a batch and stage them in the store: the task that an executor runs.
 
     A file that cannot be read becomes a failure; the others go on.
@@ -342,12 +354,12 @@ def index_batch(batch: Batch) -> BatchReport:
     audio_s = 0.0
     for entry in batch.entries:
         try:
-            song = within(patience_s(entry.size_bytes, batch.limit_s), partial(_fingerprint_entry, entry, batch))
+            song = within(timeout_s(entry.size_bytes, batch.limit_s), partial(_fingerprint_entry, entry, batch))
         except (SongprintError, OSError) as error:
             failures.append(Failure(printable_path(entry.path), _reason(error, entry)))
         except MemoryError:
             failures.append(Failure(printable_path(entry.path), "out of memory; give workers more of it, or run fewer"))
-        except Exception as error:  # a bug of ours or of a library: one song is lost, not the night
+        except Exception as error:  # a bug of ours or of a library: one song fails, not the run
             log.exception("%s: unexpected error", printable_path(entry.path))
             failures.append(Failure(printable_path(entry.path), f"unexpected {type(error).__name__}: {error}"))
         else:
@@ -356,12 +368,19 @@ def index_batch(batch: Batch) -> BatchReport:
                 continue
             staged.append(song)
             audio_s += song.duration_s
-            cut_short += song.decoded_share < WHOLE
+            cut_short += song.decoded_share < COMPLETE_SHARE
     manifest = stage(batch.store, batch.name, staged) if staged else None
-    return BatchReport(manifest, tuple(failures), tuple(present), cut_short, audio_s, time.monotonic() - began)
+    return BatchReport(
+        manifest=manifest,
+        failures=tuple(failures),
+        present=tuple(present),
+        cut_short=cut_short,
+        audio_s=audio_s,
+        busy_s=time.monotonic() - began,
+    )
 
 
-def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
+def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:
     """One file as a song to stage; its digest alone when the store has its content already."""
     with catalog.local_copy(entry.path) as path:
         digest = catalog.digest(path)
@@ -392,12 +411,12 @@ def _fingerprint_entry(entry: Entry, batch: Batch) -> StagedSong | str:
 
 
 def _reason(error: Exception, entry: Entry) -> str:
-    """What the error says, without the path that stands beside it in the failure's row."""
+    """The message of an error without the path, which the failure's row has in another column."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text.removeprefix(f"{printable_path(entry.path)}: ")
 
 
-def _failures(outcome: Done[Batch, BatchReport] | Died[Batch]) -> Sequence[Failure]:
+def _failures(outcome: Done[IndexBatch, BatchReport] | Died[IndexBatch]) -> Sequence[Failure]:
     if isinstance(outcome, Done):
         return outcome.result.failures
     return [Failure(printable_path(entry.path), outcome.reason) for entry in outcome.item.entries]

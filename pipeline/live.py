@@ -1,7 +1,7 @@
-"""Live: what plays now, named as soon as it is sure, from a microphone or from any program that gives samples.
+"""Live identification of samples from a microphone, or from any program that writes them to a pipe.
 
-It is the same engine that hears recordings, in short stretches: each second is asked together with the fifteen before
-it, so that a song is named some seconds after it starts and what was named is never taken back.
+It is the search of recordings, in short steps: each second is searched together with the 15 s before it. So a song is
+named some seconds after it starts. A name that was given is never taken back.
 """
 
 from __future__ import annotations
@@ -19,68 +19,69 @@ from pipeline.matching.recording import Recording
 from pipeline.matching.types import Library, Match, Query
 
 STEP_S = 1
-# How often a song is looked for while it plays: each time is another chance to be wrong.
-LOOKS = 5
-# What is a loop in most looks is by chance a song in one of them: loops are suspected sooner than in a recording that
-# is looked at once, at the price of seconds (half of the songs are named after 4.1 s as before, the last after 11 s).
-A_LOOP = 0.62
-# Two matches of one song are one performance when it would have begun within this many seconds.
+# A song is searched again and again while it plays, and each search may give a false positive: each is allowed this
+# part of the query's.
+SEARCHES = 5
+# What is a loop in most searches is by chance a song in one of them. So loops are suspected sooner than in a recording,
+# which is searched once. It costs seconds: half of the songs are named after 4.1 s as without it, the last after 11 s.
+LOOP_LIMIT = 0.62
+# Two matches of one song are one performance if they put its start within this many seconds.
 SAME_START_S = 2.0
 RAW_BYTES = 8192
 
 
 class Listener:
-    """What was heard so far.
+    """Identifies a stream of samples, and remembers what it found.
 
     Parameters
     ----------
     library, query
-        As for `recognise`.
+        As for `pipeline.matching.recording.Recording`.
     """
 
     def __init__(self, library: Library, query: Query) -> None:
-        query = dataclasses.replace(query, false_positives=query.false_positives / LOOKS)
-        self._recording = Recording(library, query, STEP_S, a_loop=A_LOOP)
+        query = dataclasses.replace(query, false_positives=query.false_positives / SEARCHES)
+        self._recording = Recording(library, query, STEP_S, loop_share=LOOP_LIMIT)
         self._named: list[Match] = []
 
     @property
-    def heard_s(self) -> float:
+    def duration_s(self) -> float:
         """Seconds of audio so far."""
-        return self._recording.heard_s
+        return self._recording.duration_s
 
-    def hear(self, samples: NDArray[np.float32]) -> list[Match]:
-        """Take in what comes next; the performances that are sure now and were not before.
+    def add(self, samples: NDArray[np.float32]) -> list[Match]:
+        """Append samples, and return the new performances that are now certain.
 
         Parameters
         ----------
         samples
-            ``(n,)`` float32 at the library's sample rate; the shorter, the sooner is the answer.
+            ``(n,)`` float32 at the library's sample rate; the shorter they are, the sooner a song is named.
         """
-        self._recording.hear(samples)
+        self._recording.feed(samples)
         new = [match for match in self._recording.matches() if not self._is_named(match)]
         self._named += new
         return new
 
     def finish(self) -> list[Match]:
-        """The history: each performance with its span, by start."""
+        """End the stream, and return all performances with their spans, by start."""
         return self._recording.finish()
 
     def _is_named(self, match: Match) -> bool:
         return any(
-            named.song_id == match.song_id and abs(_began_s(named) - _began_s(match)) <= SAME_START_S
+            named.song_id == match.song_id and abs(_start_s(named) - _start_s(match)) <= SAME_START_S
             for named in self._named
         )
 
 
-def _began_s(match: Match) -> float:
-    """When the song would have begun."""
+def _start_s(match: Match) -> float:
+    """Where in the stream the song would begin if it played from its start."""
     return match.clip_start_s - match.song_start_s / match.speed
 
 
-def raw(stream: BinaryIO) -> Iterator[NDArray[np.float32]]:
-    """Signed 16-bit little-endian mono samples from a pipe, as they come."""
+def read_pcm(stream: BinaryIO) -> Iterator[NDArray[np.float32]]:
+    """Read signed 16-bit little-endian mono samples from a pipe, as they come."""
     rest = b""
-    # A pipe gives what it has; a block is not waited for until it is full.
+    # `read1` returns what the pipe has; `read` would wait until a block is full.
     read = getattr(stream, "read1", stream.read)
     while data := read(RAW_BYTES):
         data = rest + data
@@ -90,17 +91,22 @@ def raw(stream: BinaryIO) -> Iterator[NDArray[np.float32]]:
 
 
 def microphone(device: str | None = None) -> tuple[int, Iterator[NDArray[np.float32]]]:
-    """The sample rate of a microphone, and its samples for as long as one asks.
+    """Open a microphone.
 
     Parameters
     ----------
     device
-        Number or part of the name; the system's choice when ``None``.
+        Number or part of the name; the system's default when ``None``.
+
+    Returns
+    -------
+    rate, blocks
+        Its sample rate in Hz, and an endless stream of ``(n,)`` float32 samples.
 
     Raises
     ------
     AudioError
-        If there is no microphone, or what it takes to hear it is not installed.
+        If there is no microphone, or the libraries that it needs are not installed.
     """
     elsewhere = "or let another program record and feed it with --input -"
     try:
@@ -109,7 +115,7 @@ def microphone(device: str | None = None) -> tuple[int, Iterator[NDArray[np.floa
         raise AudioError(
             f"the microphone needs the package sounddevice: pip install 'songprint[microphone]', {elsewhere}"
         ) from error
-    except OSError as error:  # the package is there, what it wraps is not
+    except OSError as error:  # the package is installed, the library that it wraps is not
         raise AudioError(
             f"the microphone needs the PortAudio library (on Debian or Ubuntu: apt install libportaudio2), {elsewhere}"
         ) from error
@@ -130,7 +136,7 @@ def microphone(device: str | None = None) -> tuple[int, Iterator[NDArray[np.floa
     return rate, samples()
 
 
-def limited(blocks: Iterable[NDArray[np.float32]], n_samples: float) -> Iterator[NDArray[np.float32]]:
+def limit(blocks: Iterable[NDArray[np.float32]], n_samples: float) -> Iterator[NDArray[np.float32]]:
     """The first samples of a stream, in its blocks.
 
     Raises

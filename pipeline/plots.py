@@ -1,5 +1,6 @@
-"""Pictures of what the other rooms make, for the notebooks and for a look of one's own: each takes data, draws it on
-axes, in seconds and hertz, and returns the axes. Only here is matplotlib known.
+"""Plots of fingerprints, matches and evaluations, with matplotlib, for the notebooks and `songprint evaluate`.
+
+Each function draws its data on axes, in seconds and hertz, and returns the axes.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.evaluation.metrics import described, fitted, wilson
+from pipeline.evaluation.metrics import describe, fit_line, wilson
 from pipeline.fingerprinting.landmarks import pair_peaks, unpack
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME, Settings
+from pipeline.fingerprinting.settings import MAX_BIN_DIFFERENCE, MAX_FRAME_DIFFERENCE, MIN_FRAME_DIFFERENCE, Settings
 from pipeline.fingerprinting.spectrogram import power_batches
 
-# Told apart by colour-blind eyes and on grey prints (Okabe and Ito).
+# Distinct for colour-blind readers and on grey prints (Okabe and Ito).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 FLOOR_DB = -70.0
 
@@ -41,7 +42,7 @@ def spectrogram(samples: NDArray[np.float32], settings: Settings, start_s: float
     ax = ax or _axes()
     power = np.concatenate([batch.copy() for batch in power_batches([samples], settings)])
     level_db = 10 * np.log10(np.maximum(power.T / power.max(), 10 ** (FLOOR_DB / 10)))
-    # A pixel's middle, not its edge, is where its frame and its bin are.
+    # The middle of a pixel, not its edge, is at its frame and its bin.
     half_s, half_hz = settings.frame_s / 2, settings.sample_rate / settings.window / 2
     first_s, last_s = start_s + _seconds(np.array([0, len(power) - 1]), settings)
     extent = (first_s - half_s, last_s + half_s, -half_hz, settings.sample_rate / 2 - half_hz)
@@ -52,18 +53,18 @@ def spectrogram(samples: NDArray[np.float32], settings: Settings, start_s: float
 
 
 def constellation(peaks: Peaks, settings: Settings, start_s: float = 0.0, ax: Axes | None = None, **marks: Any) -> Axes:
-    """The peaks as points; on a spectrogram's axes they lie on it.
+    """The peaks as points; given the axes of a spectrogram, they are drawn over it.
 
     Parameters
     ----------
     start_s
         Where frame 0 begins, for the axis.
     marks
-        What matplotlib's ``scatter`` takes.
+        Options of matplotlib's ``scatter``.
     """
     ax = ax or _axes()
-    look: dict[str, Any] = {"s": 14, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.0} | marks
-    ax.scatter(start_s + _seconds(peaks.frame, settings), _hertz(peaks.bin, settings), **look)
+    style: dict[str, Any] = {"s": 14, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.0} | marks
+    ax.scatter(start_s + _seconds(peaks.frame, settings), _hertz(peaks.bin, settings), **style)
     return _time_and_frequency(ax)
 
 
@@ -73,7 +74,7 @@ def landmarks(peaks: Peaks, settings: Settings, anchor: int, start_s: float = 0.
     Parameters
     ----------
     anchor
-        Place in ``peaks``.
+        Its index in ``peaks``.
     """
     ax = constellation(peaks, settings, start_s, ax, label="peaks", facecolors=GREY, edgecolors=GREY)
     frame, bin_ = int(peaks.frame[anchor]), int(peaks.bin[anchor])
@@ -83,8 +84,8 @@ def landmarks(peaks: Peaks, settings: Settings, anchor: int, start_s: float = 0.
     targets = [(frame + f, bin_ + b) for a, b, f in zip(at, aside, ahead, strict=True) if a == bin_]
     here = _point(frame, bin_, settings, start_s)
     lines = [(here, _point(*target, settings, start_s)) for target in targets]
-    low, high = _hertz(np.array([max(bin_ - BINS_ASIDE, 0), bin_ + BINS_ASIDE]), settings)
-    left, right = start_s + _seconds(np.array([frame + NEAREST_FRAME, frame + FURTHEST_FRAME]), settings)
+    low, high = _hertz(np.array([max(bin_ - MAX_BIN_DIFFERENCE, 0), bin_ + MAX_BIN_DIFFERENCE]), settings)
+    left, right = start_s + _seconds(np.array([frame + MIN_FRAME_DIFFERENCE, frame + MAX_FRAME_DIFFERENCE]), settings)
     zone = Rectangle((left, low), right - left, high - low, color=BLUE, alpha=0.1, label="target zone")
     ax.add_patch(zone)
     ax.add_collection(LineCollection(lines, colors=BLUE, linewidths=1.5, label=f"{len(lines)} landmarks"))
@@ -96,14 +97,14 @@ def landmarks(peaks: Peaks, settings: Settings, anchor: int, start_s: float = 0.
     return ax
 
 
-def survivors(song: Peaks, heard: Peaks, settings: Settings, start_s: float = 0.0, ax: Axes | None = None) -> Axes:
-    """What is left of a song's peaks when it is heard: kept (within a frame and a bin), lost, and new ones."""
-    near = (np.abs(song.frame[:, None] - heard.frame) <= 1) & (np.abs(song.bin[:, None] - heard.bin) <= 1)
+def survivors(song: Peaks, recorded: Peaks, settings: Settings, start_s: float = 0.0, ax: Axes | None = None) -> Axes:
+    """Which peaks of a song survive in a recording of it: kept (within a frame and a bin), lost, and new ones."""
+    near = (np.abs(song.frame[:, None] - recorded.frame) <= 1) & (np.abs(song.bin[:, None] - recorded.bin) <= 1)
     kept, known = near.any(axis=1), near.any(axis=0)
     share = kept.mean() if len(kept) else 0.0
     for peaks, some, colour, label in (
         (song, ~kept, GREY, "lost"),
-        (heard, ~known, ORANGE, "new"),
+        (recorded, ~known, ORANGE, "new"),
         (song, kept, BLUE, f"kept: {share:.0%}"),
     ):
         chosen = Peaks(peaks.frame[some], peaks.bin[some], peaks.level[some])
@@ -114,12 +115,12 @@ def survivors(song: Peaks, heard: Peaks, settings: Settings, start_s: float = 0.
 
 
 def agreement(delta_s: ArrayLike, ax: Axes | None = None, step_s: float = 0.05) -> Axes:
-    """How many hits of one song put the clip's start at each place of it: a match is one high bar, chance is grass.
+    """How many hits put the clip's start at each place of a song: a match is one high bar among low ones.
 
     Parameters
     ----------
     delta_s
-        ``(n_hits,)``, the place of the clip's start in the song, seconds, that each hit stands for.
+        ``(n_hits,)``: for each hit, the place of the clip's start in the song, seconds.
     step_s
         Width of a bar.
     """
@@ -147,7 +148,7 @@ def per_song(values: ArrayLike, names: Sequence[str], label: str, ax: Axes | Non
 
 
 def bars(values: Mapping[str, float], label: str, ax: Axes | None = None) -> Axes:
-    """A few named values, each with its figure."""
+    """A horizontal bar for each named value, with its figure."""
     ax = ax or _axes(height=0.6 + 0.45 * len(values))
     drawn = ax.barh(list(values), list(values.values()), color=BLUE)
     ax.bar_label(drawn, fmt="{:,.3g}", padding=3)
@@ -175,14 +176,14 @@ def hash_distribution(counts: ArrayLike, ax: Axes | None = None) -> Axes:
 def recall(
     length_s: ArrayLike, share: Mapping[str, ArrayLike], ax: Axes | None = None, clips: int | None = None
 ) -> Axes:
-    """Share of clips named rightly over their length, a line for each condition.
+    """Share of clips that are identified, over their length: a line for each condition.
 
     Parameters
     ----------
     length_s
         ``(n,)`` seconds.
     share
-        For each condition ``(n,)``, 0 to 1; NaN where it was not asked.
+        For each condition ``(n,)``, 0 to 1; NaN where there is no clip.
     clips
         Clips behind each point, for the title.
     """
@@ -197,12 +198,12 @@ def recall(
 
 
 def recall_by_condition(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Share of clips named rightly over their length, a panel for each condition, with its 95 % interval.
+    """Share of clips that are identified, over their length, with its 95 % interval: a panel for each condition.
 
     Parameters
     ----------
     rows
-        Of `pipeline.evaluation.recall`, as ``table.to_pylist()`` gives them.
+        Of `pipeline.evaluation.metrics.recall`, as ``table.to_pylist()`` gives them.
     """
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
     down = math.ceil(len(conditions) / 4)
@@ -215,16 +216,16 @@ def recall_by_condition(rows: Sequence[Mapping[str, Any]]) -> Figure:
         some = [row for row in rows if row["condition"] == condition]
         right = np.array([row["right_percent"] for row in some])
         low, high = (np.array([row[end] for row in some]) for end in ("low_percent", "high_percent"))
-        at = [lengths_s.index(row["length_s"]) for row in some]  # lengths differ by ratios: evenly apart
+        at = [lengths_s.index(row["length_s"]) for row in some]  # evenly apart, since lengths differ by ratios
         aside = np.maximum((right - low, high - right), 0)
         ax.errorbar(at, right, aside, fmt="o-", color=BLUE, ecolor=GREY, capsize=2, markersize=4)
         clips = sorted({row["clips"] for row in some})
         n = f"{clips[0]} to {clips[-1]}" if len(clips) > 1 else f"{clips[0]}"
-        ax.set_title(f"{described(condition)} (n = {n})", fontsize=9)
+        ax.set_title(f"{describe(condition)} (n = {n})", fontsize=9)
         ax.set_xticks(range(len(lengths_s)), [f"{length_s:g}" for length_s in lengths_s])
         ax.set_xlim(-0.4, len(lengths_s) - 0.6)
         ax.set_ylim(10 * math.floor((lowest - 1) / 10), 102)
-        _quiet(ax)
+        _plain_style(ax)
     for ax in grid.flat[len(conditions) :]:
         ax.set_visible(False)
     figure.supxlabel("length of the clip (s)", fontsize=10)
@@ -247,7 +248,7 @@ def fitted_line(x: ArrayLike, y: ArrayLike, xlabel: str, ylabel: str, ax: Axes |
 
 
 def reliability(confidence: ArrayLike, right: ArrayLike, ax: Axes | None = None, n_bins: int = 10) -> Axes:
-    """How often answers of a stated confidence are right: calibrated ones lie on the diagonal.
+    """How often matches of a stated confidence are right: calibrated ones lie on the diagonal.
 
     Parameters
     ----------
@@ -264,7 +265,7 @@ def reliability(confidence: ArrayLike, right: ArrayLike, ax: Axes | None = None,
         inside = place == one
         stated, observed = confidence[inside].mean(), right[inside].mean()
         low, high = (end[0] for end in wilson(np.array([right[inside].sum()]), np.array([inside.sum()])))
-        aside = [[max(observed - low, 0)], [max(high - observed, 0)]]  # rounding may leave less than nothing
+        aside = [[max(observed - low, 0)], [max(high - observed, 0)]]  # rounding may make them negative
         ax.errorbar(stated, observed, aside, fmt="o", color=BLUE, ecolor=GREY, capsize=2)
         ax.annotate(f"{inside.sum():,}", (stated, low), (0, -10), textcoords="offset points", ha="center", fontsize=8)
     ax.set(
@@ -273,14 +274,14 @@ def reliability(confidence: ArrayLike, right: ArrayLike, ax: Axes | None = None,
         xlim=(-0.03, 1.03),
         ylim=(-0.08, 1.03),
     )
-    ax.set_title(f"{len(confidence):,} answers in {n_bins} bins", fontsize=10)
+    ax.set_title(f"{len(confidence):,} matches in {n_bins} bins", fontsize=10)
     ax.set_aspect("equal")
-    _quiet(ax)
+    _plain_style(ax)
     return ax
 
 
 def time_to_match(length_s: ArrayLike, match_ms: ArrayLike, ax: Axes | None = None) -> Axes:
-    """The time of each clip as a point, the median of each length, and the line fitted to these.
+    """The time of each clip as a point, the median of each length, and the line fitted to the medians.
 
     Parameters
     ----------
@@ -291,23 +292,25 @@ def time_to_match(length_s: ArrayLike, match_ms: ArrayLike, ax: Axes | None = No
     length_s, match_ms = np.asarray(length_s, float), np.asarray(match_ms, float)
     lengths, top = np.unique(length_s), 1.05 * np.quantile(match_ms, 0.99)
     above = np.count_nonzero(match_ms > top)
-    label = f"{len(length_s):,} clips" + (f", {above} above the picture" if above else "")
-    aside = np.random.default_rng(0).uniform(-0.12, 0.12, len(length_s))  # so that points do not hide each other
+    label = f"{len(length_s):,} clips" + (f", {above} above the plot" if above else "")
+    aside = np.random.default_rng(0).uniform(-0.12, 0.12, len(length_s))  # so that points do not cover each other
     ax.plot(length_s + aside, match_ms, ".", color=GREY, alpha=0.35, markersize=4, label=label)
     middle = [np.median(match_ms[length_s == one]) for one in lengths]
     ax.plot(lengths, middle, "o", color=BLUE, label="median of a length")
     if len(lengths) > 1:
-        fixed, slope = fitted(length_s, match_ms)
+        fixed, slope = fit_line(length_s, match_ms)
         label = f"fitted to the medians: {fixed:.3g} ms {'+' if slope >= 0 else '-'} {abs(slope):.3g} ms a second"
         ax.plot(lengths, fixed + slope * lengths, color=ORANGE, label=label)
     ax.set(xlabel="length of the clip (s)", ylabel="time to match (ms)", ylim=(0, top), xticks=lengths)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False)  # above, where it hides no point
-    _quiet(ax)
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False
+    )  # above the axes, where it covers no point
+    _plain_style(ax)
     return ax
 
 
 def save(drawn: Axes | Figure, path: str | Path) -> None:
-    """Write a picture to a file, on white, and forget it."""
+    """Write a figure to a file, on white, and close it."""
     figure = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
     assert figure is not None
     figure.savefig(path, dpi=150, facecolor="white")
@@ -315,7 +318,7 @@ def save(drawn: Axes | Figure, path: str | Path) -> None:
 
 
 def timeline(rows: Sequence[Mapping[str, Any]], durations_s: Mapping[str, float], ax: Axes | None = None) -> Axes:
-    """What plays in each recording, and when: one line a recording, one bar a match, grey where nothing was named.
+    """The matches in each recording over time: a line for each recording, a bar for each match, grey between them.
 
     Parameters
     ----------
@@ -343,8 +346,8 @@ def timeline(rows: Sequence[Mapping[str, Any]], durations_s: Mapping[str, float]
     return ax
 
 
-def _quiet(ax: Axes) -> None:
-    """No box, and a grid that does not speak louder than what is drawn."""
+def _plain_style(ax: Axes) -> None:
+    """No box, and a light grid behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#E4E4E4", linewidth=0.8)
     ax.set_axisbelow(True)

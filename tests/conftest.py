@@ -1,9 +1,11 @@
-"""What tests share: seeded chance, and a library of formula songs on disk, known to the sample."""
+"""Shared fixtures: a seeded generator, and a library of synthetic songs on disk, known to the sample."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from pipeline.simulation import acoustics, encoding, music
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
 SONG_S = 30.0
-STRANGER = 1001
-"""Seed of a song that no library holds."""
+OUT_OF_LIBRARY = 1001
+"""Seed of a song that no library has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,24 @@ class FormulaLibrary:
         return whole[round(start_s * rate) : round((start_s + length_s) * rate)]
 
     def noisy(self, song: int, start_s: float, length_s: float, snr_db: float = 10.0) -> NDArray[np.float32]:
-        """The same seconds as a phone across the room hears them."""
+        """The same seconds, as a phone across the room records them."""
         return acoustics.recording(self.clean(song, start_s, length_s), snr_db, seed=song)
 
 
 @pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C stops this process and those that it starts, also where the shell of a script had it ignored.
+
+    A shell without job control starts what runs in its background with SIGINT ignored, and Python keeps that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child starts with the default
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
-    """Chance that is the same in every run."""
+    """A generator that gives the same numbers in every run."""
     return np.random.default_rng(2003)
 
 
@@ -72,16 +85,16 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> FormulaLibrary:
 
 
 @pytest.fixture(scope="session")
-def stranger() -> NDArray[np.float32]:
-    """Ten seconds of a song that the library does not have, at `synthesis.SAMPLE_RATE`."""
-    return music.song(STRANGER, 20.0)[-10 * music.SAMPLE_RATE :]
+def out_of_library() -> NDArray[np.float32]:
+    """Ten seconds of a song that the library does not have, at `music.SAMPLE_RATE`."""
+    return music.song(OUT_OF_LIBRARY, 20.0)[-10 * music.SAMPLE_RATE :]
 
 
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `songprint demo` leaves, and in ``said.txt`` beside it what it printed."""
+    """The folder that `songprint demo` leaves, and its output in ``output.txt`` beside it."""
     folder = tmp_path_factory.mktemp("checkout") / "demo"
     command = [sys.executable, "-m", "jobs", "demo", "--folder", str(folder), "--workers", "2"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True)
-    (folder.parent / "said.txt").write_text(done.stdout)
+    (folder.parent / "output.txt").write_text(done.stdout)
     return folder

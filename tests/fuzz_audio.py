@@ -52,10 +52,10 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file: a word for the count, and what is worth telling."""
+    """The result for one file: a word that is counted, and a detail that is printed."""
 
     word: str
-    told: str
+    detail: str
     seconds: float
     worker_mb: float
 
@@ -99,24 +99,24 @@ def one(path: str) -> Outcome:
             path, 11025, lambda blocks: all(np.isfinite(block).all() for block in blocks), limit_s=LIMIT_S
         )
         word = "decoded" if decoded.decoded_share >= 0.98 else "partial"
-        told = ""
+        detail = ""
         if not samples:
-            word, told = "WRONG", "samples that are not finite"
+            word, detail = "WRONG", "samples that are not finite"
     except AudioError as error:
-        word, told = "refused", str(error)
-        if not told.isprintable():
+        word, detail = "refused", str(error)
+        if not detail.isprintable():
             word = "WRONG"
     except Exception as error:  # counting these is the point
-        word, told = "WRONG", f"decode: {error!r}"
+        word, detail = "WRONG", f"decode: {error!r}"
     try:
         read_tags(path)
     except Exception as error:
-        word, told = "WRONG", f"tags: {error!r}"
+        word, detail = "WRONG", f"tags: {error!r}"
     seconds = time.monotonic() - began
     if seconds > LIMIT_S + 5:
-        word, told = "WRONG", f"{seconds:.0f} s"
+        word, detail = "WRONG", f"{seconds:.0f} s"
     os.unlink(path) if word != "WRONG" else None
-    return Outcome(word, told, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return Outcome(word, detail, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _quiet() -> None:
@@ -151,7 +151,7 @@ def main() -> int:
         counts[name.rpartition(".")[2], outcome.word] += 1
         slowest, largest_mb = max(slowest, outcome, key=lambda o: o.seconds), max(largest_mb, outcome.worker_mb)
         if outcome.word == "WRONG":
-            wrongs.append(f"{path}: {outcome.told}")
+            wrongs.append(f"{path}: {outcome.detail}")
 
     number = 0
     while number < options.n and time.monotonic() - began < options.seconds:

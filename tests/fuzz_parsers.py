@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of what songprint itself parses: ``python -m tests.fuzz_parsers 60`` (seconds for all).
 
-libFuzzer, through atheris, changes the inputs that reach new code. What is fed: a file's first bytes and its tags
-(`audio`, `catalog`), the face of a store, a Delta log entry, and the words of a command line. Wrong
+libFuzzer, through atheris, varies the inputs that reach new code. Inputs: a file's first bytes and its tags
+(`audio`), the metadata of a store, a Delta log entry, and the words of a command line. Wrong
 is any exception that does not belong there, and a run of one input over its time. Each target is a process of its own.
 """
 
@@ -24,7 +24,7 @@ SLOW_S = 20  # for one input, on a busy machine
 
 
 def audio_file(data: bytes) -> None:
-    """Sniffing, the search for declared lengths, and the tags."""
+    """The kind of a file, its declared length, and its tags."""
     from pipeline.audio import formats, libsndfile
     from pipeline.audio.tags import read_tags
 
@@ -32,9 +32,9 @@ def audio_file(data: bytes) -> None:
     try:
         os.write(fd, data)
         size = len(data)
-        formats.kind_of(fd, size)
         formats.has_xing(fd)
-        libsndfile.is_short_opus(fd, size)
+        for kind in ("opus", formats.kind_of(fd, size)):
+            libsndfile.LibsndfileDecoder.accepts(fd, size, kind)
         for big in (False, True):
             declared = formats.riff_frames(fd, size, 4, big)
             assert declared is None or declared >= -2
@@ -45,7 +45,7 @@ def audio_file(data: bytes) -> None:
         os.close(fd)
 
 
-def face(data: bytes) -> None:
+def store_metadata(data: bytes) -> None:
     """songprint.json."""
     from pipeline import Store
 
@@ -79,7 +79,7 @@ def options(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (audio_file, face, log_entry, options)
+    target.__name__: target for target in (audio_file, store_metadata, log_entry, options)
 }
 _store: list[str] = []
 
@@ -129,7 +129,7 @@ def corpus(target: str, folder: Path) -> None:
         seeds = [path.read_bytes()[:6000] for path in sorted(made.iterdir())]
         text = [(b"TIT2", b"\x03Title"), (b"TPE1", b"\x01\xff\xfeA\0"), (b"TALB", b"\x00Album")]
         seeds += [zoo.id3(*text), zoo.id3(*text, flags=0x09), b"ID3\x02" + zoo.id3(*text)[4:], b"#EXTM3U\nx", b"<?xml "]
-    elif target in ("face", "log_entry"):
+    elif target in ("store_metadata", "log_entry"):
         store = Store.create(str(folder.parent / "store"))
         seeds = [Path(store.url, "songprint.json").read_bytes(), json.dumps(Settings().to_dict()).encode()]
         if target == "log_entry":

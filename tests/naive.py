@@ -1,4 +1,4 @@
-"""Slow, plain twins of what the package does fast: loops, dictionaries, and nothing imported from the package."""
+"""Slow, plain twins of the fast functions: loops and dictionaries, nothing imported from the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def power(samples, window, hop, frame):
 
 
 def local_maxima(power, reach_frames, reach_bins, silence, lowest_bin):
-    """Every (frame, bin) that is above silence and no smaller than what lies around it."""
+    """Every (frame, bin) that is above silence and not smaller than its neighbourhood."""
     found = []
     for frame, row in enumerate(power):
         for bin_, level in enumerate(row):
@@ -30,7 +30,7 @@ def local_maxima(power, reach_frames, reach_bins, silence, lowest_bin):
 
 
 def more_salient_around(frames, saliences, around):
-    """For each peak, how many within so many frames are more salient, the earlier of equals being more so."""
+    """For each peak, how many within so many frames are more salient; of equals the earlier one is."""
     ranks = [(-salience, place) for place, salience in enumerate(saliences)]
     return [
         sum(rank < mine and abs(frame - frames[place]) <= around for rank, frame in zip(ranks, frames, strict=True))
@@ -47,23 +47,23 @@ def pairs(peaks, fan_out, nearest, furthest, bins_aside):
     return found
 
 
-def hits(question, postings):
+def hits(query_hashes, postings):
     """(song, offset, delta) wherever a clip's (hash, tick) meets a (hash, song, offset); 8 ticks to the frame."""
     return [
         (song, offset, 8 * offset - tick)
-        for asked, tick in question
+        for query_hash, tick in query_hashes
         for known, song, offset in postings
-        if asked == known
+        if query_hash == known
     ]
 
 
-def fullest_windows(question, songs, most):
+def fullest_windows(query, songs, most):
     """(song, cell, hits) of the pairs of cells with most distinct hits, the first of which has one.
 
     A cell is a frame of the song less a frame of the clip, whose ticks are rounded up to frames.
     """
     cells = {}
-    for asked, tick in question:
+    for asked, tick in query:
         frame = math.ceil(tick / 8)
         for song, pairs in songs.items():
             for place, (known, offset) in enumerate(pairs):
@@ -84,7 +84,7 @@ def postings(contents: dict[int, list[tuple[int, int]]], hashes: set[int]) -> li
 
 
 def best_span_score(scores, gap):
-    """The largest sum of neighbours whose sums, added up from their first one, never fall by more than a gap."""
+    """The largest sum of a run whose running total never falls by more than a gap."""
     best = 0
     for start in range(len(scores)):
         total = top = 0

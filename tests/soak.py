@@ -1,8 +1,8 @@
-"""A long night in short: index, identify, remove and compact in a loop, while memory and descriptors are counted.
+"""A long run in minutes: index, identify, remove and compact in a loop, while memory and descriptors are counted.
 
 ``python -m tests.soak 30`` works for 30 minutes in this process and in one Dask worker that lives as long, on formula
 songs of every format with broken files among them. It ends with 1 when something grew, when the store does not check
-clean, or when an answer is not what it was at first.
+clean, or when a match is not what it was at first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline import Store, identify, index
 from pipeline.execution import dask_executor
-from pipeline.simulation import encoding
+from pipeline.simulation import encoding, music
 from tests import fuzz_audio, zoo
 
 SONGS = 12
@@ -32,8 +32,8 @@ SONG_S = 15.0
 # libsndfile 1.2.2 loses 6 kB of each malformed Ogg that it refuses to open, two in a round here, 5 to 7 MB an hour.
 SETTLED = 0.5
 HOURLY_MB = 30.0
-# A store's log keeps its commits for days, and who reads it holds some 4 kB for each: a round makes ten, in seconds.
-# So a new store is begun now and then; what still grows is lost.
+# A store's log keeps its commits for days, and a reader holds some 4 kB for each: a round makes ten, in seconds.
+# So a new store is begun now and then; what still grows is a leak.
 ROUNDS_A_STORE = 40
 
 
@@ -90,15 +90,15 @@ def count(store: Path, minute: float) -> Count:
     )
 
 
-def furnish(folder: Path) -> tuple[Path, Path]:
+def make_files(folder: Path) -> tuple[Path, Path]:
     """A library with broken files in it, and clips with broken ones among them."""
-    music, clips = folder / "music", folder / "clips"
-    music.mkdir()
+    songs, clips = folder / "music", folder / "clips"
+    songs.mkdir()
     clips.mkdir()
     suffixes = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".wav")
     for seed in range(SONGS):
         samples = music.song(seed, SONG_S)
-        encoding.write(music / f"{seed:02d}{suffixes[seed % len(suffixes)]}", samples)
+        encoding.write(songs / f"{seed:02d}{suffixes[seed % len(suffixes)]}", samples)
         if seed % 3 == 0:
             rate = music.SAMPLE_RATE
             encoding.write(clips / f"{seed:02d}{suffixes[-seed % len(suffixes)]}", samples[3 * rate : 9 * rate])
@@ -107,16 +107,16 @@ def furnish(folder: Path) -> tuple[Path, Path]:
     zoo.encode(broken, zoo.stereo()[: 2 * zoo.RATE], fuzz_audio.FORMATS)
     for number, path in enumerate(sorted(broken.iterdir())):
         rng = np.random.default_rng(number)
-        for place in (music, clips):
+        for place in (songs, clips):
             (place / f"broken-{path.name}").write_bytes(fuzz_audio.corrupt(path.read_bytes(), rng))
     shutil.rmtree(broken)
-    return music, clips
+    return songs, clips
 
 
-def said_of(answers: pa.Table) -> set[tuple[str, str]]:
-    """What must be said of each clip in every round: the song of those that are whole, of the others if they failed.
+def results_of(answers: pa.Table) -> set[tuple[str, str]]:
+    """What must be the same of each clip in every round: the song of an intact clip, whether a broken one failed.
 
-    The broken ones hold bits of one and the same music, so which of the broken songs they are is a draw.
+    The broken clips hold parts of the same music, so which of the broken songs they match is chance.
     """
     return {
         (
@@ -132,13 +132,13 @@ def main() -> int:
     parser.add_argument("minutes", type=float)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="songprint-soak-"))
-    music, clips = furnish(folder)
+    music, clips = make_files(folder)
     stores = folder / "stores"
     counts: list[Count] = []
     wrongs: list[str] = []
     expected: set[tuple[str, str]] | None = None
     n_songs = 0
-    began = said = time.monotonic()
+    began = printed = time.monotonic()
     with dask_executor.local(1) as worker:
         while time.monotonic() - began < options.minutes * 60 and not wrongs:
             if len(counts) % ROUNDS_A_STORE == 0:
@@ -148,7 +148,7 @@ def main() -> int:
             index([str(music)], store, place, limit_s=60)
             answers = identify([str(clips)], store, executor=place, limit_s=60)
             songs = store.snapshot().songs(["song_id", "path"]).sort_by("path")
-            found = said_of(answers)
+            found = results_of(answers)
             expected, n_songs = (found, len(songs)) if expected is None else (expected, n_songs)
             if found != expected:
                 wrongs.append(f"round {len(counts)}: {sorted(found ^ expected)} where rounds differ")
@@ -158,8 +158,8 @@ def main() -> int:
             store.compact(grace_hours=0, map=place.map if place else map)
             wrongs += [f"round {len(counts)}: {problem}" for problem in store.check()]
             counts.append(count(stores, (time.monotonic() - began) / 60))
-            if time.monotonic() - said > 60:
-                said = time.monotonic()
+            if time.monotonic() - printed > 60:
+                printed = time.monotonic()
                 print(f"{len(counts)} rounds, {counts[-1]}", flush=True)
     wrongs += judge(counts)
     for line in wrongs:

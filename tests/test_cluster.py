@@ -1,4 +1,4 @@
-"""A cluster started by hand, and what goes wrong on one: nothing of it may cost a song, or a night."""
+"""What goes wrong on a cluster: no fault may lose a song, or stop the run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pipeline.execution.executor import Progress
 from pipeline.fingerprinting import extract
 from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.simulation import encoding, music
-from tests.byhand import ROOT, ByHand, by_hand
 from tests.conftest import FormulaLibrary
+from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
 from tests.test_end_to_end import contents
 
 SONG_S = 20.0
@@ -43,24 +43,24 @@ def songs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def expected(songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a store of the music holds when nothing went wrong."""
-    store = Store.open_or_create(str(tmp_path_factory.mktemp("undisturbed") / "store"))
+    store = Store.open_or_create(str(tmp_path_factory.mktemp("expected") / "store"))
     assert pipeline.index([str(songs_folder)], store).added == N_SONGS
     return contents(store)
 
 
 @pytest.fixture
-def hand(tmp_path: Path) -> Iterator[ByHand]:
+def cluster(tmp_path: Path) -> Iterator[DaskCluster]:
     """A cluster of one's own, to break."""
-    with by_hand(tmp_path, workers=2) as started:
+    with dask_cluster(tmp_path, workers=2) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ByHand]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """A cluster that stays: tests may add workers, and take theirs away again."""
-    with by_hand(tmp_path_factory.mktemp("cluster"), workers=2) as started:
+    with dask_cluster(tmp_path_factory.mktemp("cluster"), workers=2) as started:
         yield started
 
 
@@ -76,13 +76,13 @@ def deadly(path: str, settings: Settings, limit_s: float | None = None) -> Finge
     return extract.fingerprint(path, settings, limit_s)
 
 
-def index_with_a_deadly_decoder(batch: indexing.Batch) -> indexing.BatchReport:
+def index_with_a_deadly_decoder(batch: indexing.IndexBatch) -> indexing.BatchReport:
     indexing.fingerprint = deadly  # type: ignore[attr-defined]
     return indexing.index_batch(batch)
 
 
 def test_killed_workers_lose_and_double_no_song(
-    hand: ByHand, songs_folder: Path, undisturbed: dict[str, Any], rng: np.random.Generator, tmp_path: Path
+    cluster: DaskCluster, songs_folder: Path, expected: dict[str, Any], rng: np.random.Generator, tmp_path: Path
 ) -> None:
     store = Store.open_or_create(str(tmp_path / "store"))
     kills = 0
@@ -90,16 +90,16 @@ def test_killed_workers_lose_and_double_no_song(
     def kill_one(progress: Progress) -> None:
         nonlocal kills
         if progress.done and kills < 3:
-            victim = str(rng.choice(sorted(hand.workers)))
-            hand.kill(victim)
+            victim = str(rng.choice(sorted(cluster.workers)))
+            cluster.kill(victim)
             kills += 1
-            hand.start_worker(f"{victim}+")
+            cluster.start_worker(f"{victim}+")
 
-    with dask_executor.connect(hand.address) as workers:
-        report = indexing.add(catalog.walk([str(songs_folder)]), store, workers, progress=kill_one)
+    with dask_executor.connect(cluster.address) as workers:
+        report = indexing.index_entries(catalog.walk([str(songs_folder)]), store, workers, progress=kill_one)
     assert kills == 3
     assert (report.added, report.failures) == (N_SONGS, ())
-    assert contents(store) == undisturbed
+    assert contents(store) == expected
 
 
 def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
@@ -119,9 +119,9 @@ def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
 
 
 def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
-    hand: ByHand,
+    cluster: DaskCluster,
     songs_folder: Path,
-    undisturbed: dict[str, Any],
+    expected: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -133,7 +133,7 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
         ids = commit(self, *arguments, **options)
         commits.append(ids)
         if len(commits) == 1:
-            hand.kill("scheduler")
+            cluster.kill("scheduler")
             # A commit that the loss cuts short has taken ids that nobody gets again.
             monkeypatch.setattr(indexing, "COMMIT_EVERY_S", 1e9)
         return ids
@@ -141,22 +141,22 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
     monkeypatch.setattr(indexing, "COMMIT_EVERY_S", 0.0)
     monkeypatch.setattr(Store, "commit", commit_and_lose_the_scheduler)
     command = ["index", str(songs_folder), "--store", url, "--scheduler"]
-    assert run([*command, hand.address]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("ClusterError: the Dask scheduler went away")
-    assert len(said) == 2, said  # the other one is the dashboard's address
+    assert run([*command, cluster.address]) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[-1].startswith("ClusterError: the Dask scheduler went away")
+    assert len(printed) == 2, printed  # the other one is the dashboard's address
     done = len(commits[0])
     assert 0 < done < N_SONGS
 
-    hand.start_scheduler()
-    hand.start_worker("new")
-    assert run([*command, hand.address]) == 0
+    cluster.start_scheduler()
+    cluster.start_worker("new")
+    assert run([*command, cluster.address]) == 0
     assert f"{N_SONGS - done} songs added" in capsys.readouterr().err
-    assert contents(Store.open(url)) == undisturbed
+    assert contents(Store.open(url)) == expected
 
 
-def test_workers_that_join_late_are_used(shared: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.2)
+def test_workers_that_join_late_are_used(shared: DaskCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "POLL_S", 0.2)
     with dask_executor.connect(shared.address) as workers:
         names = set()
         for outcome in workers.as_completed(who, [0.1] * 1000):
@@ -169,44 +169,46 @@ def test_workers_that_join_late_are_used(shared: ByHand, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("there", "said"),
+    ("workers_left", "message"),
     [
         ({}, "has no workers any more; the job waits"),
         ({"tcp://10.0.0.1:1": {"name": "w9", "nthreads": 1, "status": "paused"}}, "1 of 1 workers are paused.*w9"),
     ],
 )
-def test_a_job_that_stands_still_says_why(
-    shared: ByHand,
-    there: dict[str, Any],
-    said: str,
+def test_a_job_that_waits_says_why(
+    shared: DaskCluster,
+    workers_left: dict[str, Any],
+    message: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(dask_executor, "POLL_S", 0.05)
     caplog.set_level(logging.WARNING, "pipeline")
     with dask_executor.connect(shared.address) as workers:
-        monkeypatch.setattr(dask_executor.Cluster, "_there", lambda self: there)
+        monkeypatch.setattr(dask_executor.DaskExecutor, "_known_workers", lambda self: workers_left)
         assert len(workers.map(who, [0.5])) == 1
     assert len(caplog.messages) == 1  # not again and again
-    assert re.search(said, caplog.messages[0])
+    assert re.search(message, caplog.messages[0])
 
 
-def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(shared: ByHand, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_see_the_files_says_so_with_its_name_and_the_path(
+    shared: DaskCluster, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     with dask_executor.connect(shared.address) as workers:
         for lost in (tmp_path / "nowhere", tmp_path / "empty"):
-            workers.must_see([str(lost)])
+            workers.require_visible([str(lost)])
             with pytest.raises(ClusterError, match=rf"worker w\d .* cannot see {lost}; mount it"):
                 workers.map(who, [0.0])
 
 
 def test_a_worker_with_another_songprint_says_so_and_later_ones_get_no_task(
-    shared: ByHand, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    shared: DaskCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "pipeline", tmp_path / "other" / "pipeline")
     with (tmp_path / "other" / "pipeline" / "matching" / "voting.py").open("a") as file:
         file.write("# changed\n")
-    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(dask_executor, "POLL_S", 0.2)
     caplog.set_level(logging.WARNING, "pipeline")
     with dask_executor.connect(shared.address) as workers:
         shared.start_worker("other", tmp_path / "other")
@@ -232,26 +234,26 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     monkeypatch.setattr(dask_executor, "CONNECT_S", 0.5)
     command = ["index", str(library.folder), "--store", str(tmp_path / "store"), "--scheduler", "tcp://127.0.0.1:9"]
     assert run(command) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1, said
-    assert said[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1, printed
+    assert printed[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_answers_in_parts_are_gone_on_with(
+def test_a_run_in_part_files_goes_on_after_an_interruption(
     songs_folder: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url, output = str(tmp_path / "store"), f"{tmp_path / 'answers'}{suffix}/"
+    url, output = str(tmp_path / "store"), f"{tmp_path / 'matches'}{suffix}/"
     clips = [str(songs_folder / f"{seed:02d}.wav") for seed in range(4)]
     assert run(["index", clips[0], clips[2], "--store", url]) == 0
     monkeypatch.setattr(identification, "BATCH_BYTES", 0)  # each clip is a batch
     write, written = tables.write, []
 
-    def write_two_and_stop(answers: Any, schema: Any, part: str, *how: Any) -> None:
+    def write_two_and_stop(matches: Any, schema: Any, part: str, *how: Any) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(part)
-        write(answers, schema, part, *how)
+        write(matches, schema, part, *how)
 
     command = ["identify", *clips, "--store", url, "--output", output]
     with monkeypatch.context() as interrupted:
@@ -263,6 +265,6 @@ def test_answers_in_parts_are_gone_on_with(
         "_run.json",
         *(f"part-{number:06d}{suffix}" for number in range(1, 5)),
     ]
-    assert dataset.answered(output, {}) == set(clips)
+    assert dataset.open_dataset(output, {}) == set(clips)
     assert run([*command, "--speed-range", "2"]) == 1
     assert "another run (speed_range 0.0, not 2.0)" in capsys.readouterr().err

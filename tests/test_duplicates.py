@@ -10,8 +10,7 @@ import pytest
 import pipeline
 from jobs.cli import run
 from pipeline import Store
-from pipeline.duplicates import COMMON, EXCERPT, SAME, SHIFTED, candidates, duplicates, kind
-from pipeline.duplicates import Span as Shared
+from pipeline.duplicates import COMMON, EXCERPT, SAME, SHIFTED, Span, classify, find_candidates, find_duplicates
 from pipeline.simulation import encoding, music
 
 RATE = music.SAMPLE_RATE
@@ -40,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_each_planted_pair_is_found_for_what_it_is_and_no_other(store: Store) -> None:
     found = {
         frozenset((Path(row["song_path"]).name, Path(row["other_path"]).name)): row
-        for row in duplicates(store.snapshot()).to_pylist()
+        for row in find_duplicates(store.snapshot()).to_pylist()
     }
     kinds = {
         frozenset(("0.flac", "copy of 0.opus")): SAME,
@@ -64,38 +63,38 @@ def test_copies_of_copies_are_one_group(store: Store, tmp_path: Path) -> None:
     encoding.write(tmp_path / "part of 2.wav", music.song(2, 50.0)[10 * RATE : 30 * RATE])
     three = Store.open_or_create(str(tmp_path / "store"))
     pipeline.index([songs["2.flac"], songs["2 without its intro.ogg"], str(tmp_path / "part of 2.wav")], three)
-    rows = duplicates(three.snapshot()).to_pylist()
+    rows = find_duplicates(three.snapshot()).to_pylist()
     assert len(rows) == 3
     assert {row["group"] for row in rows} == {min(row["song_id"] for row in rows)}
 
 
 def test_a_library_without_songs_has_no_duplicates(tmp_path: Path) -> None:
     empty = Store.open_or_create(str(tmp_path / "store"))
-    assert candidates(empty.snapshot()) == {}
-    assert len(duplicates(empty.snapshot())) == 0
+    assert find_candidates(empty.snapshot()) == {}
+    assert len(find_duplicates(empty.snapshot())) == 0
 
 
 @pytest.mark.parametrize(
     ("spans", "lengths", "expected"),
     [
-        ([Shared(0, 199, 0.5, 0.6)], (200, 200), SAME),
-        ([Shared(0, 100, 0.0, 0.6), Shared(110, 200, 0.5, 0.6)], (200, 201), SAME),
-        ([Shared(5, 200, -5.0, 0.6)], (200, 195), SHIFTED),
-        ([Shared(0, 200, 0.0, 0.6)], (200, 260), SHIFTED),
-        ([Shared(60, 90, -60.0, 0.6)], (200, 30), EXCERPT),
-        ([Shared(0, 12, 0.0, 0.6)], (200, 180), COMMON),
+        ([Span(0, 199, 0.5, 0.6)], (200, 200), SAME),
+        ([Span(0, 100, 0.0, 0.6), Span(110, 200, 0.5, 0.6)], (200, 201), SAME),
+        ([Span(5, 200, -5.0, 0.6)], (200, 195), SHIFTED),
+        ([Span(0, 200, 0.0, 0.6)], (200, 260), SHIFTED),
+        ([Span(60, 90, -60.0, 0.6)], (200, 30), EXCERPT),
+        ([Span(0, 12, 0.0, 0.6)], (200, 180), COMMON),
     ],
 )
 def test_the_kind_follows_from_the_seconds_that_are_shared(
-    spans: list[Shared], lengths: tuple[float, float], expected: str
+    spans: list[Span], lengths: tuple[float, float], expected: str
 ) -> None:
-    assert kind(spans, *lengths) == expected
+    assert classify(spans, *lengths) == expected
 
 
 def test_the_command_lists_pairs_and_deletes_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = store.snapshot().n_songs
     assert run(["duplicates", "--store", store.url, "--format", "csv"]) == 0
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 1 + 4
-    assert "4 pairs and 3 groups in 11 songs" in said.err
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 + 4
+    assert "4 pairs and 3 groups in 11 songs" in printed.err
     assert Store.open(store.url).snapshot().n_songs == before

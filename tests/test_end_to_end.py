@@ -23,7 +23,7 @@ import pipeline
 from jobs.cli import run
 from pipeline import Store
 from pipeline.execution import dask_executor
-from pipeline.execution.dask_executor import Cluster
+from pipeline.execution.dask_executor import DaskExecutor
 from pipeline.simulation import acoustics, encoding
 from tests.conftest import FormulaLibrary
 
@@ -32,7 +32,7 @@ SONG_COLUMNS = ["song_id", "path", "title", "artist", "duration_s", "landmarks",
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Cluster]:
+def workers() -> Iterator[DaskExecutor]:
     with dask_executor.local(2) as opened:
         yield opened
 
@@ -49,9 +49,9 @@ def store(library: FormulaLibrary, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def clips(
-    library: FormulaLibrary, stranger: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
+    library: FormulaLibrary, out_of_library: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[str, float] | None]:
-    """Clips by path, with the song and the second where they start in it, or nothing for a stranger."""
+    """Clips by path, with the song and the second where they start in it, or nothing for an out-of-library clip."""
     folder = tmp_path_factory.mktemp("clips")
     truth: dict[str, tuple[str, float] | None] = {}
     for song, song_path in enumerate(library.paths):
@@ -59,10 +59,13 @@ def clips(
         # Each clip in another format than its song.
         suffix = Path(library.paths[song - 1]).suffix
         path = str(folder / f"{song:02d}{suffix}")
-        heard = library.clean(song, start_s, 4.0) if song % 2 else library.noisy(song, start_s, 6.0)
-        encoding.write(path, heard)
+        samples = library.clean(song, start_s, 4.0) if song % 2 else library.noisy(song, start_s, 6.0)
+        encoding.write(path, samples)
         truth[path] = (song_path, start_s)
-    for name, samples in (("99 stranger.wav", stranger), ("98 noisy.wav", acoustics.recording(stranger, 10.0, seed=3))):
+    for name, samples in (
+        ("99 foreign.wav", out_of_library),
+        ("98 noisy.wav", acoustics.recording(out_of_library, 10.0, seed=3)),
+    ):
         encoding.write(folder / name, samples)
         truth[str(folder / name)] = None
     return truth
@@ -103,7 +106,7 @@ def verdicts(rows: list[dict[str, Any]], truth: dict[str, tuple[str, float] | No
     return found
 
 
-def test_noisy_clips_of_other_formats_are_named_at_their_place_and_strangers_are_not(
+def test_noisy_clips_of_other_formats_are_named_at_their_place_and_others_are_not(
     store: Store, clips: dict[str, tuple[str, float] | None]
 ) -> None:
     rows = pipeline.identify(list(clips), store).to_pylist()
@@ -118,7 +121,11 @@ def test_noisy_clips_of_other_formats_are_named_at_their_place_and_strangers_are
 
 
 def test_dask_workers_give_what_this_process_gives(
-    store: Store, library: FormulaLibrary, clips: dict[str, tuple[str, float] | None], workers: Cluster, tmp_path: Path
+    store: Store,
+    library: FormulaLibrary,
+    clips: dict[str, tuple[str, float] | None],
+    workers: DaskExecutor,
+    tmp_path: Path,
 ) -> None:
     spread = Store.open_or_create(str(tmp_path / "store"))
     report = pipeline.index([str(library.folder)], spread, workers)
@@ -142,6 +149,7 @@ def test_indexing_again_adds_nothing(store: Store, library: FormulaLibrary, tmp_
     assert contents(Store.open(str(twice))) == before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_an_interrupted_run_goes_on_where_it_stopped(
     store: Store, library: FormulaLibrary, how: signal.Signals, tmp_path: Path
@@ -162,6 +170,22 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         assert "Traceback" not in said
     assert run(["index", str(library.folder), "--store", url, "--workers", "1", "--quiet"]) == 0
     assert contents(Store.open(url)) == contents(store)
+
+
+def test_a_run_in_the_background_of_a_script_is_not_stopped_by_ctrl_c(library: FormulaLibrary, tmp_path: Path) -> None:
+    """The shell has it ignored then: Ctrl-C is meant for what runs in front."""
+    url = str(tmp_path / "store")
+    command = [sys.executable, "-m", "jobs", "index", str(library.folder), "--store", url, "--workers", "2"]
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "-", *command]
+    running = subprocess.Popen(ignoring, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if running.poll() is not None or any((tmp_path / "store").rglob("*.parquet")):
+            break
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 0, said
+    assert Store.open(url).snapshot().n_songs == len(library.paths)
 
 
 def test_a_broken_file_is_a_row_and_the_rest_go_on(
@@ -212,7 +236,7 @@ def test_the_tables_say_the_same_in_every_format(store: Store, tmp_path: Path) -
 
 
 def test_the_demo_names_every_clip_and_leaves_its_store(demo_folder: Path) -> None:
-    shown = (demo_folder.parent / "said.txt").read_text()
+    shown = (demo_folder.parent / "output.txt").read_text()
     verdicts = [line.split()[-1] for line in shown.splitlines() if line[:2].isdigit() and "." in line[:4]]
     assert len(verdicts) == 13
     assert verdicts.count("right") >= 12, shown

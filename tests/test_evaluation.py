@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.stats
 
 from jobs.cli import run
 from pipeline import Query, Store, index
@@ -31,28 +32,28 @@ def folder_and_store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def around():
-    return conditions.surroundings()
+def surroundings():
+    return conditions.make_surroundings()
 
 
-def test_evaluate_finds_the_users_songs_names_no_stranger_and_says_how_it_was_made(folder_and_store, tmp_path, capfd):
+def test_evaluate_finds_the_users_songs_names_no_other_and_says_how_it_was_made(folder_and_store, tmp_path, capfd):
     folder, store = folder_and_store
     kept = tmp_path / "clips.csv"
     arguments = ["evaluate", str(folder), "--store", store, "--conditions", "clean,room10,speed2"]
     arguments += ["--lengths", "3,5", "--quiet", "--format", "json"]
     assert run([*arguments, "--output", str(kept), "--pictures", str(tmp_path / "pictures")]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert len(kept.read_text().splitlines()) == 1 + 5 * 3 * 2  # two songs asked twice, the third as a stranger only
-    assert [row["condition"] for row in told["recall"][::2]] == ["clean", "room10", "speed2"]
-    assert all(row["right_percent"] == 100.0 for row in told["recall"] if row["condition"] == "clean")
-    assert told["strangers"][-1]["condition"] == "all"
-    assert (told["strangers"][-1]["clips"], told["strangers"][-1]["named"]) == (18, 0)
-    assert len(told["confidence"]) == 10
-    assert {row["what"]: row["how"] for row in told["made"]}["rooms"] == (acoustics.room_simulator() or "formula")
-    beside = {row["what"]: (row["article"], row["ours"]) for row in told["article"]}
-    recalled = {row["length_s"]: row["right_percent"] for row in told["recall"] if row["condition"] == "room10"}
+    printed = json.loads(capfd.readouterr().out)
+    assert len(kept.read_text().splitlines()) == 1 + 5 * 3 * 2  # two songs twice, the third not in the store
+    assert [row["condition"] for row in printed["recall"][::2]] == ["clean", "room10", "speed2"]
+    assert all(row["right_percent"] == 100.0 for row in printed["recall"] if row["condition"] == "clean")
+    assert printed["out_of_library"][-1]["condition"] == "all"
+    assert (printed["out_of_library"][-1]["clips"], printed["out_of_library"][-1]["named"]) == (18, 0)
+    assert len(printed["confidence"]) == 10
+    assert {row["what"]: row["how"] for row in printed["made"]}["rooms"] == (acoustics.room_simulator() or "formula")
+    beside = {row["what"]: (row["article"], row["ours"]) for row in printed["article"]}
+    recalled = {row["length_s"]: row["right_percent"] for row in printed["recall"] if row["condition"] == "room10"}
     assert beside["recall of 5 s, noisy microphone, %"] == (100.0, recalled[5.0])
-    assert beside["fingerprints, MB a song"] == (8.4, told["storage"][-1]["mb_per_song"])
+    assert beside["fingerprints, MB a song"] == (8.4, printed["storage"][-1]["mb_per_song"])
     drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert drawn == ["confidence.png", "recall.png", "time.png"]
     assert run([*arguments, "--output", str(tmp_path / "again.csv")]) == 0
@@ -77,25 +78,25 @@ def test_songs_shorter_than_the_clips_are_one_sentence(folder_and_store, tmp_pat
     assert "no clip could be cut" in capfd.readouterr().err
 
 
-def test_a_seed_draws_the_same_surroundings_and_another_draws_others(around):
-    again, other = conditions.surroundings(seed=1), conditions.surroundings(seed=2)
-    assert np.array_equal(around.noise, again.noise)
-    assert all(np.array_equal(one, two) for one, two in zip(around.rooms, again.rooms, strict=True))
-    assert not np.array_equal(around.noise, other.noise)
+def test_a_seed_draws_the_same_surroundings_and_another_draws_others(surroundings):
+    again, other = conditions.make_surroundings(seed=1), conditions.make_surroundings(seed=2)
+    assert np.array_equal(surroundings.noise, again.noise)
+    assert all(np.array_equal(one, two) for one, two in zip(surroundings.rooms, again.rooms, strict=True))
+    assert not np.array_equal(surroundings.noise, other.noise)
 
 
-def test_recorded_noise_is_never_silent_and_what_cannot_be_heard_is_left_out(tmp_path, rng):
+def test_recorded_noise_is_never_silent_and_silent_recordings_are_left_out(tmp_path, rng):
     bursts = np.zeros(2 * 22050, np.float32)
     bursts[:22050] = rng.standard_normal(22050) / 10  # one second of two
     encoding.write(tmp_path / "bursts.wav", bursts, 22050)
     encoding.write(tmp_path / "silence.wav", np.zeros(22050, np.float32), 22050)
-    noise = conditions.surroundings([str(tmp_path)]).noise
+    noise = conditions.make_surroundings([str(tmp_path)]).noise
     assert np.sqrt(np.mean(noise**2)) == pytest.approx(1.0, abs=1e-3)
     level = np.sqrt(np.mean(noise[: 50 * RATE].reshape(-1, RATE // 10) ** 2, axis=1))
     assert np.mean(level > 0.4) > 0.9
     (tmp_path / "bursts.wav").unlink()
     with pytest.raises(CatalogError, match="none of 1 recordings of noise can be heard"):
-        conditions.surroundings([str(tmp_path)])
+        conditions.make_surroundings([str(tmp_path)])
 
 
 def row(**values):
@@ -103,19 +104,27 @@ def row(**values):
     return blank | {"condition": "clean", "length_s": 1.0, "hidden": False, "match_s": 0.1, "outcome": "right"} | values
 
 
-def test_the_tables_count_what_was_answered():
+def test_the_tables_count_the_outcomes():
     rows = [row(confidence=0.95)] * 3 + [row(outcome="unknown")]
     rows += [row(hidden=True, outcome="unknown")] * 9 + [row(hidden=True, outcome="wrong", confidence=0.93)]
     table = pa.Table.from_pylist(rows, schema=ROWS)
     (recall,) = metrics.recall(table).to_pylist()
     assert (recall["right"], recall["wrong"], recall["unknown"], recall["right_percent"]) == (3, 0, 1, 75.0)
-    strangers, total = metrics.strangers(table).to_pylist()
-    assert strangers | {"condition": "all"} == total
-    assert (strangers["clips"], strangers["named"], strangers["named_percent"]) == (10, 1, 10.0)
-    assert (strangers["low_percent"], strangers["high_percent"]) == (1.79, 40.42)
+    foreign, total = metrics.out_of_library(table).to_pylist()
+    assert foreign | {"condition": "all"} == total
+    assert (foreign["clips"], foreign["named"], foreign["named_percent"]) == (10, 1, 10.0)
+    assert (foreign["low_percent"], foreign["high_percent"]) == (1.79, 40.42)
     *empty, bin_ = metrics.reliability(table).to_pylist()
     assert (bin_["above"], bin_["answers"], bin_["stated"], bin_["observed"]) == (0.9, 4, 0.945, 0.75)
     assert [(one["answers"], one["stated"], one["observed"]) for one in empty] == [(0, None, None)] * 9
+
+
+@pytest.mark.parametrize(("right", "clips"), [(0, 1), (1, 1), (3, 8), (97, 100), (0, 4000)])
+def test_the_interval_is_that_of_scipy(right, clips):
+    low, high = metrics.wilson(np.array([right]), np.array([clips]))
+    level = 2 * scipy.stats.norm.cdf(1.96) - 1
+    expected = scipy.stats.binomtest(right, clips).proportion_ci(level, method="wilson")
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_time_to_match_is_a_line_over_the_length():
@@ -128,10 +137,10 @@ def test_the_time_to_match_is_a_line_over_the_length():
 
 def test_without_the_library_rooms_are_by_formula_and_the_output_says_so(monkeypatch):
     monkeypatch.setattr(acoustics, "room_simulator", lambda: None)
-    around = conditions.surroundings(seed=3)
-    told = metrics.made(Plan(seed=3), around, Query()).to_pylist()
-    assert {"what": "rooms", "how": "formula"} in told
-    assert len({room.tobytes() for room in around.rooms}) == len(around.rooms)
+    surroundings = conditions.make_surroundings(seed=3)
+    how = metrics.provenance(Plan(seed=3), surroundings, Query()).to_pylist()
+    assert {"what": "rooms", "how": "formula"} in how
+    assert len({room.tobytes() for room in surroundings.rooms}) == len(surroundings.rooms)
 
 
 def test_a_broken_song_is_a_line_and_the_rest_go_on(folder_and_store, tmp_path, capfd):
@@ -139,9 +148,9 @@ def test_a_broken_song_is_a_line_and_the_rest_go_on(folder_and_store, tmp_path, 
     (tmp_path / "broken.wav").write_bytes(b"RIFF no sound in here" * 100)
     arguments = ["evaluate", str(tmp_path), str(folder / "1.wav"), "--store", store]
     assert run([*arguments, "--lengths", "3", "--conditions", "clean", "--format", "json"]) == 0
-    told = capfd.readouterr()
-    assert "broken.wav" in told.err
-    assert json.loads(told.out)["recall"][0]["clips"] == 1
+    printed = capfd.readouterr()
+    assert "broken.wav" in printed.err
+    assert json.loads(printed.out)["recall"][0]["clips"] == 1
 
 
 def test_pictures_need_matplotlib_and_say_so_before_the_work(folder_and_store, tmp_path, monkeypatch, capfd):
@@ -151,7 +160,7 @@ def test_pictures_need_matplotlib_and_say_so_before_the_work(folder_and_store, t
     assert "pip install 'songprint[evaluation]'" in capfd.readouterr().err
 
 
-def test_a_copy_in_the_library_is_no_stranger_and_a_right_answer(tmp_path, around):
+def test_a_copy_in_the_library_is_no_false_positive_and_a_right_answer(tmp_path, surroundings):
     other = tmp_path / "music"
     other.mkdir()
     samples = music.song(1, 20.0, 22050)
@@ -161,7 +170,7 @@ def test_a_copy_in_the_library_is_no_stranger_and_a_right_answer(tmp_path, aroun
     store = Store.open_or_create(str(tmp_path / "store"))
     index([str(other)], store)
     plan = Plan(("clean",), (3.0, 5.0))
-    rows = experiment.evaluate([str(other)], store.snapshot(), Query(), plan, around)
+    rows = experiment.evaluate([str(other)], store.snapshot(), Query(), plan, surroundings)
     outcomes = rows.to_pandas().groupby([rows["clip"].to_pandas().str.split("/").str[-1], "hidden"]).outcome.unique()
     assert {key: list(values) for key, values in outcomes.items()} == {
         ("1.wav", False): ["right"],
@@ -171,29 +180,29 @@ def test_a_copy_in_the_library_is_no_stranger_and_a_right_answer(tmp_path, aroun
         ("2.wav", False): ["right"],
         ("2.wav", True): ["unknown"],
     }
-    assert metrics.strangers(rows)["clips"].to_pylist() == [2, 2]
+    assert metrics.out_of_library(rows)["clips"].to_pylist() == [2, 2]
     assert sum(metrics.reliability(rows)["answers"].to_pylist()) == 6
 
 
-def test_a_library_of_strangers_has_no_recall_and_no_time():
+def test_out_of_library_clips_alone_have_no_recall_and_no_time():
     rows = pa.Table.from_pylist([row(hidden=True, outcome="unknown")] * 2, schema=ROWS)
     assert (metrics.recall(rows).num_rows, metrics.timing(rows).num_rows) == (0, 0)
-    assert metrics.strangers(rows).num_rows == 2
+    assert metrics.out_of_library(rows).num_rows == 2
 
 
 @pytest.mark.parametrize("condition", [*conditions.CONDITIONS, "room-5", "noise-10", "speed3"])
-def test_a_degraded_clip_is_as_long_as_the_clip(condition, around):
+def test_a_degraded_clip_is_as_long_as_the_clip(condition, surroundings):
     samples = music.song(4, 4.0, RATE)
-    heard = conditions.degrade(samples, condition, 1.0, around, np.random.default_rng(1))
-    assert abs(len(heard) - (len(samples) - RATE)) < 0.02 * RATE
-    assert np.isfinite(heard).all()
+    degraded = conditions.degrade(samples, condition, 1.0, surroundings, np.random.default_rng(1))
+    assert abs(len(degraded) - (len(samples) - RATE)) < 0.02 * RATE
+    assert np.isfinite(degraded).all()
 
 
 @pytest.mark.parametrize("snr_db", [10, 0, -5])
-def test_noise_is_as_loud_beside_the_clip_as_asked(snr_db, around):
+def test_noise_has_the_level_that_the_condition_says(snr_db, surroundings):
     samples = music.song(4, 4.0, RATE)
-    heard = conditions.degrade(samples, f"noise{snr_db}", 1.0, around, np.random.default_rng(1))
-    noise = heard - samples[RATE:]
+    degraded = conditions.degrade(samples, f"noise{snr_db}", 1.0, surroundings, np.random.default_rng(1))
+    noise = degraded - samples[RATE:]
     assert 20 * np.log10(np.std(samples[RATE:]) / np.std(noise)) == pytest.approx(snr_db, abs=0.1)
 
 
@@ -207,10 +216,10 @@ def test_a_copy_that_is_found_at_a_repeat_is_a_copy_all_the_same(rng):
     songs = {1: peaks, 2: peaks, 3: other}
     known = {song_id: {"path": f"{song_id}.mp3", "duration_s": 2000 * settings.frame_s} for song_id in songs}
 
-    def asked(song_id: int, song_start_s: float) -> experiment.Asked:
+    def trial(song_id: int, song_start_s: float) -> experiment.Trial:
         match = Match(song_id, 0.0, 2.0, song_start_s, song_start_s + 2.0, 50, 0.99, 1.0)
-        return experiment.Asked("clean", 2.0, True, 30.0, match, 0.1)
+        return experiment.Trial("clean", 2.0, True, 30.0, match, 0.1)
 
-    answers = [asked(2, 30.0), asked(2, 50.0), asked(3, 30.0)]
-    copies = experiment._copies(answers, 1, library, known)
-    assert [experiment._row(one, 1, copies, known)["outcome"] for one in answers] == ["copy", "copy", "wrong"]
+    trials = [trial(2, 30.0), trial(2, 50.0), trial(3, 30.0)]
+    copies = experiment._copies(trials, 1, library, known)
+    assert [experiment._row(one, 1, copies, known)["outcome"] for one in trials] == ["copy", "copy", "wrong"]

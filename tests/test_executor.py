@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.errors import ClusterError
 from pipeline.execution import dask_executor
-from pipeline.execution.dask_executor import Cluster
-from pipeline.execution.executor import Died, Done, Loop, in_order
-from pipeline.execution.timeouts import patience_s, within
+from pipeline.execution.dask_executor import DaskExecutor
+from pipeline.execution.executor import Died, Done, SerialExecutor, in_order
+from pipeline.execution.timeouts import timeout_s, within
 
 
 def square(number: int) -> int:
@@ -43,18 +43,18 @@ def halve(numbers: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Cluster]:
+def workers() -> Iterator[DaskExecutor]:
     with dask_executor.local(2) as opened:
         yield opened
 
 
 def test_the_cluster_maps_as_the_loop_does(workers):
-    assert workers.map(square, range(50)) == Loop().map(square, range(50)) == [n * n for n in range(50)]
+    assert workers.map(square, range(50)) == SerialExecutor().map(square, range(50)) == [n * n for n in range(50)]
 
 
 def test_the_cluster_completes_what_the_loop_completes(workers):
     by_cluster = sorted((done.item, done.result) for done in workers.as_completed(square, range(50)))
-    assert by_cluster == [(done.item, done.result) for done in Loop().as_completed(square, range(50))]
+    assert by_cluster == [(done.item, done.result) for done in SerialExecutor().as_completed(square, range(50))]
 
 
 def test_outcomes_keep_the_order_of_the_plan_when_a_later_task_is_faster(workers):
@@ -66,7 +66,7 @@ def test_outcomes_keep_the_order_of_the_plan_when_a_later_task_is_faster(workers
 
 @pytest.mark.parametrize("name", ["loop", "cluster"])
 def test_an_exception_of_a_task_reaches_the_caller(name, workers):
-    executor = Loop() if name == "loop" else workers
+    executor = SerialExecutor() if name == "loop" else workers
     with pytest.raises(ValueError, match="no 1"):
         list(executor.as_completed(fail, [1]))
 
@@ -108,9 +108,9 @@ def test_a_call_in_time_gives_what_it_returns_and_raises_what_it_raises():
 
 
 def test_a_file_is_waited_for_somewhat_longer_than_its_limit_and_without_one_by_its_size():
-    assert patience_s(10**9, 60.0) == 90.0
-    assert patience_s(0, None) == 3600.0
-    assert patience_s(10**9, None) == 3600.0 + 100_000.0
+    assert timeout_s(10**9, 60.0) == 90.0
+    assert timeout_s(0, None) == 3600.0
+    assert timeout_s(10**9, None) == 3600.0 + 100_000.0
 
 
 def test_a_read_that_never_returns_is_left_behind_and_ends_when_it_comes_back():
@@ -134,6 +134,7 @@ def test_a_read_that_never_returns_is_left_behind_and_ends_when_it_comes_back():
     os.close(full)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_call_that_is_waited_for():
     inside: list[threading.Thread] = []
 
@@ -150,16 +151,16 @@ def test_ctrl_c_ends_the_call_that_is_waited_for():
     assert not inside[0].is_alive()
 
 
-def test_calls_in_time_share_a_thread_which_ends_with_the_one_that_asks():
+def test_calls_in_time_share_a_thread_which_ends_with_the_caller():
     inside: list[threading.Thread] = []
 
-    def ask() -> None:
+    def call_three_times() -> None:
         inside.extend(within(60, threading.current_thread) for _ in range(3))
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    asking.join(60)
-    assert inside[0] is inside[1] is inside[2] is not asking
+    caller = threading.Thread(target=call_three_times)
+    caller.start()
+    caller.join(60)
+    assert inside[0] is inside[1] is inside[2] is not caller
     inside[0].join(60)
     assert not inside[0].is_alive()
 
@@ -170,20 +171,20 @@ def wait_for_a_file_server(path: str) -> bool:
 
 
 def lose_the_file_server(number: int) -> int:
-    dask_executor._sees = wait_for_a_file_server
-    dask_executor.LOOK_S = 0.2
+    dask_executor._is_visible = wait_for_a_file_server
+    dask_executor.VISIBILITY_TIMEOUT_S = 0.2
     return number
 
 
 def test_a_worker_whose_file_system_hangs_is_named_with_the_path():
     with dask_executor.local(1) as worker:
-        worker.must_see(["/"])
+        worker.require_visible(["/"])
         worker.map(lose_the_file_server, [1])
         with pytest.raises(ClusterError, match=r"no worker can do this job: worker .* for /; its file system hangs"):
             worker.map(square, [1])
 
 
-SPARED = """
+WITHOUT_PANDAS = """
 import sys
 from pipeline.execution.process import block_pandas_import
 block_pandas_import()
@@ -198,8 +199,8 @@ assert pyarrow.array(pandas.Series([1.0, None])).null_count == 1
 """
 
 
-def test_pandas_is_spared_until_someone_wants_it():
-    subprocess.run([sys.executable, "-c", SPARED], check=True)
+def test_pandas_is_not_imported_until_it_is_used():
+    subprocess.run([sys.executable, "-c", WITHOUT_PANDAS], check=True)
 
 
 def has_pandas(number: int) -> bool:
@@ -207,7 +208,7 @@ def has_pandas(number: int) -> bool:
     return "pandas" in sys.modules
 
 
-def test_a_worker_of_ones_own_spares_pandas():
+def test_a_worker_of_this_process_does_not_import_pandas():
     with dask_executor.local(1) as worker:
         assert worker.map(has_pandas, [1]) == [False]
 

@@ -53,7 +53,7 @@ def test_the_picture_of_the_architecture_is_the_map_that_is_tested() -> None:
     assert architecture.PAGE.read_text(encoding="utf-8") == architecture.page(), "run: make reference"
 
 
-def test_the_version_is_said() -> None:
+def test_the_version_is_printed() -> None:
     shown = CliRunner().invoke(app, ["--version"])
     assert shown.exit_code == 0
     assert re.fullmatch(r"songprint (\d+\.\d+\.\d+|checkout) \(code [0-9a-f]{8}\)\n", shown.output)

@@ -11,7 +11,7 @@ import pipeline
 from pipeline import Store, catalog
 from pipeline.catalog import Entry
 from pipeline.execution.executor import Progress
-from pipeline.identification import CLIPS_A_TASK, CLIPS_AT_ONCE, answer, halve, plan
+from pipeline.identification import CLIPS_A_TASK, CLIPS_AT_ONCE, halve, identify_entries, plan
 from pipeline.matching.types import Query
 from pipeline.simulation import encoding, music
 
@@ -61,7 +61,7 @@ def test_a_long_recording_is_seen_to_go_on(tmp_path: Path) -> None:
         encoding.write(tmp_path / name, np.tile(music.song(1, 20.0), 6))
     seen: list[Progress] = []
     recordings = catalog.walk([str(tmp_path / name) for name in ("evening.flac", "night.flac")])
-    assert len(list(answer(recordings, store, progress=seen.append))) == 1
+    assert len(list(identify_entries(recordings, store, progress=seen.append))) == 1
     shares = [progress.share for progress in seen]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)

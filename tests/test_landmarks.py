@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.landmarks import pack, pair_peaks, unpack
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import BINS, BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME
+from pipeline.fingerprinting.settings import BINS, MAX_BIN_DIFFERENCE, MAX_FRAME_DIFFERENCE, MIN_FRAME_DIFFERENCE
 from tests import naive
 
 
@@ -29,8 +29,8 @@ def test_packing_is_undone_over_its_whole_range():
         part.ravel().astype(np.int32)
         for part in np.meshgrid(
             array(0, 1, 511, BINS - 1),
-            np.arange(-BINS_ASIDE, BINS_ASIDE + 1),
-            np.arange(NEAREST_FRAME, FURTHEST_FRAME + 1),
+            np.arange(-MAX_BIN_DIFFERENCE, MAX_BIN_DIFFERENCE + 1),
+            np.arange(MIN_FRAME_DIFFERENCE, MAX_FRAME_DIFFERENCE + 1),
         )
     )
     packed = pack(bin_, aside, ahead)
@@ -46,10 +46,10 @@ def test_packing_is_undone_over_its_whole_range():
     [
         ((-1, 0, 1), "anchor bin"),
         ((BINS, 0, 1), "anchor bin"),
-        ((0, -BINS_ASIDE - 1, 1), "bin difference"),
-        ((0, BINS_ASIDE + 1, 1), "bin difference"),
-        ((0, 0, NEAREST_FRAME - 1), "frame difference"),
-        ((0, 0, FURTHEST_FRAME + 1), "frame difference"),
+        ((0, -MAX_BIN_DIFFERENCE - 1, 1), "bin difference"),
+        ((0, MAX_BIN_DIFFERENCE + 1, 1), "bin difference"),
+        ((0, 0, MIN_FRAME_DIFFERENCE - 1), "frame difference"),
+        ((0, 0, MAX_FRAME_DIFFERENCE + 1), "frame difference"),
     ],
 )
 def test_packing_refuses_one_step_outside(values, what):
@@ -63,7 +63,7 @@ def test_packing_refuses_one_step_outside(values, what):
 )
 def test_pairs_are_those_of_the_plain_loop(points, fan_out):
     peaks = constellation(points)
-    expected = naive.pairs(sorted(points), fan_out, NEAREST_FRAME, FURTHEST_FRAME, BINS_ASIDE)
+    expected = naive.pairs(sorted(points), fan_out, MIN_FRAME_DIFFERENCE, MAX_FRAME_DIFFERENCE, MAX_BIN_DIFFERENCE)
     found = pair_peaks(peaks, fan_out)
     bin_, aside, ahead = unpack(found.hash)
     got = zip(found.offset.tolist(), bin_.tolist(), aside.tolist(), ahead.tolist(), strict=True)

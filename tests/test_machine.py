@@ -34,7 +34,7 @@ from pipeline.fingerprinting import extract
 from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.indexing import index_batch
 from pipeline.simulation import encoding, music
-from tests import test_faults as jobs
+from tests import test_faults as store_jobs
 from tests.conftest import FormulaLibrary
 
 ROOT = Path(__file__).parents[1]
@@ -82,13 +82,13 @@ def test_an_index_job_ends_with_a_sentence_when_the_disk_is_full_and_completes_w
     assert Store.open(url).snapshot().n_songs == len(library.paths)
 
 
-@pytest.mark.parametrize("job", jobs.JOBS)
+@pytest.mark.parametrize("job", store_jobs.JOBS)
 def test_a_disk_that_fills_at_any_page_of_a_job_leaves_a_whole_store(job: str, disk: Path) -> None:
     store = Store.create(str(disk / "store"))
-    jobs.index(store, range(1, 5), range(5, 7))
-    jobs.index(store, range(7, 10))
-    jobs.remove(store, {4})
-    task, after = jobs.JOBS[job]
+    store_jobs.index(store, range(1, 5), range(5, 7))
+    store_jobs.index(store, range(7, 10))
+    store_jobs.remove(store, {4})
+    task, after = store_jobs.JOBS[job]
     for pages in range(0, 400, 4 if job == "index" else 2):
         leave_room(disk, pages << 12)
         try:
@@ -96,7 +96,10 @@ def test_a_disk_that_fills_at_any_page_of_a_job_leaves_a_whole_store(job: str, d
         except StoreError as error:
             assert "No space left" in str(error)  # noqa: PT017
             assert store.check() == []
-            assert jobs.contents(store) in (jobs.right(jobs.BEFORE), jobs.right(after))
+            assert store_jobs.contents(store) in (
+                store_jobs.expected_contents(store_jobs.BEFORE),
+                store_jobs.expected_contents(after),
+            )
             make_room(disk)
         else:
             break
@@ -105,7 +108,7 @@ def test_a_disk_that_fills_at_any_page_of_a_job_leaves_a_whole_store(job: str, d
     make_room(disk)
     assert pages > 2
     assert store.check() == []
-    assert jobs.contents(store) == jobs.right(after)
+    assert store_jobs.contents(store) == store_jobs.expected_contents(after)
 
 
 def test_a_read_only_store_answers_and_refuses_in_a_sentence(
@@ -133,10 +136,10 @@ def test_with_few_descriptors_files_fail_one_by_one_and_are_taken_the_next_time(
 ) -> None:
     """Of 16, ffmpeg's pipes do not all find one."""
     url = str(tmp_path / "store")
-    told = limited("-n 16", "index", str(library.folder), "--store", url, "--workers", "1")
-    assert told.returncode == 0, told.stderr
-    assert "Traceback" not in told.stderr
-    figures = re.search(r"(\d+) songs added .* (\d+) failed", told.stderr)
+    ran = limited("-n 16", "index", str(library.folder), "--store", url, "--workers", "1")
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+    figures = re.search(r"(\d+) songs added .* (\d+) failed", ran.stderr)
     assert figures is not None
     assert int(figures[1]) + int(figures[2]) == len(library.paths)
     assert Store.open(url).check() == []
@@ -194,11 +197,11 @@ def test_a_file_that_was_written_in_the_future_is_known_again(tmp_path: Path) ->
 def test_with_too_few_descriptors_for_the_store_one_sentence_says_how_to_have_more(
     descriptors: int, library: FormulaLibrary, tmp_path: Path
 ) -> None:
-    told = limited(f"-n {descriptors}", "index", library.paths[0], "--store", str(tmp_path / "store"))
-    assert told.returncode == 1
-    last = told.stderr.splitlines()[-1]  # Rust's own words on its panic stand above
+    ran = limited(f"-n {descriptors}", "index", library.paths[0], "--store", str(tmp_path / "store"))
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]  # Rust's own words on its panic stand above
     assert re.fullmatch(r"StoreError: .*threads do not start \(Too many open files\); .*`ulimit -n 1024`", last)
-    assert "Traceback" not in told.stderr
+    assert "Traceback" not in ran.stderr
 
 
 MEMORY_LIMIT = 1 << 30  # bytes; a worker that waits takes a quarter of it
@@ -207,10 +210,10 @@ HUNG = "a read that never returns"
 
 
 @pytest.fixture
-def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dask_executor.Cluster]:
+def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dask_executor.DaskExecutor]:
     """One worker, on what it takes for a machine of 1 GB; its nanny pauses it at 80 % and ends it at 95 %."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", MEMORY_LIMIT)
-    monkeypatch.setattr(dask_executor, "LOCAL", {"distributed.scheduler.allowed-failures": 0})
+    monkeypatch.setattr(dask_executor, "LOCAL_CONFIG", {"distributed.scheduler.allowed-failures": 0})
     with dask_executor.local(1) as worker:
         yield worker
 
@@ -226,13 +229,13 @@ def eat(path: str, settings: Settings, limit_s: float | None = None) -> Fingerpr
     return extract.fingerprint(path, settings, limit_s)
 
 
-def index_with_a_hungry_decoder(batch: indexing.Batch) -> indexing.BatchReport:
+def index_with_a_hungry_decoder(batch: indexing.IndexBatch) -> indexing.BatchReport:
     indexing.fingerprint = eat  # type: ignore[attr-defined]
     return index_batch(batch)
 
 
 def test_a_file_that_takes_all_memory_costs_its_worker_one_row_and_no_other_song(
-    small_worker: dask_executor.Cluster, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_worker: dask_executor.DaskExecutor, library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hungry = tmp_path / f"{HUNGRY}.wav"
     shutil.copy(library.paths[0], hungry)
@@ -258,9 +261,9 @@ def fill_until_paused(number: int) -> int:
 
 
 def test_a_worker_that_is_paused_is_named_and_goes_on(
-    small_worker: dask_executor.Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    small_worker: dask_executor.DaskExecutor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask_executor, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(dask_executor, "POLL_S", 0.1)
     caplog.set_level(logging.WARNING, "pipeline")
     assert small_worker.map(fill_until_paused, range(2)) == [0, 1]
     assert len(caplog.messages) == 1
@@ -282,8 +285,8 @@ def read_from_a_server_that_is_gone(path: str, settings: Settings, limit_s: floa
     return extract.fingerprint(path, settings, limit_s)
 
 
-def index_from_a_server_that_is_gone(batch: indexing.Batch) -> indexing.BatchReport:
-    indexing.patience_s = soon_for_the_stub  # type: ignore[attr-defined]
+def index_from_a_server_that_is_gone(batch: indexing.IndexBatch) -> indexing.BatchReport:
+    indexing.timeout_s = soon_for_the_stub  # type: ignore[attr-defined]
     indexing.fingerprint = read_from_a_server_that_is_gone  # type: ignore[attr-defined]
     return index_batch(batch)
 
@@ -295,10 +298,10 @@ def test_a_read_that_never_returns_costs_its_file_and_no_other(
     hung = tmp_path / f"{HUNG}.wav"
     hung.write_bytes(STUB)
     store = Store.create(str(tmp_path / "store"))
-    for name in ("patience_s", "fingerprint"):
+    for name in ("timeout_s", "fingerprint"):
         monkeypatch.setattr(indexing, name, getattr(indexing, name))  # set back at the end
     monkeypatch.setattr(indexing, "index_batch", index_from_a_server_that_is_gone)
-    with dask_executor.local(workers) if workers else nullcontext(executor.Loop()) as place:
+    with dask_executor.local(workers) if workers else nullcontext(executor.SerialExecutor()) as place:
         report = index([str(hung), *library.paths[1:4]], store, place)
     assert [failure.path for failure in report.failures] == [str(hung)]
     assert "hangs" in report.failures[0].reason
@@ -317,13 +320,13 @@ def test_a_clip_that_never_comes_is_a_row_and_the_rest_go_on(
     def hang(path: str, *arguments: Any, **options: Any) -> Any:
         return os.read(os.pipe()[0], 1) if HUNG in path else decode(path, *arguments, **options)
 
-    monkeypatch.setattr(identification, "patience_s", soon_for_the_stub)
+    monkeypatch.setattr(identification, "timeout_s", soon_for_the_stub)
     monkeypatch.setattr(decoding, "decode", hang)
     answers = identify([library.paths[0], str(hung)], store).to_pylist()
-    told = {row["clip"]: (row["status"], row["message"] or "") for row in answers}
-    assert told[library.paths[0]] == ("matched", "")
-    assert told[str(hung)][0] == "failed"
-    assert "hangs" in told[str(hung)][1]
+    results = {row["clip"]: (row["status"], row["message"] or "") for row in answers}
+    assert results[library.paths[0]] == ("matched", "")
+    assert results[str(hung)][0] == "failed"
+    assert "hangs" in results[str(hung)][1]
 
 
 def test_a_command_ends_with_its_code_while_a_process_of_its_own_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on the demo's library, and only use what `pipeline` offers."""
+"""The notebooks run from top to bottom on the demo's library, and define no functions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def code(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(demo_folder: Path) -> Path:
-    """Where notebooks run: beside the demo's folder, as in a checkout."""
+    """The folder in which notebooks run: beside the demo's folder, as in a checkout."""
     beside = demo_folder.parent / "notebooks"
     beside.mkdir(exist_ok=True)
     return beside
 
 
-@pytest.mark.timeout(900)  # a minute on a machine that has nothing else to do
+@pytest.mark.timeout(900)  # a minute on a machine without other load
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(path.parents[1]))
@@ -38,7 +38,7 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, folder: Path, monkeypatc
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_defines_nothing_and_is_pointed_to_a_store_in_one_place(path: Path) -> None:
+def test_a_notebook_defines_no_function_and_names_its_store_in_one_place(path: Path) -> None:
     tree = ast.parse(code(path))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     names = [target.id for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets

@@ -1,4 +1,4 @@
-"""Whole recordings of formula music: one row for each performance, at its place and speed, and no stranger named."""
+"""Whole recordings of formula music: one row for each performance, at its place and speed, and nothing else named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import live
 from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.recording import A_LOOP, Recording
+from pipeline.matching.recording import LOOP_SHARE, Recording
 from pipeline.matching.tracks import Line, Track, fit_line
 from pipeline.matching.types import Match, Query
 from pipeline.matching.voting import Hits
@@ -32,7 +32,7 @@ def song(seed: int) -> Samples:
 
 
 @pytest.fixture(scope="module")
-def shelf() -> MemoryLibrary:
+def library() -> MemoryLibrary:
     return MemoryLibrary.of_samples({song_id: song(song_id) for song_id in range(1, 5)}, SETTINGS)
 
 
@@ -44,11 +44,13 @@ def silence(seconds: float) -> Samples:
     return np.zeros(round(seconds * RATE), np.float32)
 
 
-def heard(recording: Samples, shelf: MemoryLibrary, query: Query | None = None, block_s: float = 7.7) -> list[Match]:
-    listening = Recording(shelf, query or Query())
+def matches_in(
+    recording: Samples, library: MemoryLibrary, query: Query | None = None, block_s: float = 7.7
+) -> list[Match]:
+    searched = Recording(library, query or Query())
     for start in range(0, len(recording), round(block_s * RATE)):
-        listening.hear(recording[start : start + round(block_s * RATE)])
-    return listening.finish()
+        searched.feed(recording[start : start + round(block_s * RATE)])
+    return searched.finish()
 
 
 def rows(matches: Iterable[Match], speed: float = 1.0) -> list[tuple[int, object, object, object]]:
@@ -64,89 +66,89 @@ def rows(matches: Iterable[Match], speed: float = 1.0) -> list[tuple[int, object
     ]
 
 
-def test_songs_in_a_row_with_a_pause_and_a_stranger_between(shelf: MemoryLibrary) -> None:
+def test_songs_in_a_row_with_a_pause_and_an_unknown_song_between(library: MemoryLibrary) -> None:
     medley = np.concatenate([cut(1, 10, 40), silence(5), cut(STRANGER, 0, 25), cut(2, 0, 30), cut(3, 5, 45)])
-    assert rows(heard(medley, shelf)) == [(1, 0, 30, 10), (2, 60, 90, -60), (3, 90, 130, -85)]
+    assert rows(matches_in(medley, library)) == [(1, 0, 30, 10), (2, 60, 90, -60), (3, 90, 130, -85)]
 
 
-def test_a_cross_fade_gives_both_songs_their_seconds(shelf: MemoryLibrary) -> None:
+def test_a_cross_fade_gives_both_songs_their_seconds(library: MemoryLibrary) -> None:
     out, into = np.zeros(round(74 * RATE), np.float32), np.linspace(0, 1, 6 * RATE, dtype=np.float32)
     first, second = cut(1, 0, 40).copy(), cut(4, 20, 60).copy()
     first[-len(into) :] *= 1 - into
     second[: len(into)] *= into
     out[: len(first)] += first
     out[-len(second) :] += second
-    assert rows(heard(out, shelf)) == [(1, 0, 40, 0), (4, 34, 74, -14)]
+    assert rows(matches_in(out, library)) == [(1, 0, 40, 0), (4, 34, 74, -14)]
 
 
-def test_a_song_under_voices_in_a_room_is_one_segment(shelf: MemoryLibrary) -> None:
+def test_a_song_under_voices_in_a_room_is_one_segment(library: MemoryLibrary) -> None:
     speech = acoustics.recording(cut(2, 0, 55), 5.0, seed=1, sample_rate=RATE)
-    assert rows(heard(speech, shelf)) == [(2, 0, 55, 0)]
+    assert rows(matches_in(speech, library)) == [(2, 0, 55, 0)]
 
 
-def test_the_same_song_twice_and_a_jump_inside_it_are_segments_of_their_own(shelf: MemoryLibrary) -> None:
+def test_the_same_song_twice_and_a_jump_inside_it_are_segments_of_their_own(library: MemoryLibrary) -> None:
     medley = np.concatenate([cut(3, 0, 30), cut(1, 0, 30), cut(3, 0, 30), cut(3, 40, 60)])
     expected = [(3, 0, 30, 0), (1, 30, 60, -30), (3, 60, 90, -60), (3, 90, 110, -50)]
-    assert expected == rows(heard(medley, shelf))
+    assert expected == rows(matches_in(medley, library))
 
 
-def test_a_seam_between_stretches_is_not_heard(shelf: MemoryLibrary) -> None:
+def test_a_seam_between_stretches_leaves_no_trace(library: MemoryLibrary) -> None:
     medley = np.concatenate([cut(STRANGER, 0, 60), cut(1, 0, 55), cut(2, 0, 60), cut(4, 0, 17)])
     expected = [(1, 60, 115, -60), (2, 115, 175, -115), (4, 175, 192, -175)]
-    assert expected == rows(heard(medley, shelf))
+    assert expected == rows(matches_in(medley, library))
 
 
-def test_strangers_are_not_named(shelf: MemoryLibrary) -> None:
+def test_out_of_library_songs_are_not_named(library: MemoryLibrary) -> None:
     strange = np.concatenate([cut(seed, 0, 60) for seed in (STRANGER, STRANGER + 1, STRANGER + 2)])
-    assert heard(strange, shelf) == []
+    assert matches_in(strange, library) == []
 
 
-def test_a_clock_that_runs_fast_gives_one_segment_with_its_speed(shelf: MemoryLibrary) -> None:
-    (segment,) = heard(soxr.resample(cut(1, 0, 60), 1.003, 1.0), shelf)
+def test_a_clock_that_runs_fast_gives_one_segment_with_its_speed(library: MemoryLibrary) -> None:
+    (segment,) = matches_in(soxr.resample(cut(1, 0, 60), 1.003, 1.0), library)
     assert segment.speed == pytest.approx(1.003, abs=5e-4)
     assert rows([segment], 1.003) == [(1, 0, 60 / 1.003, 0)]
 
 
 @pytest.mark.parametrize("speed", [0.955, 1.04])
-def test_a_turntable_is_followed_within_the_range_that_was_asked_for(shelf: MemoryLibrary, speed: float) -> None:
+def test_a_turntable_is_followed_within_the_range_that_is_wanted(library: MemoryLibrary, speed: float) -> None:
     medley = soxr.resample(np.concatenate([cut(1, 0, 60), cut(2, 0, 40)]), speed, 1.0)
-    first, second = heard(medley, shelf, Query(speed_range=6.0))
+    first, second = matches_in(medley, library, Query(speed_range=6.0))
     assert rows([first, second], speed) == [(1, 0, 60 / speed, 0), (2, 60 / speed, 100 / speed, -60)]
     assert [first.speed, second.speed] == pytest.approx([speed, speed], abs=1e-3)
-    assert heard(medley, shelf) == []
+    assert matches_in(medley, library) == []
 
 
 def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
-    """Faintly heard, and as well wherever the loop comes again in the song."""
+    """A weak match, and as good wherever the loop repeats in the song."""
     loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
     of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.5 * music.song(33, 50.0, RATE)
-    shelf = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
+    library = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
     other = np.tile(loop, 10)[: 40 * RATE] + 10.0 * music.song(STRANGER, 40.0, RATE)
-    assert all(match.clip_end_s - match.clip_start_s < 10 for match in heard(other.astype(np.float32), shelf))
-    assert rows(heard(of_loops, shelf)) == [(1, 0, 50, 0)]
+    assert all(match.clip_end_s - match.clip_start_s < 10 for match in matches_in(other.astype(np.float32), library))
+    assert rows(matches_in(of_loops, library)) == [(1, 0, 50, 0)]
 
 
 def test_a_loop_is_suspected_by_its_share_elsewhere() -> None:
     """Live it is suspected sooner; where no share is enough to be suspected, the loop's song is named."""
     loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
     of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.7 * music.song(33, 50.0, RATE)
-    shelf = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
+    library = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
     other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * music.song(STRANGER, 40.0, RATE)).astype(np.float32)
     named = {}
-    for a_loop in (live.A_LOOP, A_LOOP, 2.0):
-        recording = Recording(shelf, Query(), a_loop=a_loop)
-        recording.hear(other)
-        named[a_loop] = [match.song_id for match in recording.finish()]
-    assert named == {live.A_LOOP: [], A_LOOP: [], 2.0: [1]}
+    for loop_share in (live.LOOP_LIMIT, LOOP_SHARE, 2.0):
+        recording = Recording(library, Query(), loop_share=loop_share)
+        recording.feed(other)
+        named[loop_share] = [match.song_id for match in recording.finish()]
+    assert named == {live.LOOP_LIMIT: [], LOOP_SHARE: [], 2.0: [1]}
 
 
 def test_what_merely_sounds_in_a_song_is_not_the_song() -> None:
-    """What plays is in the song from start to end, and what the song plays louder is lacking."""
+    """What plays is in the song from start to end, and what the song plays louder is missing."""
     accompaniment = music.song(31, 50.0, RATE)
     whole = (0.5 * accompaniment + music.song(33, 50.0, RATE)).astype(np.float32)
-    shelf = MemoryLibrary.of_samples({1: whole, 2: song(2)}, SETTINGS)
-    assert heard(accompaniment, shelf) == []
-    assert rows(heard(whole, shelf)) == [(1, 0, 50, 0)]
+    library = MemoryLibrary.of_samples({1: whole, 2: song(2)}, SETTINGS)
+    assert matches_in(accompaniment, library) == []
+    assert rows(matches_in(whole, library)) == [(1, 0, 50, 0)]
 
 
 @pytest.mark.parametrize("loudness", [0.3, 0.7])
@@ -154,17 +156,17 @@ def test_another_version_of_a_song_is_not_named_beside_it(loudness: float) -> No
     """The library has a song, and the same with another voice over it; each is told from the other, a copy is not."""
     voice = loudness * music.song(41, 60.0, RATE)
     versions = {1: song(1), 2: (song(1) + voice).astype(np.float32), 3: song(3)}
-    shelf = MemoryLibrary.of_samples(versions, SETTINGS)
+    library = MemoryLibrary.of_samples(versions, SETTINGS)
     for song_id in (1, 2):
         played = acoustics.recording(versions[song_id][: 50 * RATE], 10.0, seed=2, sample_rate=RATE)
-        assert rows(heard(played, shelf)) == [(song_id, 0, 50, 0)]
+        assert rows(matches_in(played, library)) == [(song_id, 0, 50, 0)]
     twins = MemoryLibrary.of_samples({1: song(1), 2: 0.5 * song(1)}, SETTINGS)
-    assert [match.song_id for match in heard(cut(1, 0, 50), twins)] == [1, 2]
+    assert [match.song_id for match in matches_in(cut(1, 0, 50), twins)] == [1, 2]
 
 
-def test_how_the_samples_come_does_not_matter(shelf: MemoryLibrary) -> None:
+def test_how_the_samples_come_does_not_matter(library: MemoryLibrary) -> None:
     medley = np.concatenate([cut(1, 10, 55), cut(2, 0, 60), cut(3, 5, 45)])
-    assert heard(medley, shelf, block_s=1.3) == heard(medley, shelf, block_s=200.0)
+    assert matches_in(medley, library, block_s=1.3) == matches_in(medley, library, block_s=200.0)
 
 
 def test_candidates_at_odds_with_each_other_are_given_a_level_line() -> None:

@@ -1,4 +1,4 @@
-"""The page of `identify --report`: whole in itself, true to the table, and safe from what strangers write into tags."""
+"""The page of `identify --report`: complete in itself, equal to the table, and safe from whatever tags hold."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import pyarrow as pa
 import pytest
 
 from jobs.cli import run
-from jobs.options import Format
 from jobs.output import html_report, tables
-from pipeline.identification import ANSWERS, BatchAnswers
+from pipeline.identification import MATCHES, BatchRows
 from pipeline.matching.types import Query
 from pipeline.store import Store
 
@@ -28,7 +27,7 @@ HOSTILE = (
     "quotes \" ' ` ${1} &lt; \\u003c",
     "line\u2028, \u202eright to left, nul\x00, שלום, 夜に",
 )
-Written = Callable[[Iterable[BatchAnswers]], str]
+Written = Callable[[Iterable[BatchRows]], str]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -51,10 +50,10 @@ def match(clip: str, start_s: float, end_s: float, song_id: int = 7, **fields: A
     }
 
 
-def batch(rows: list[dict[str, Any]], **duration_s: float) -> BatchAnswers:
+def batch(rows: list[dict[str, Any]], **duration_s: float) -> BatchRows:
     failures = sum(row["status"] == "failed" for row in rows)
-    table = pa.Table.from_pylist(rows, schema=ANSWERS)
-    return BatchAnswers(table, sum(duration_s.values()), 1.0, failures, duration_s)
+    table = pa.Table.from_pylist(rows, schema=MATCHES)
+    return BatchRows(table, sum(duration_s.values()), 1.0, failures, duration_s)
 
 
 EVENING = [
@@ -75,10 +74,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def written(store: Store, tmp_path: Path) -> Written:
     """Writes batches as ``page.html``, and gives it back."""
 
-    def write(batches: Iterable[BatchAnswers]) -> str:
+    def write(batches: Iterable[BatchRows]) -> str:
         with html_report.page(tmp_path / "page.html", store, Query(0.02)) as add:
-            for answers in batches:
-                add(answers)
+            for rows in batches:
+                add(rows)
         return (tmp_path / "page.html").read_text(encoding="utf-8")
 
     return write
@@ -105,7 +104,7 @@ class Page(HTMLParser):
 def test_the_page_holds_every_row_of_the_table(written: Written) -> None:
     shown = [json.loads(text) for text in Page(written(EVENING)).scripts["batch"]]
     assert [one.pop("duration_s") for one in shown] == [{"a": 70, "b": 5}, {"c": 12.5}]
-    assert shown == [answers.table.to_pydict() for answers in EVENING]
+    assert shown == [rows.table.to_pydict() for rows in EVENING]
 
 
 def test_the_summary_counts_recordings_songs_and_time(written: Written) -> None:
@@ -155,14 +154,14 @@ def test_the_policy_lets_in_the_pages_own_script_and_style_and_nothing_else(writ
 def test_the_page_is_written_beside_the_table_as_batches_come(store: Store, tmp_path: Path) -> None:
     page, table = tmp_path / "page.html", tmp_path / "table.csv"
 
-    def answers() -> Iterator[pa.Table]:
-        for answers in EVENING:
-            add(answers)
+    def matches() -> Iterator[pa.Table]:
+        for rows in EVENING:
+            add(rows)
             assert not page.exists()
-            yield answers.table
+            yield rows.table
 
     with html_report.page(page, store, Query()) as add:
-        tables.write(answers(), ANSWERS, str(table), Format.TABLE, ())
+        tables.write(matches(), MATCHES, str(table))
     assert len(table.read_text().splitlines()) == 1 + 6
     assert len(Page(page.read_text()).scripts["batch"]) == 2
 
@@ -170,7 +169,7 @@ def test_the_page_is_written_beside_the_table_as_batches_come(store: Store, tmp_
 def test_a_run_that_breaks_off_leaves_the_page_that_was_there(written: Written, tmp_path: Path) -> None:
     before = written(EVENING)
 
-    def interrupted() -> Iterator[BatchAnswers]:
+    def interrupted() -> Iterator[BatchRows]:
         yield EVENING[0]
         raise KeyboardInterrupt
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.byhand import ROOT
+from tests.dask_cluster import ROOT
 
 
 def slurm(*options: str) -> subprocess.CompletedProcess[str]:
@@ -17,16 +17,16 @@ def slurm(*options: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_dry_run_explains_what_it_would_submit() -> None:
     options = ["--jobs", "8", "--cores", "4", "--memory-gb", "12", "--walltime", "02:00:00", "--partition", "long"]
-    said = slurm(*options, "--setup", "module load python", "--dry-run")
-    assert said.returncode == 0, said.stderr
+    ran = slurm(*options, "--setup", "module load python", "--dry-run")
+    assert ran.returncode == 0, ran.stderr
     for word in (
         "8 SLURM jobs, 32 workers",
         "4 workers of one thread and 3.0 GB",
         "25,600 hours of music",
         sys.executable,
     ):
-        assert word in said.stdout
-    script = said.stdout[said.stdout.index("#!/usr/bin/env bash") :].splitlines()
+        assert word in ran.stdout
+    script = ran.stdout[ran.stdout.index("#!/usr/bin/env bash") :].splitlines()
     for line in ("#SBATCH -p long", "#SBATCH --cpus-per-task=4", "#SBATCH -t 02:00:00", "module load python"):
         assert line in script
     assert "--nthreads 1" in script[-1] or "--nthreads 1" in script[-2]
@@ -34,6 +34,6 @@ def test_the_dry_run_explains_what_it_would_submit() -> None:
 
 @pytest.mark.parametrize("options", [["--walltime", "soon"], ["--memory-gb", "1"]], ids=lambda options: options[0])
 def test_what_cannot_be_submitted_is_wrong_usage(options: list[str]) -> None:
-    said = slurm(*options, "--dry-run")
-    assert said.returncode == 2
-    assert options[0] in said.stderr
+    ran = slurm(*options, "--dry-run")
+    assert ran.returncode == 2
+    assert options[0] in ran.stderr

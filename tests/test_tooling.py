@@ -41,10 +41,10 @@ def test_make_bench_measures_all_sizes_unless_told_otherwise() -> None:
     if shutil.which("make") is None:
         pytest.skip("no make")
     for words, sizes in ([], "1,10,100,400"), (["SIZES=1,10"], "1,10"):
-        said = subprocess.run(
+        ran = subprocess.run(
             ["make", "-n", "bench", "MUSIC=folder", *words], cwd=ROOT, check=True, capture_output=True, text=True
         )
-        assert f"benchmarks.asking folder --sizes {sizes}\n" in said.stdout
+        assert f"benchmarks.querying folder --sizes {sizes}\n" in ran.stdout
 
 
 def test_every_target_of_make_is_explained() -> None:
@@ -56,24 +56,24 @@ def test_every_target_of_make_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "said"),
+    ("printed", "status", "message"),
     [
         ("No known vulnerabilities found", 0, "No known vulnerabilities found"),
         ("Name Version ID\nnumpy 1.0 PYSEC-1", 1, "make: some versions in constraints.txt have known weaknesses"),
         (
             "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed",
             1,
-            "make: nothing is known .* could not be asked \\(.*vulnerability feed\\)",
+            "make: nothing is known .* could not be reached \\(.*vulnerability feed\\)",
         ),
         (
             "Traceback (most recent call last):\nrequests.exceptions.ConnectionError: no such host",
             1,
-            "make: nothing is known .* could not be asked \\(.*no such host\\)",
+            "make: nothing is known .* could not be reached \\(.*no such host\\)",
         ),
     ],
 )
 def test_an_audit_that_could_not_be_made_says_so_and_does_not_pass(
-    told: str, status: int, said: str, tmp_path: Path
+    printed: str, status: int, message: str, tmp_path: Path
 ) -> None:
     if shutil.which("make") is None:
         pytest.skip("no make")
@@ -87,8 +87,8 @@ def test_an_audit_that_could_not_be_made_says_so_and_does_not_pass(
         ".venv/audit.stamp",
     ):  # each newer than the last
         (tmp_path / name).touch()
-    pip_audit.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{told}\nEND\nexit {status}\n")
+    pip_audit.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{printed}\nEND\nexit {status}\n")
     pip_audit.chmod(0o755)
     ran = subprocess.run(["make", "--no-print-directory", "audit"], cwd=tmp_path, capture_output=True, text=True)
     assert (ran.returncode != 0) == (status != 0)
-    assert re.match(said, ran.stdout.splitlines()[-1])
+    assert re.match(message, ran.stdout.splitlines()[-1])

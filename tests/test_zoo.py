@@ -1,4 +1,4 @@
-"""The zoo of hostile files through the walk, the tags and the decoders, each file to its expected fate."""
+"""The zoo of hostile files: each file goes through walk, tags and decoders, and must meet its expected fate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests import zoo
 from tests.zoo import Animal
 
 RATE = 11025
-# The music in these is drowned on purpose, or half of it is gone before it can be compared.
+# The music in these is damaged too much to be compared.
 NOT_COMPARED = {"hostile/not-a-number.wav"}
 
 
@@ -67,18 +67,18 @@ def wrong(animal: Animal, path: str, music: NDArray[np.float32]) -> str | None:
     if animal.mute:
         return None
     share = len(samples) / RATE / zoo.SECONDS
-    told = f"{decoded} gives {share:.3f} of the music in {time.monotonic() - began:.1f} s"
+    result = f"{decoded} gives {share:.3f} of the music in {time.monotonic() - began:.1f} s"
     if animal.fate == "failed" or not animal.share[0] <= share <= animal.share[1]:
-        return told
+        return result
     if animal.fate != "worn" and (decoded.decoded_share < 0.98) != (animal.fate == "partial"):
-        return told
+        return result
     if not np.isfinite(samples).all():
-        return f"{told}, not finite"
+        return f"{result}, not finite"
     alike = likeness(samples, music)
-    return None if alike > 0.6 or animal.name in NOT_COMPARED else f"{told}, but another sound: {alike:.2f}"
+    return None if alike > 0.6 or animal.name in NOT_COMPARED else f"{result}, but another sound: {alike:.2f}"
 
 
-def test_the_walk_finds_what_it_should_and_passes_over_the_rest(folder: Path, animals: list[Animal]) -> None:
+def test_the_walk_finds_audio_files_and_skips_the_rest(folder: Path, animals: list[Animal]) -> None:
     found = {os.path.relpath(entry.path, folder) for entry in catalog.walk([str(folder)])}
     assert found == {animal.name for animal in animals if animal.fate != "skipped"}
     assert len(animals) == len({animal.name for animal in animals}) > 150
@@ -110,8 +110,8 @@ def test_an_index_run_over_the_zoo_ends_well_with_a_row_for_each(
     command = ["index", str(folder), "--store", store, "--workers", "2", "--failures", str(failures), "--limit-s", "60"]
     subprocess.run([sys.executable, "-m", "jobs", *command], check=True, capture_output=True, timeout=120)
     listed = [sys.executable, "-m", "jobs", "songs", "--store", store, "--format", "json"]
-    told = subprocess.run(listed, check=True, capture_output=True, timeout=60).stdout
-    songs = {song["path"]: song["decoded_share"] for song in json.loads(told)}
+    output = subprocess.run(listed, check=True, capture_output=True, timeout=60).stdout
+    songs = {song["path"]: song["decoded_share"] for song in json.loads(output)}
     with open(failures, newline="", encoding="utf-8") as file:
         failed = {row["path"] for row in csv.DictReader(file)}
     fates = {}
@@ -134,7 +134,7 @@ def test_a_file_that_changes_while_it_is_read_harms_nothing(
     path = tmp_path / name
     path.write_bytes((folder / name).read_bytes())
 
-    def meddle(blocks: Iterator[NDArray[np.float32]]) -> int:
+    def change_file(blocks: Iterator[NDArray[np.float32]]) -> int:
         n = len(next(blocks))
         if change == "cut" and path.exists():
             os.truncate(path, 5000)
@@ -145,7 +145,7 @@ def test_a_file_that_changes_while_it_is_read_harms_nothing(
         return n + sum(len(block) for block in blocks)
 
     try:
-        n, decoded = decoding.decode(str(path), RATE, meddle, limit_s=20)
+        n, decoded = decoding.decode(str(path), RATE, change_file, limit_s=20)
     except AudioError as error:
         assert change != "gone", error  # noqa: PT017  # an open file stays whole when its name goes
     else:
@@ -158,8 +158,8 @@ def test_identify_gives_every_animal_a_row_and_ends_well(folder: Path, animals: 
     indexed = ["index", str(folder / "lossless.flac"), "--store", store, "--quiet"]
     subprocess.run([sys.executable, "-m", "jobs", *indexed], check=True, capture_output=True, timeout=60)
     command = ["identify", str(folder), "--store", store, "--output", str(answers), "--limit-s", "60", "--workers", "2"]
-    told = subprocess.run([sys.executable, "-m", "jobs", *command], check=True, capture_output=True, timeout=120)
-    assert not {line for line in told.stderr.splitlines() if b"clips (" not in line}  # no decoder talks of its own
+    done = subprocess.run([sys.executable, "-m", "jobs", *command], check=True, capture_output=True, timeout=120)
+    assert not {line for line in done.stderr.splitlines() if b"clips (" not in line}  # no decoder prints messages
     with open(answers, newline="", encoding="utf-8") as file:
         statuses = {row["clip"]: row["status"] for row in csv.DictReader(file)}
     others = {}
@@ -181,7 +181,7 @@ def test_identify_gives_every_animal_a_row_and_ends_well(folder: Path, animals: 
     assert len(statuses) == sum(animal.fate != "skipped" for animal in animals)
 
 
-def test_a_name_that_is_no_text_is_known_again_and_a_copy_does_not_take_its_place(tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_recognised_again_and_a_copy_does_not_take_its_place(tmp_path: Path) -> None:
     folder = tmp_path / "music"
     folder.mkdir()
     odd = folder / "caf\udce9.flac"

@@ -1,7 +1,7 @@
-"""Every kind of file that a music folder can hold, made by code, each with what has to come of it.
+"""Every kind of file that a music folder can hold, made by code, each with its expected result.
 
-`build` fills a folder. The well-made files hold the same music, so that whoever indexes the zoo can ask for it in
-each of them; the others are that music broken, or something else under an audio name.
+`build` fills a folder. The well-made files hold the same music, so that a test can identify it in each of them. The
+others are damaged copies of them, or something else under an audio name.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Animal:
         Below the zoo's folder; bytes that are no UTF-8 as surrogates.
     fate
         ``"indexed"``: the music is found in it. ``"partial"``: also, and ``decoded_share`` is below 0.98.
-        ``"worn"``: also, with or without a word of it: a few bytes inside are wrong.
-        ``"skipped"``: a walk passes over it. ``"failed"``: a failure row.
+        ``"worn"``: the same, with ``decoded_share`` below 0.98 or not: a few bytes inside are wrong.
+        ``"skipped"``: a walk skips it. ``"failed"``: a failure row.
     reason
         Of a failure: a regular expression.
     share
@@ -256,7 +256,7 @@ def _zeroed(data: bytes, start: float, stop: float) -> bytes:
 
 
 def _lies(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
-    """Headers that promise what is not there."""
+    """Headers that do not fit the data."""
     pcm = _pcm(music)
     zoo = []
 
@@ -300,7 +300,7 @@ def _lies(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
 
 
 def _strange_sound(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
-    """Sound files that are in order, and hold what nobody expects."""
+    """Valid sound files with unusual samples."""
     zoo = []
 
     def add(name: str, samples: NDArray[np.floating], fate: str, reason: str = "", mute: bool = False) -> None:
@@ -401,7 +401,7 @@ def _png() -> bytes:
 
 
 def _names(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
-    """The same songs under names that somebody's quoting does not survive."""
+    """The same song under names that break careless quoting."""
     names = ["-i.mp3", "--help.mp3", "a:b.mp3", "http:x.mp3", "pipe:0.mp3", "new\nline.mp3", "caf\udce9.mp3",
              "日本 🎵.mp3", " lead and trail .mp3", "%d%n%s.mp3", "$(id)`id`;&|<>*?.mp3", "\"quotes'.mp3",
              "back\\slash.mp3", "x" * 251 + ".mp3",
@@ -418,7 +418,7 @@ def _names(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
 
 
 def _tagged(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
-    """Tags of any size and any content before good music."""
+    """Tags of any size and content before intact music."""
     mp3 = (folder / "cbr.mp3").read_bytes()
     mp3 = mp3[mp3.find(b"\xff\xfb") :]
     bomb = zlib.compress(b"\x03" + bytes(200_000_000), 9)
@@ -452,7 +452,7 @@ def _tagged(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
 
 
 def _no_files(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
-    """What lies in a folder and is no regular file."""
+    """Directory entries that are no regular files."""
     place = folder / "hostile"
     os.mkfifo(place / "pipe.mp3")
     here = os.getcwd()

@@ -1,1 +1,1 @@
-"""The commands, a module for each or for a family of them."""
+"""The commands, a module for each."""

@@ -1,4 +1,4 @@
-"""`songprint demo`: the whole road on music made by formula, in a minute, with nothing to download."""
+"""`songprint demo`: index and identify music made by formula, in a minute, with nothing to download."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pipeline.simulation.demo import Clip
 
 
-# The words of the last column; a true repeat elsewhere in a song would be right too, but these songs have none.
+# A match is right when it is so near to the true place. A repeat elsewhere in a song would be right too; these songs
+# have none.
 RIGHT_WITHIN_S = 0.5
 
 
@@ -34,10 +35,13 @@ def demo(
     Example: songprint demo
     """
     messages(quiet, verbose=False, log_json=False)
+    import pyarrow as pa
+
+    from jobs.output import tables
     from jobs.output.html_report import page
     from pipeline import catalog
-    from pipeline.identification import answer
-    from pipeline.indexing import add
+    from pipeline.identification import identify_entries
+    from pipeline.indexing import index_entries
     from pipeline.matching.types import Query
     from pipeline.simulation import demo
     from pipeline.store import Store
@@ -50,27 +54,29 @@ def demo(
         clips = demo.cut(folder)
         opened = Store.open_or_create(str(store))
         with progress_bar("index", quiet, False) as progress:
-            report = add(catalog.walk([str(music)]), opened, running, progress=progress)
+            report = index_entries(catalog.walk([str(music)]), opened, running, progress=progress)
         print(
             f"Indexed {report.added} songs, {report.audio_s / 60:.0f} minutes of audio, in {report.wall_s:.1f} s "
             f"({report.present} were there already): {store}"
         )
-        asked = time.monotonic()
+        identify_began = time.monotonic()
         rows: dict[str, dict[str, Any]] = {}
-        with page(folder / "report.html", opened, Query()) as show:
-            for batch in answer(catalog.walk([clip.path for clip in clips]), opened, executor=running):
-                show(batch)
+        with page(folder / "report.html", opened, Query()) as add_to_page:
+            for batch in identify_entries(catalog.walk([clip.path for clip in clips]), opened, executor=running):
+                add_to_page(batch)
                 rows |= {row["clip"]: row for row in reversed(batch.table.to_pylist())}
-        seconds = time.monotonic() - asked
+        seconds = time.monotonic() - identify_began
     lines = [_line(clip, rows[clip.path]) for clip in clips]
-    print(f"Asked for {len(clips)} clips in {seconds:.1f} s: {folder / 'clips'}\n")
-    _print_table(("clip", "seconds", "heard as", "answer", "at", "confidence", ""), lines)
+    print(f"Identified {len(clips)} clips in {seconds:.1f} s: {folder / 'clips'}\n")
+    columns = ("clip", "seconds", "condition", "match", "at", "confidence", "")
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    tables.write([pa.Table.from_pylist([dict(zip(columns, line, strict=True)) for line in lines], schema)], schema)
     right = sum(line[-1] == "right" for line in lines)
     size = opened.snapshot().size()
     print(
-        f"\n{right} of {len(clips)} answers are right, after {time.monotonic() - began:.0f} s in all.\n"
+        f"\n{right} of {len(clips)} clips are right, after {time.monotonic() - began:.0f} s in all.\n"
         f"The store has {size['songs']} songs in {size['bytes'] / 1e6:.1f} MB: {store}\n"
-        f"The answers as a page to look at: {folder / 'report.html'}\n"
+        f"The matches as a page: {folder / 'report.html'}\n"
         "Your own music next:\n"
         "  songprint index ~/Music --store ~/music.songprint\n"
         "  songprint identify some-recording.m4a --store ~/music.songprint"
@@ -78,18 +84,12 @@ def demo(
 
 
 def _line(clip: Clip, row: dict[str, Any]) -> tuple[str, ...]:
-    asked = (os.path.basename(clip.path), f"{clip.length_s:.0f}", clip.heard)
+    shown = (os.path.basename(clip.path), f"{clip.length_s:.0f}", clip.condition)
     if row["status"] != "matched":
         right = row["status"] == "unknown" and clip.song_path is None
-        return (*asked, row["status"], "", "", "right" if right else "missed" if clip.song_path else row["message"])
-    starts_s = row["song_start_s"] - row["clip_start_s"]
+        return (*shown, row["status"], "", "", "right" if right else "missed" if clip.song_path else row["message"])
+    song_starts_s = row["song_start_s"] - row["clip_start_s"]
     right = os.path.abspath(clip.song_path or "") == row["song_path"]
-    right = right and abs(starts_s - clip.start_s) <= RIGHT_WITHIN_S
-    answer = f"{row['title'] or os.path.basename(row['song_path'])}"
-    return (*asked, answer, f"{starts_s:.1f} s", f"{row['confidence']:.3f}", "right" if right else "wrong")
-
-
-def _print_table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
-    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
-    for line in [head, *lines]:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    right = right and abs(song_starts_s - clip.start_s) <= RIGHT_WITHIN_S
+    title = f"{row['title'] or os.path.basename(row['song_path'])}"
+    return (*shown, title, f"{song_starts_s:.1f} s", f"{row['confidence']:.3f}", "right" if right else "wrong")

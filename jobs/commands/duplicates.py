@@ -14,7 +14,7 @@ SHOWN = ("group", "kind", "song_id", "song_path", "share", "start_s", "end_s", "
 def duplicates(
     store: options.StoreUrl,
     output: options.Output = "-",
-    format_: options.TableFormat = options.Format.TABLE,
+    format_: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
@@ -27,14 +27,13 @@ def duplicates(
     """
     messages(quiet, verbose, log_json)
     from jobs.output import tables
-    from pipeline.duplicates import DUPLICATES
-    from pipeline.duplicates import duplicates as find
+    from pipeline.duplicates import DUPLICATES, find_duplicates
     from pipeline.store import Store
 
     tables.check_output(output)
     began = time.monotonic()
     snapshot = Store.open(store).snapshot()
-    table = find(snapshot)
+    table = find_duplicates(snapshot)
     tables.write([table], DUPLICATES, output, format_, SHOWN)
     pairs = {*zip(table["song_id"].to_pylist(), table["other_id"].to_pylist(), strict=True)}
     groups = {group for group in table["group"].to_pylist() if group is not None}

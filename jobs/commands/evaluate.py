@@ -1,4 +1,4 @@
-"""`songprint evaluate`: how well the songs of a store are recognised, on clips cut from the user's own music."""
+"""`songprint evaluate`: how many of a user's own songs are found, on clips that are cut from them."""
 
 from __future__ import annotations
 
@@ -38,19 +38,17 @@ def evaluate(
     pictures: Annotated[
         Path | None, typer.Option("--pictures", metavar="FOLDER", help="Draw recall, confidence and time into it.")
     ] = None,
-    false_positives: Annotated[
-        float, typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named.")
-    ] = 0.01,
+    false_positives: options.FalsePositives = 0.01,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed draws other clips.")] = 1,
-    format_: options.TableFormat = options.Format.TABLE,
+    format_: options.TableFormat = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
 ) -> None:
     """Cut and degrade clips of your songs, identify them, and print how many were right.
 
-    Each clip is asked twice: as it is, and with its song hidden, as a stranger. `--output` keeps one row per clip.
-    Rooms are simulated where the extra `evaluation` is installed, and by formula without.
+    Each clip is identified twice: as it is, and with its song hidden, as an out-of-library clip. `--output`
+    keeps one row per clip. Rooms are simulated where the extra `evaluation` is installed, and by formula without.
 
     Example: songprint evaluate ~/Music --store ~/music.songprint --songs 20 --output clips.csv
     """
@@ -58,7 +56,7 @@ def evaluate(
     from jobs.output import tables
     from pipeline.errors import ParameterError
     from pipeline.evaluation import experiment, metrics
-    from pipeline.evaluation.conditions import Plan, surroundings
+    from pipeline.evaluation.conditions import Plan, make_surroundings
     from pipeline.matching.types import Query
     from pipeline.store import Store
 
@@ -74,38 +72,38 @@ def evaluate(
             raise ParameterError("--pictures needs the package matplotlib: pip install 'songprint[evaluation]'")
         os.makedirs(pictures, exist_ok=True)
     snapshot = Store.open(store).snapshot()
-    around = surroundings(noise or (), seed)
+    surroundings = make_surroundings(noise or (), seed)
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty() and not quiet:
             print(f"\r{done} of {total} songs", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    rows = experiment.evaluate(paths, snapshot, query, plan, around, progress)
+    rows = experiment.evaluate(paths, snapshot, query, plan, surroundings, progress)
     if output != "-":
-        tables.write([rows], rows.schema, output, format_, rows.schema.names)
+        tables.write([rows], rows.schema, output, format_)
     recall, timing, storage = metrics.recall(rows), metrics.timing(rows), metrics.storage(snapshot)
     parts = {
-        "made": ("Made with", metrics.made(plan, around, query)),
+        "made": ("Made with", metrics.provenance(plan, surroundings, query)),
         "recall": ("Recall", recall),
-        "strangers": ("Strangers: clips of songs that the library does not have", metrics.strangers(rows)),
+        "out_of_library": ("Out-of-library clips: their song is not in the library", metrics.out_of_library(rows)),
         "confidence": ("Confidence, stated and observed", metrics.reliability(rows)),
         "timing": ("Milliseconds to match, decoding excluded", timing),
         "storage": ("Storage", storage),
-        "article": (f"Beside {metrics.ARTICLE}", metrics.beside_the_article(recall, timing, storage)),
+        "article": (f"Beside {metrics.ARTICLE}", metrics.compare_with_article(recall, timing, storage)),
     }
-    if format_ is options.Format.JSON:
+    if format_ == "json":
         print(json.dumps({name: table.to_pylist() for name, (_, table) in parts.items()}, indent=2))
     else:
         for title, table in parts.values():
-            if format_ is options.Format.TABLE:
+            if format_ == "table":
                 print(title)
-            tables.write([table], table.schema, "-", format_, table.schema.names)
+            tables.write([table], table.schema, "-", format_)
             print()
     if pictures is not None:
         from pipeline import plots
 
-        answers, timed = metrics.answers(rows), metrics.timed(rows)
+        matches, times = metrics.matches(rows), metrics.match_times(rows)
         if recall.num_rows:
             plots.save(plots.recall_by_condition(recall.to_pylist()), pictures / "recall.png")
-            plots.save(plots.time_to_match(timed.length_s, timed.match_ms), pictures / "time.png")
-        plots.save(plots.reliability(answers.confidence, answers.is_right), pictures / "confidence.png")
+            plots.save(plots.time_to_match(times.length_s, times.match_ms), pictures / "time.png")
+        plots.save(plots.reliability(matches.confidence, matches.is_right), pictures / "confidence.png")

@@ -10,36 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
-from jobs.options import AnswerFormat, Format
 from jobs.runtime import executor, log, messages, progress_bar, speed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# Starting worker processes costs as much as asking for this many bytes of clips.
+# Starting worker processes costs as much as identifying this many bytes of clips.
 SMALL_BYTES = 20_000_000
-
-
-def tell_of_no_sheet(table: pa.Table) -> None:
-    """Say which recordings have nothing to put on a sheet, and why."""
-    for clip, status, message in zip(*(table[name].to_pylist() for name in ("clip", "status", "message")), strict=True):
-        if status != "matched":
-            log.warning("%s: %s%s", clip, status, f": {message}" if message else "")
 
 
 def identify(
     paths: options.Paths,
     store: options.StoreUrl,
     output: options.Output = "-",
-    format_: Annotated[
-        AnswerFormat,
-        typer.Option("--format", help="How the answers are printed; cue and audacity give a sheet for each recording."),
-    ] = AnswerFormat.TABLE,
-    false_positives: Annotated[
-        float,
-        typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named."),
-    ] = 0.01,
+    format_: options.MatchFormat = "table",
+    false_positives: options.FalsePositives = 0.01,
     speed_range: Annotated[
         float,
         typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
@@ -59,40 +45,42 @@ def identify(
 ) -> None:
     """Name the songs in clips and recordings, and where in them.
 
-    One row per match, however long the recording; a clip in which nothing stands out is `unknown`. As --format cue or
+    One row per match, however long the recording; a clip in which no song is found is `unknown`. As --format cue or
     audacity, each recording becomes a cue sheet or a label track; give --output a folder for several.
 
-    For a run of days, end --output in a slash, as answers.parquet/: the answers then come as files of a folder, and
+    For a run of days, end --output in a slash, as matches.parquet/: the rows then come as files of a folder, and
     the same command goes on after an interruption.
 
     Example: songprint identify ~/recordings --store ~/music.songprint --output matches.csv --report matches.html
     """
     messages(quiet, verbose, log_json)
-    from jobs.output import dataset, sheets, tables
+    from jobs.output import dataset, recordings, tables
+    from jobs.output.formats import RECORDINGS
     from jobs.output.html_report import check_report, page
+    from jobs.output.summary import SUMMARY, summarize
     from pipeline import catalog
-    from pipeline.identification import ANSWERS, answer
+    from pipeline.identification import MATCHES, identify_entries
     from pipeline.matching.types import Query
     from pipeline.paths import printable_path
     from pipeline.store import Store
 
-    as_sheets = format_ in sheets.SUFFIXES
-    in_parts = dataset.wanted(output) and not as_sheets
-    if not as_sheets and not in_parts:
+    by_recording = format_ in RECORDINGS
+    in_parts = dataset.is_dataset(output) and not by_recording
+    if not by_recording and not in_parts:
         tables.check_output(output)
     check_report(report)
     query = Query(false_positives=false_positives, speed_range=speed_range)
     opened = Store.open(store)
     entries = catalog.walk(paths)
-    if as_sheets:
-        sheets.check(format_, output, len(entries))
+    if by_recording:
+        recordings.check(format_, output, len(entries))
     if in_parts:
         run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range}
-        answered = dataset.answered(output, run)
-        everything = len(entries)
-        entries = [entry for entry in entries if printable_path(entry.path) not in answered]
-        if len(entries) < everything:
-            log.info("%d of %d clips have an answer in %s already.", everything - len(entries), everything, output)
+        done = dataset.open_dataset(output, run)
+        total = len(entries)
+        entries = [entry for entry in entries if printable_path(entry.path) not in done]
+        if len(entries) < total:
+            log.info("%d of %d clips have an answer in %s already.", total - len(entries), total, output)
     # One recording is one task: other processes could not help.
     small = (sum(entry.size_bytes for entry in entries) < SMALL_BYTES or len(entries) == 1) and workers <= 1
     began = time.monotonic()
@@ -102,30 +90,30 @@ def identify(
     with (
         executor(workers, scheduler, performance_report, small=small) as running,
         progress_bar("identify", quiet, log_json) as progress,
-        page(report, opened, query) as show,
+        page(report, opened, query) as add_to_page,
     ):
 
-        def answers() -> Iterator[pa.Table]:
+        def matches() -> Iterator[pa.Table]:
             nonlocal audio_s, busy_s
-            for batch in answer(entries, opened, query, running, limit_s=limit_s, progress=progress):
-                audio_s += batch.audio_s
-                busy_s += batch.busy_s
-                status = dict(zip(batch.table["clip"].to_pylist(), batch.table["status"].to_pylist(), strict=True))
-                for word in status.values():
-                    counts[word] += 1
-                show(batch)
-                if as_sheets:
-                    tell_of_no_sheet(batch.table)
-                yield batch.table
+            for rows in identify_entries(entries, opened, query, running, limit_s=limit_s, progress=progress):
+                audio_s += rows.audio_s
+                busy_s += rows.busy_s
+                statuses = dict(zip(rows.table["clip"].to_pylist(), rows.table["status"].to_pylist(), strict=True))
+                for status in statuses.values():
+                    counts[status] += 1
+                add_to_page(rows)
+                if by_recording:
+                    warn_unmatched(rows.table)
+                yield rows.table
 
-        if as_sheets:
-            sheets.write(answers(), format_, output)
+        if by_recording:
+            recordings.write(matches(), format_, output)
         elif in_parts:
-            dataset.write(answers(), ANSWERS, output)
-        elif output == "-" and format_ is AnswerFormat.TABLE:
-            tables.write(sheets.compact(answers()), sheets.COMPACT, output, Format.TABLE, sheets.COMPACT.names)
+            dataset.write(matches(), MATCHES, output)
+        elif output == "-" and format_ == "table":
+            tables.write(summarize(matches()), SUMMARY)
         else:
-            tables.write(answers(), ANSWERS, output, Format(format_), ANSWERS.names)
+            tables.write(matches(), MATCHES, output, format_)
     wall_s = time.monotonic() - began
     rates = speed(audio_s, busy_s, wall_s)
     log.info(
@@ -144,3 +132,10 @@ def identify(
     )  # fmt: skip
     if strict and counts["failed"]:
         raise typer.Exit(1)
+
+
+def warn_unmatched(table: pa.Table) -> None:
+    """Name the recordings that get no sheet, and why."""
+    for clip, status, message in zip(*(table[name].to_pylist() for name in ("clip", "status", "message")), strict=True):
+        if status != "matched":
+            log.warning("%s: %s%s", clip, status, f": {message}" if message else "")

@@ -42,12 +42,12 @@ def index(
 
     from jobs.output import tables
     from pipeline import catalog
-    from pipeline.indexing import absorb, add, audio_estimate_s, sort_out
+    from pipeline.indexing import absorb, audio_estimate_s, index_entries, split_paths
     from pipeline.store import Store
 
     if failures is not None:
         tables.check_output(str(failures))
-    stores, files = sort_out(paths)
+    stores, files = split_paths(paths)
     entries = catalog.walk(files) if files else []
     small = sum(map(audio_estimate_s, entries)) < SMALL_AUDIO_S and workers <= 1
     settings = Store.open(stores[0]).settings if stores and not Store.exists(store) else None
@@ -57,7 +57,7 @@ def index(
         progress_bar("index", quiet, log_json) as progress,
     ):
         taken, known = absorb(stores, opened, running)
-        report = add(entries, opened, running, limit_s=limit_s, progress=progress)
+        report = index_entries(entries, opened, running, limit_s=limit_s, progress=progress)
     if stores:
         log.info("%s: %d songs added without their audio, %d already there.", ", ".join(stores), taken, known)
     if report.moved:
@@ -67,9 +67,7 @@ def index(
     if failures is not None:
         schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
         rows = [{"path": failure.path, "reason": failure.reason} for failure in report.failures]
-        tables.write(
-            [pa.Table.from_pylist(rows, schema=schema)], schema, str(failures), options.Format.TABLE, schema.names
-        )
+        tables.write([pa.Table.from_pylist(rows, schema=schema)], schema, str(failures))
     size = opened.snapshot().size()
     hours = report.audio_s / 3600
     rates = speed(report.audio_s, report.busy_s, report.wall_s)

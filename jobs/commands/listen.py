@@ -1,4 +1,4 @@
-"""`songprint listen`: what plays now."""
+"""`songprint listen`: identify what plays now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def listen(
     store: options.StoreUrl,
     input_: Annotated[
         str | None,
-        typer.Option("--input", metavar="FILE", help="Hear a file, or samples on standard input (-: s16le, mono)."),
+        typer.Option("--input", metavar="FILE", help="Read a file, or samples on standard input (-: s16le, mono)."),
     ] = None,
     rate: Annotated[
         int, typer.Option("--rate", min=4000, max=384_000, metavar="HZ", help="Sample rate of what --input - reads.")
@@ -34,14 +34,12 @@ def listen(
         float | None, typer.Option("--seconds", min=1, metavar="SECONDS", help="Stop after so much audio.")
     ] = None,
     output: options.Output = "-",
-    format_: options.TableFormat = options.Format.TABLE,
-    false_positives: Annotated[
-        float, typer.Option("--false-positives", metavar="SHARE", help="Share of strangers that may be named.")
-    ] = 0.01,
+    format_: options.TableFormat = "table",
+    false_positives: options.FalsePositives = 0.01,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Identify what the microphone hears, live; at the end (Ctrl-C) list what was heard.
+    """Identify what the microphone records, live; at the end (Ctrl-C) list the songs that played.
 
     Each song is named as soon as that is sure, some seconds after it starts. The list at the end has the columns of
     `identify`. With --input - any capture program can feed it.
@@ -49,51 +47,53 @@ def listen(
     Example: songprint listen --store ~/music.songprint --output evening.jsonl
     """
     messages(quiet, False, log_json)
-    from jobs.output import sheets, tables
+    from jobs.output import tables
+    from jobs.output.summary import SUMMARY, summarize
+    from jobs.output.text import minutes, song_name
     from pipeline import identification
     from pipeline.audio import decoding, resampling
-    from pipeline.live import Listener, limited, microphone, raw
+    from pipeline.live import Listener, limit, microphone, read_pcm
     from pipeline.matching.types import Query
     from pipeline.store import Store
 
     tables.check_output(output)
     snapshot = Store.open(store).snapshot()
     query = Query(false_positives=false_positives)
-    wanted = snapshot.settings.sample_rate
-    shown = output == "-" and format_ is options.Format.TABLE
+    sample_rate = snapshot.settings.sample_rate
+    for_people = output == "-" and format_ == "table"
 
-    def hear(blocks: Iterable[NDArray[np.float32]]) -> list[Match]:
+    def identify_live(blocks: Iterable[NDArray[np.float32]]) -> list[Match]:
         listener = Listener(snapshot, query)
         try:
-            for samples in blocks if seconds is None else limited(blocks, seconds * wanted):
-                for start in range(0, len(samples), wanted):
-                    for match in listener.hear(samples[start : start + wanted]):
-                        tell(match, listener.heard_s)
-        except KeyboardInterrupt:  # how one stops listening
-            log.info("stopped after %s", sheets.minutes(listener.heard_s))
+            for samples in blocks if seconds is None else limit(blocks, seconds * sample_rate):
+                for start in range(0, len(samples), sample_rate):
+                    for match in listener.add(samples[start : start + sample_rate]):
+                        print_match(match, listener.duration_s)
+        except KeyboardInterrupt:  # how a user stops it
+            log.info("stopped after %s", minutes(listener.duration_s))
         return listener.finish()
 
-    def tell(match: Match, now_s: float) -> None:
-        row = identification.answer_table("", [match], snapshot).to_pylist()[0]
+    def print_match(match: Match, now_s: float) -> None:
+        row = identification.match_table("", [match], snapshot).to_pylist()[0]
         place_s = match.song_end_s + (now_s - match.clip_end_s) * match.speed
-        line = f"{sheets.minutes(now_s):>7}  {sheets.song(row)}, at {sheets.minutes(place_s)} ({match.confidence:.2f})"
+        line = f"{minutes(now_s):>7}  {song_name(row)}, at {minutes(place_s)} ({match.confidence:.2f})"
         # Standard output is for the list, unless a person reads both.
-        print(line, file=sys.stdout if shown else sys.stderr, flush=True)
+        print(line, file=sys.stdout if for_people else sys.stderr, flush=True)
 
     if input_ is None:
         name = "microphone"
         device_rate, blocks = microphone(device)
         log.info("listening; Ctrl-C to stop")
-        matches = hear(resampling.resample_blocks(blocks, device_rate, wanted))
+        matches = identify_live(resampling.resample_blocks(blocks, device_rate, sample_rate))
     elif input_ == "-":
         name = "-"
-        matches = hear(resampling.resample_blocks(raw(sys.stdin.buffer), rate, wanted))
+        matches = identify_live(resampling.resample_blocks(read_pcm(sys.stdin.buffer), rate, sample_rate))
     else:
         name = input_
-        matches, _ = decoding.decode(input_, wanted, hear)
-    table = identification.answer_table(name, matches, snapshot)
-    if shown:
+        matches, _ = decoding.decode(input_, sample_rate, identify_live)
+    table = identification.match_table(name, matches, snapshot)
+    if for_people:
         print()
-        tables.write(sheets.compact([table]), sheets.COMPACT, output, format_, sheets.COMPACT.names)
+        tables.write(summarize([table]), SUMMARY)
     else:
-        tables.write([table], identification.ANSWERS, output, format_, identification.ANSWERS.names)
+        tables.write([table], identification.MATCHES, output, format_)

@@ -1,1 +1,1 @@
-"""Results to a terminal or to files, a module for each kind of output."""
+"""Output: the table of formats, a module for each format, and what writes rows in any of them."""

@@ -1,8 +1,8 @@
-"""`identify --report`: one page that shows a batch of answers to people, in a browser, with nothing to install.
+"""`identify --report`: one page that shows the matches of a run in a browser, with nothing to install.
 
-The page is `report.html` beside this file, in which the batches stand as JSON: names, tags and paths are strangers'
-data and never become part of its HTML. It may run one script and one style sheet, known by their hashes, and load
-nothing at all. Batches are written as they come, so that a page takes no more memory than a table does.
+The page is `report.html` beside this file, with the rows as JSON in it. Names, tags and paths are untrusted data and
+never become part of its HTML. It may run one script and one style sheet, known by their hashes, and load nothing at
+all. Batches are written as they come, so that a page takes no more memory than a table does.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 
 from jobs.output.tables import check_folder
 from pipeline.errors import ParameterError
-from pipeline.identification import BatchAnswers
+from pipeline.identification import BatchRows
 from pipeline.matching.types import Query
 from pipeline.store import Store
 
 SUFFIXES = (".html", ".htm")
 TEMPLATE = Path(__file__).with_name("report.html")
-# Where the template takes what may run and be loaded, and where it takes the data.
+# The places in the template for the policy (what may run and be loaded) and for the data.
 POLICY_HERE, DATA_HERE = "POLICY", "<!-- DATA -->\n"
 
 
@@ -42,7 +42,7 @@ class Totals:
     matched, unknown, failed
         Recordings.
     audio_s, named_s
-        Seconds that were heard, and those among them in which at least one song was named.
+        Seconds that were decoded, and those among them in which at least one song was named.
     songs
         Ids of the songs that were named.
     """
@@ -54,11 +54,11 @@ class Totals:
     named_s: float = 0.0
     songs: set[int] = field(default_factory=set)
 
-    def add(self, answers: BatchAnswers) -> None:
-        """Count a batch; all rows of a recording stand in one."""
-        self.audio_s += answers.audio_s
+    def add(self, rows: BatchRows) -> None:
+        """Count a batch; it has all rows of its recordings."""
+        self.audio_s += rows.audio_s
         recording, named_until_s = None, 0.0
-        for row in answers.table.to_pylist():
+        for row in rows.table.to_pylist():
             if row["clip"] != recording:
                 recording, named_until_s = row["clip"], 0.0
                 setattr(self, row["status"], getattr(self, row["status"]) + 1)
@@ -78,15 +78,15 @@ def check_report(path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def page(path: Path | None, store: Store, query: Query) -> Iterator[Callable[[BatchAnswers], None]]:
-    """Write a page batch by batch; it appears under its name when it is whole.
+def page(path: Path | None, store: Store, query: Query) -> Iterator[Callable[[BatchRows], None]]:
+    """Write a page batch by batch; it has its name only when it is complete.
 
     Parameters
     ----------
     path
         ``None`` writes nothing.
     store, query
-        What was asked and how, for the summary.
+        Where songs were looked up and how, for the summary.
 
     Yields
     ------
@@ -94,7 +94,7 @@ def page(path: Path | None, store: Store, query: Query) -> Iterator[Callable[[Ba
         To be called with each batch, in the order of the recordings.
     """
     if path is None:
-        yield lambda answers: None
+        yield lambda rows: None
         return
     head, tail = _template()
     part = Path(f"{path}.part")
@@ -103,14 +103,14 @@ def page(path: Path | None, store: Store, query: Query) -> Iterator[Callable[[Ba
         with part.open("w", encoding="utf-8", newline="\n") as file:
             file.write(head)
 
-            def add(answers: BatchAnswers) -> None:
-                totals.add(answers)
-                file.write(_data("batch", {**answers.table.to_pydict(), "duration_s": answers.duration_s}))
+            def add(rows: BatchRows) -> None:
+                totals.add(rows)
+                file.write(_data("batch", {**rows.table.to_pydict(), "duration_s": rows.duration_s}))
 
             yield add
             about = {
                 "made": time.strftime("%Y-%m-%d %H:%M"),
-                "store": os.path.basename(store.url.rstrip("/")),  # its place may be private, the page is for others
+                "store": os.path.basename(store.url.rstrip("/")),  # its path may be private, the page is for others
                 "songs_in_store": store.snapshot().n_songs,
                 "false_positives": query.false_positives,
             }
@@ -122,7 +122,7 @@ def page(path: Path | None, store: Store, query: Query) -> Iterator[Callable[[Ba
 
 
 def _template() -> tuple[str, str]:
-    """The page up to its data and from there on, with the policy that lets in its own script and styles alone."""
+    """The page up to its data and from there on, with a policy that allows its own script and styles alone."""
     text = TEMPLATE.read_text(encoding="utf-8")
     (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("style", "script"))
     policy = (

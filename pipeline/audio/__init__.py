@@ -1,1 +1,1 @@
-"""Any audio file to mono blocks of samples, and what its tags say."""
+"""An audio file of any format to blocks of mono samples, and its tags."""

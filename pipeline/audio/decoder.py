@@ -1,9 +1,11 @@
-"""What every decoder provides, and how it says that it cannot decode a file."""
+"""The contract of a decoder: what each one provides, and how it reports a file that it cannot decode."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +21,14 @@ class Decoded:
     Parameters
     ----------
     decoder
-        ``"soundfile"`` or ``"ffmpeg"``.
+        The `Decoder.name` of the decoder: ``"soundfile"`` or ``"ffmpeg"``.
     sample_rate, channels
         Of the file, before mixing and resampling.
     duration_s
         Seconds that came out of the decoder.
     declared_s
-        Seconds that the file's own header promises, None where no header does, or where the caller did not ask for
-        the whole file.
+        Seconds that the file's own header promises; None where no header does, or where the caller did not read the
+        whole file.
     """
 
     decoder: str
@@ -42,36 +44,91 @@ class Decoded:
 
 
 class CannotDecode(Exception):
-    """A decoder cannot give samples; the words are for the user, without the path."""
+    """A decoder gives no samples of a file; the message is the reason for the user, without the path."""
 
 
 class Unreadable(CannotDecode):
-    """The file was understood, and no other decoder would make it better."""
+    """No decoder would give samples, so that no other one is tried."""
 
 
-class Decoder:
-    """What a decoder knows of one file while it reads it."""
+class Decoder(ABC):
+    """One file while it is decoded: a subclass for each decoder, an instance for each file.
 
-    decoder: str
+    `pipeline.audio.decoding.decode` goes through its table `DECODERS`, and gives a file to each decoder that `accepts`
+    it, in turn, until one has read it completely. It creates the decoder, calls `fill` until `ended`, and always calls
+    `close`.
+
+    A subclass sets `sample_rate` and `channels` when it is created, calls `check_shape` then, and keeps `frames`,
+    `ended`, `complete` and `fault` up to date in `fill`. It reads the descriptor that it is given and opens nothing
+    else: input files are untrusted. Creating it raises `CannotDecode` for a file that it cannot decode, and nothing
+    else; damage that is found later ends the file, with a `fault`.
+
+    Parameters
+    ----------
+    fd
+        Descriptor of a regular file, at its start. The caller closes it.
+    size
+        Bytes of the file.
+    kind
+        What the file is by its first bytes, from `pipeline.audio.formats.kind_of`.
+    deadline
+        On the clock of `time.monotonic`: a decoder that may block must give up then. None for no limit.
+
+    Attributes
+    ----------
+    name
+        How the songs table calls the decoder.
+    sample_rate, channels
+        Of the file.
+    declared_s
+        Seconds that the file's header promises, None without such a promise.
+    frames
+        Decoded so far.
+    ended
+        The decoder gave its last frame.
+    complete
+        And it read the whole file. Else the next decoder is tried, and the longer result counts.
+    fault
+        Why it is not complete, for the user.
+    """
+
+    name: ClassVar[str]
     sample_rate: int = 0
     channels: int = 0
     declared_s: float | None = None
-    frames: int = 0  # decoded so far
-    ended: bool = False  # the decoder gave its last frame
-    complete: bool = False  # and it saw the whole file
-    fault: str | None = None  # why not
+    frames: int = 0
+    ended: bool = False
+    complete: bool = False
+    fault: str | None = None
 
+    @classmethod
+    @abstractmethod
+    def accepts(cls, fd: int, size: int, kind: str) -> bool:
+        """Whether this decoder is to be tried on a file: by its kind, its size, or more of its bytes (`pread`)."""
+
+    @abstractmethod
+    def __init__(self, fd: int, size: int, kind: str, deadline: float | None) -> None: ...
+
+    @abstractmethod
     def fill(self, buffer: NDArray[np.float32]) -> int:
-        """Read the next frames into ``(n_frames, channels)``; fewer than fit only at the end."""
-        raise NotImplementedError
+        """Read the next frames into ``(n_frames, channels)``, values about -1 to 1.
 
+        Returns
+        -------
+        int
+            Frames read: fewer than fit only at the end, 0 after it.
+        """
+
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """End the decoder, wherever it is; may be called more than once."""
 
     def decoded(self, declared_s: float | None) -> Decoded:
-        return Decoded(self.decoder, self.sample_rate, self.channels, self.frames / self.sample_rate, declared_s)
+        """How the file was decoded so far."""
+        return Decoded(self.name, self.sample_rate, self.channels, self.frames / self.sample_rate, declared_s)
 
     def check_shape(self) -> None:
+        """Raise `Unreadable` for a sample rate or a number of channels that no music has."""
         if self.sample_rate not in _RATES:
             raise Unreadable(f"a sample rate of {self.sample_rate} Hz; {_RATES.start} to {_RATES[-1]} Hz are read")
         if not 1 <= self.channels <= _MAX_CHANNELS:
@@ -79,5 +136,5 @@ class Decoder:
 
 
 def clean_message(message: str) -> str:
-    """A decoder's message without its addresses ("[mov @ 0x55d...]"), and not endless."""
+    """A library's message without memory addresses ("[mov @ 0x55d...]"), cut to 200 characters."""
     return re.sub(r"\[[^\]]*@ 0x[0-9a-f]+\]\s*|Error opening \d+: ", "", message).strip()[:200]

@@ -1,13 +1,12 @@
-"""Any file to mono samples, in blocks: the only room that knows audio formats.
+"""Any audio file to mono samples, in blocks.
 
-Two decoders share the work. libsndfile (through soundfile) reads WAV, AIFF, FLAC, MP3 and Ogg in this process, two
-to three times as fast as ffmpeg and without the 90 ms that starting ffmpeg costs. ffmpeg (audioread's backend, with
-the wheel-borne binary of imageio-ffmpeg) reads everything else, and whatever libsndfile fails on or leaves before
-its end: libsndfile stops *silently* on concatenated MP3, on VBR MP3 without a Xing tag and on chained Ogg.
+`DECODERS` is the table of decoders, in the order in which they are tried. libsndfile is the fast one; ffmpeg reads all
+other formats, and every file that libsndfile cannot decode or does not read to its end.
 
-Files are strangers here. The name decides nothing: a file is known by its first bytes. ffmpeg gets a descriptor
-that we opened, never a name, and may use no other protocol than that, so that no playlist, whatever it is called,
-makes it open anything else.
+To add a decoder: a module with a `Decoder`, which says itself what it accepts, and its entry in `DECODERS`.
+
+Input files are untrusted. A name decides nothing: a file is identified by its first bytes, and a decoder reads a
+descriptor that was opened here, never a name.
 """
 
 from __future__ import annotations
@@ -25,13 +24,15 @@ from numpy.typing import NDArray
 
 from pipeline.audio.decoder import CannotDecode, Decoded, Decoder, Unreadable
 from pipeline.audio.ffmpeg import FfmpegDecoder
-from pipeline.audio.formats import kind_of
-from pipeline.audio.libsndfile import LibsndfileDecoder, is_short_opus
+from pipeline.audio.formats import NOT_AUDIO, kind_of
+from pipeline.audio.libsndfile import LibsndfileDecoder
 from pipeline.audio.resampling import resample_blocks
 from pipeline.paths import audio_error, open_regular
 
 T = TypeVar("T")
-_BLOCK_FRAMES = 1 << 16  # less halves libsndfile's speed in the end; more does not fit the cache
+DECODERS: tuple[type[Decoder], ...] = (LibsndfileDecoder, FfmpegDecoder)
+"""Every decoder, the first to be tried first."""
+_BLOCK_FRAMES = 1 << 16  # smaller blocks halve libsndfile's speed; larger ones do not fit the cache
 
 
 def decode(
@@ -41,20 +42,20 @@ def decode(
     limit_s: float | None = None,
     begun: Callable[[float | None], None] = lambda declared_s: None,
 ) -> tuple[T, Decoded]:
-    """Hand a file's samples to `consume`, in blocks, and say how they were decoded.
+    """Decode a file in blocks, which `consume` receives, and report how it was decoded.
 
-    The blocks do not depend on anything but the file: the same file gives the same samples, however they are cut.
+    The samples depend on nothing but the file: they are the same whatever the size of the blocks.
 
     Parameters
     ----------
     path
-        A local file. What lies outside it (a playlist's entries, a URL) is never opened.
+        A local file. No other file is opened, whatever this one names (the entries of a playlist, a URL).
     sample_rate
         Hz, wanted.
     consume
         Takes an iterator of ``(n,)`` float32 blocks (mono, finite, about -1 to 1, some seconds each, each its own
-        array) and may stop early. It is called *again from the start* when libsndfile failed or fell short and
-        ffmpeg takes over; the result of the longer decode counts.
+        array) and may stop early. It is called *again from the start* when a decoder did not read the whole file and
+        the next one is tried; the result of the longer decode counts.
     limit_s
         Wall seconds that the file may take, `consume` included.
     begun
@@ -69,38 +70,37 @@ def decode(
     Raises
     ------
     AudioError
-        If the file cannot be opened, is no regular file, is no audio, holds no sample, has a sample rate or a number
-        of channels that no music has, or takes longer than `limit_s`. Nothing else is raised for any file.
+        If the file cannot be opened, is not a regular file, is not audio, holds no sample, has a sample rate or a
+        number of channels that no music has, or takes longer than `limit_s`. No file raises anything else.
     """
     deadline = None if limit_s is None else time.monotonic() + limit_s
     best: tuple[T, Decoded] | None = None
     fault = "no audio in it"
     with open_regular(path) as (fd, size):
         kind = kind_of(fd, size)
-        if kind in _REFUSALS:
-            raise audio_error(path, _REFUSALS[kind])
-        decoders: list[type[LibsndfileDecoder] | type[FfmpegDecoder]] = [FfmpegDecoder]
-        if kind in ("wav", "aiff", "flac", "mp3", "ogg") or (kind == "opus" and is_short_opus(fd, size)):
-            decoders.insert(0, LibsndfileDecoder)
-        for start in decoders:
+        if kind in NOT_AUDIO:
+            raise audio_error(path, NOT_AUDIO[kind])
+        for decoder_type in DECODERS:
+            if not decoder_type.accepts(fd, size, kind):
+                continue
             os.lseek(fd, 0, os.SEEK_SET)
             try:
-                with contextlib.closing(start(fd, size, kind, deadline)) as track:
-                    blocks = _in_time(_mono(track, sample_rate), path, limit_s, deadline)
+                with contextlib.closing(decoder_type(fd, size, kind, deadline)) as decoder:
+                    blocks = _in_time(_mono(decoder, sample_rate), path, limit_s, deadline)
                     first = next(blocks, None)
                     if first is not None:
-                        begun(track.declared_s)
+                        begun(decoder.declared_s)
                         result = consume(itertools.chain([first], blocks))
-                        whole = track.ended and next(blocks, None) is None  # else `consume` had enough
-                        told = track.decoded(track.declared_s if whole else None)
-                        if best is None or told.duration_s > best[1].duration_s:
-                            best = (result, told)
-                        if not whole or track.complete:
+                        whole = decoder.ended and next(blocks, None) is None  # else `consume` stopped early
+                        decoded = decoder.decoded(decoder.declared_s if whole else None)
+                        if best is None or decoded.duration_s > best[1].duration_s:
+                            best = (result, decoded)
+                        if not whole or decoder.complete:
                             return best
-                    fault = track.fault or fault
-            except CannotDecode as refused:
-                fault = str(refused)
-                if isinstance(refused, Unreadable):
+                    fault = decoder.fault or fault
+            except CannotDecode as error:
+                fault = str(error)
+                if isinstance(error, Unreadable):
                     break
             if deadline is not None and time.monotonic() > deadline:
                 raise audio_error(path, f"not decoded within its limit of {limit_s:g} s")
@@ -121,8 +121,8 @@ def read(
     sample_rate
         Hz, wanted.
     start_s, stop_s
-        The span in seconds from the file's start; what lies before is decoded and dropped, what lies behind is not
-        decoded. To the end if `stop_s` is None.
+        The span, seconds from the file's start. What lies before it is decoded and dropped, what lies behind it is not
+        decoded. None for `stop_s`: to the end of the file.
 
     Returns
     -------
@@ -150,22 +150,15 @@ def read(
     return decode(path, sample_rate, collect)
 
 
-_REFUSALS = {
-    "empty": "the file is empty",
-    "playlist": "a playlist, not audio; give the files that it lists",
-    "text": "text, not audio",
-}
-
-
-def _mono(track: Decoder, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
-    """Mix, sanitise and resample; no empty block comes out."""
-    buffer = np.empty((max(1024, _BLOCK_FRAMES * 2 // max(2, track.channels)), track.channels), np.float32)
+def _mono(decoder: Decoder, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
+    """Mix to mono, remove what is not finite, and resample; no block is empty."""
+    buffer = np.empty((max(1024, _BLOCK_FRAMES * 2 // max(2, decoder.channels)), decoder.channels), np.float32)
 
     def blocks() -> Iterator[NDArray[np.float32]]:
-        while n := track.fill(buffer):
+        while n := decoder.fill(buffer):
             yield _finite(_mix(buffer[:n]))
 
-    yield from resample_blocks(blocks(), track.sample_rate, sample_rate)
+    yield from resample_blocks(blocks(), decoder.sample_rate, sample_rate)
 
 
 def _mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -181,17 +174,17 @@ def _mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples without NaN and infinity, which would spread over all that follows, and without absurd loudness."""
-    if not np.dot(samples, samples) <= 1e8 * len(samples):  # also false for NaN; one pass where nothing is wrong
+    """Samples without NaN and infinity, which the resampler would spread over all that follows, and within 1e6."""
+    if not np.dot(samples, samples) <= 1e8 * len(samples):  # also for NaN; one pass over samples that are in order
         np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        np.clip(samples, -1e6, 1e6, out=samples)  # float files scaled to 16 or 24 bit integers stay as they are
+        np.clip(samples, -1e6, 1e6, out=samples)  # keeps float files that are scaled to 16 or 24 bit integers
     return samples
 
 
 def _in_time(
     blocks: Generator[NDArray[np.float32], None, None], path: str, limit_s: float | None, deadline: float | None
 ) -> Generator[NDArray[np.float32], None, None]:
-    """The same blocks; an error once the time is over."""
+    """The same blocks; `AudioError` once the time is over."""
     for block in blocks:
         if deadline is not None and time.monotonic() > deadline:
             break

@@ -1,4 +1,8 @@
-"""The decoder for every other format, and for damaged files: ffmpeg, in a process of its own."""
+"""The decoder for every other format, and for damaged files: ffmpeg, in a process of its own.
+
+The program is the one that imageio-ffmpeg installs. It gets a descriptor that we opened, never a name, and may use no
+other protocol, so that no playlist, whatever it is called, makes it open another file.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,10 @@ from pipeline.audio.decoder import CannotDecode, Decoder, Unreadable, clean_mess
 from pipeline.audio.formats import has_xing
 
 _FFMPEG_MEMORY = 2 << 30  # bytes of address space; it takes 0.6 GiB on ordinary files
-_INTRODUCTION_S = 5.0  # for ffmpeg's words on a file to arrive once its samples have; it takes milliseconds
+_DESCRIPTION_S = 5.0  # to wait for ffmpeg's description of a file once samples have come; it takes milliseconds
 _FFMPEG_CPU_S = 3600  # when the caller sets no limit: an orphan that spins ends by itself
 
-# Names of ffmpeg's demuxers. What reads a list of other files (hls, concat, dash, image2, rtsp ...) is not among them.
+# ffmpeg's demuxers that it may use: none that reads a list of other files (hls, concat, dash, image2, rtsp ...).
 _DEMUXERS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,iff,dts,dtshd,eac3,flac,flv,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,"
     "mpegts,nistsphere,ogg,oma,rm,tak,truehd,tta,voc,w64,wav,webm,wv,xwma"
@@ -34,25 +38,33 @@ _DEMUXERS = (
 
 
 class FfmpegDecoder(Decoder, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # audioread has no types
-    """audioread's ffmpeg backend, with what reading strangers' files by the million needs.
+    """audioread's ffmpeg backend, changed for untrusted files by the million.
 
-    Kept of audioread: the process as an object that is closed, and how it is closed. Changed: what ffmpeg may open,
-    32 bit floats in a WAV stream that names its own rate and channels (audioread reads them from stderr, where it
-    takes "quad" for mono), reads that wait for the consumer instead of a queue without bound, the return code,
-    limits of time and memory.
+    Kept of audioread: an object that owns the process, and how the process is ended. Changed:
 
-    ffmpeg dies with us: its output is a pipe to this process, and a write to it fails when we are gone; one that spins
+    - what ffmpeg may open;
+    - 32 bit floats in a WAV stream, whose header gives rate and channels (audioread reads them from stderr, and takes
+      "quad" for mono);
+    - reads that wait for the consumer, in place of a queue without bound;
+    - the return code is checked;
+    - limits of time and memory.
+
+    ffmpeg ends with this process: its output is a pipe, and a write to it fails when nobody reads. An ffmpeg that loops
     without writing ends at its limit of CPU time. A death signal (``PR_SET_PDEATHSIG``) would need code between fork
     and exec, which is not safe in the threads of a Dask worker.
     """
 
-    decoder = "ffmpeg"
+    name = "ffmpeg"
+
+    @classmethod
+    def accepts(cls, fd: int, size: int, kind: str) -> bool:
+        return True
 
     def __init__(self, fd: int, size: int, kind: str, deadline: float | None) -> None:
         command = [_ffmpeg(), "-hide_banner", "-nostdin", "-nostats", "-threads", "1"]
         command += ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS, "-fd", str(fd), "-i", "fd:"]
         command += ["-map", "0:a:0", "-c:a", "pcm_f32le", "-map_metadata", "-1", "-bitexact", "-f", "wav", "pipe:1"]
-        # FFREPORT would make it write a file, the others colour the words that are read below.
+        # FFREPORT would make it write a file, the others would colour the messages that are read below.
         left_out = ("FFREPORT", "AV_LOG_FORCE_COLOR", "AV_LOG_FORCE_256COLOR")
         environment = {name: value for name, value in os.environ.items() if name not in left_out}
         try:
@@ -77,7 +89,7 @@ class FfmpegDecoder(Decoder, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # au
         try:
             self._read_header()
             self.check_shape()
-            self.stderr_reader.introduced.wait(_INTRODUCTION_S)  # the samples may come before the words are read
+            self.stderr_reader.described.wait(_DESCRIPTION_S)  # samples may come first
             if any(_PROTECTED.search(line) for line in self.stderr_reader.first):
                 raise Unreadable("protected against copying (DRM)")
         except CannotDecode:
@@ -105,22 +117,22 @@ class FfmpegDecoder(Decoder, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # au
         return bytes(got)
 
     def _declared(self, fd: int, kind: str) -> float | None:
-        words = " ".join(self.stderr_reader.first)
-        found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", words)
-        if found is None or "Estimating duration from bitrate" in words or (kind == "mp3" and not has_xing(fd)):
+        messages = " ".join(self.stderr_reader.first)
+        found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", messages)
+        if found is None or "Estimating duration from bitrate" in messages or (kind == "mp3" and not has_xing(fd)):
             return None
         return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
 
     def fill(self, buffer: NDArray[np.float32]) -> int:
         if self.ended:
             return 0
-        room = memoryview(buffer.data).cast("B")
+        space = memoryview(buffer.data).cast("B")
         n = 0
-        while n < len(room) and (k := self._pipe.readinto(room[n:])):
+        while n < len(space) and (k := self._pipe.readinto(space[n:])):
             n += k
         frames = n // (4 * self.channels)
         self.frames += frames
-        if n < len(room):
+        if n < len(space):
             self.ended = True
             self.complete = self.proc.wait() == 0
             if not self.complete:
@@ -129,7 +141,7 @@ class FfmpegDecoder(Decoder, ffdec.FFmpegAudioFile):  # type: ignore[misc]  # au
         return frames
 
     def close(self) -> None:
-        watchdog: threading.Timer | None = getattr(self, "_watchdog", None)  # audioread's __del__ comes here too
+        watchdog: threading.Timer | None = getattr(self, "_watchdog", None)  # audioread's __del__ calls this too
         if watchdog is not None:
             watchdog.cancel()
         super(Decoder, self).close()  # audioread's: kills, waits, joins, closes the pipes
@@ -144,7 +156,7 @@ class _StderrReader(threading.Thread):
     def __init__(self, pipe: IO[bytes]) -> None:
         super().__init__(daemon=True)
         self._pipe = pipe
-        self.introduced = threading.Event()  # ffmpeg has said what it found in the file
+        self.described = threading.Event()  # ffmpeg has described the file
         self.first: list[str] = []
         self.last: deque[str] = deque(maxlen=20)
 
@@ -159,12 +171,12 @@ class _StderrReader(threading.Thread):
                     self.first.append(text)
                 self.last.append(text)
                 if text.startswith("Stream mapping:"):
-                    self.introduced.set()
+                    self.described.set()
         self.last.append(rest.decode("utf-8", "replace"))
-        self.introduced.set()
+        self.described.set()
 
     def reason(self) -> str:
-        """The line that says most about why ffmpeg gave up."""
+        """Why ffmpeg gave up, from the most telling line."""
         lines = [line for line in (clean_message(line) for line in [*self.first, *self.last]) if line]
         for pattern, reason in _REASONS:
             if any(pattern in line for line in lines):
@@ -172,9 +184,9 @@ class _StderrReader(threading.Thread):
         for line in lines:
             if unclear := re.search(r"Could not find codec parameters for stream \d+ \(Audio: .*\): (.+)", line):
                 return f"its header does not describe the audio: {unclear[1]}"
-        blame = re.compile(r"error|invalid|not found|failed|unsupported|could not", re.IGNORECASE)
-        wrong = [line for line in lines if blame.search(line) and "Error opening output" not in line]
-        return f"ffmpeg: {wrong[-1]}" if wrong else "ffmpeg ended early"
+        error = re.compile(r"error|invalid|not found|failed|unsupported|could not", re.IGNORECASE)
+        errors = [line for line in lines if error.search(line) and "Error opening output" not in line]
+        return f"ffmpeg: {errors[-1]}" if errors else "ffmpeg ended early"
 
 
 _REASONS = [
@@ -192,7 +204,7 @@ _REASONS = [
 
 @lru_cache(maxsize=1)
 def _ffmpeg() -> str:
-    import imageio_ffmpeg  # starts ffmpeg once to see whether it runs
+    import imageio_ffmpeg  # starts ffmpeg once, to check that it runs
 
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())

@@ -1,4 +1,4 @@
-"""Audio formats: file name suffixes, and what a file is by its first bytes."""
+"""Audio formats: file name suffixes, what a file is by its first bytes, and what its header promises."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ _AUDIO = "aac ac3 aif aifc aiff amr ape asf au caf dsf dts eac3 flac m4a m4b m4p
 _AUDIO += " ra rf64 snd spx tak tta voc w64 wav wave weba wma wv"
 _VIDEO = "3g2 3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv rm ts vob webm wmv"
 SUFFIXES = frozenset("." + word for word in f"{_AUDIO} {_VIDEO}".split())
-"""Names that a walk over folders takes for audio, or for video with sound."""
+"""Suffixes of audio files and of video with sound: the files that a search of folders takes."""
 
-_MAGIC = [  # (offset, bytes, what it is); "other" is audio that only ffmpeg reads
+NOT_AUDIO = {
+    "empty": "the file is empty",
+    "playlist": "a playlist, not audio; give the files that it lists",
+    "text": "text, not audio",
+}
+"""Kinds that no decoder is tried on, with the reason for the user."""
+
+_MAGIC = [  # (offset, bytes, kind); "other" stands for all kinds that no decoder tells apart
     (0, b"RIFF....WAVE", "wav"),
     (0, b"RF64....WAVE", "wav"),
     (0, b"FORM....AIF[FC]", "aiff"),
@@ -47,7 +54,7 @@ def is_audio(path: str) -> bool:
         If the file cannot be opened or is no regular file.
     """
     with open_regular(path) as (fd, size):
-        return kind_of(fd, size) in ("wav", "aiff", "flac", "mp3", "ogg", "opus", "other")
+        return kind_of(fd, size) not in {*NOT_AUDIO, "unknown"}
 
 
 def pread(fd: int, n: int, offset: int) -> bytes:
@@ -74,24 +81,23 @@ def after_id3(fd: int) -> int:
 
 
 def kind_of(fd: int, size: int) -> str:
-    """What a file is by its first bytes: a format, "empty", "playlist", "text" or "unknown"."""
+    """What a file is by its first bytes, behind any ID3 tags: a kind of audio, one of `NOT_AUDIO`, or "unknown"."""
     if size == 0:
         return "empty"
     offset = after_id3(fd)
     head = pread(fd, 512, offset)
     for at, sign, kind in _SIGNS:
         if sign.match(head, at):
-            # libsndfile takes an ID3 tag only before MP3
-            return "other" if offset and kind in ("wav", "aiff", "flac", "ogg", "opus") else kind
+            return kind
     if offset:
         return "mp3" if len(head) > 0 else "other"
     return "text" if head.isascii() and not re.search(rb"[\x00-\x08\x0e-\x1a\x7f]", head) else "unknown"
 
 
 def riff_frames(fd: int, size: int, frame_bytes: int, big: bool) -> int | None:
-    """Frames that a WAV's or AIFF's data chunk promises (libsndfile tells only those that are there).
+    """Frames that the data chunk of a WAV or AIFF promises (libsndfile gives only those that are there).
 
-    None when there is no such promise: a writer to a pipe cannot know the length and writes 0 or the largest number.
+    None when there is no promise: a writer to a pipe cannot know the length, and writes 0 or the largest number.
     """
     offset, rf64_bytes = 12, None
     for _ in range(1000):
@@ -110,6 +116,6 @@ def riff_frames(fd: int, size: int, frame_bytes: int, big: bool) -> int | None:
 
 
 def has_xing(fd: int) -> bool:
-    """Whether an MP3's first frame tells the length; without it a decoder's "length" is a guess from the bit rate."""
+    """Whether an MP3's first frame gives the length; without it a decoder guesses the length from the bit rate."""
     head = pread(fd, 4096, after_id3(fd))
     return any(word in head for word in (b"Xing", b"Info", b"VBRI"))

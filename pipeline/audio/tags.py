@@ -14,13 +14,13 @@ from pipeline.paths import open_regular, printable_path
 
 log = logging.getLogger(__name__)
 
-_TAG_CHARACTERS = 500  # longer titles are somebody's attack, or a mistake
-_TAG_BYTES = 1 << 16  # of one ID3 frame, before and after decompression; longer ones are passed over
+_TAG_CHARACTERS = 500  # longer titles are an attack or a mistake
+_TAG_BYTES = 1 << 16  # of one ID3 frame, before and after decompression; longer frames are skipped
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What a file says of itself; None where it says nothing. Strangers' text, at most 500 characters each."""
+    """A file's tags, None where it has none: untrusted text of at most 500 characters each."""
 
     title: str | None = None
     artist: str | None = None
@@ -30,8 +30,8 @@ class Tags:
 def read_tags(path: str) -> Tags:
     """Title, artist and album of a local file.
 
-    Nothing in a file makes this fail: tags that cannot be read are None. Line breaks, terminal escapes and the like
-    are kept, since they are what the file says; whoever shows them must quote them.
+    No file makes this fail: tags that cannot be read are None. Line breaks, terminal escapes and the like are kept as
+    the file has them; code that prints them must quote them.
     """
     try:
         with open_regular(path) as (fd, _), open(fd, "rb", closefd=False) as file:
@@ -41,7 +41,7 @@ def read_tags(path: str) -> Tags:
             else:
                 found = _mutagen(file)
             return found if found != Tags() else _id3v1(file)
-    except Exception as error:  # every parser of every format has its own; a song is worth more than its title
+    except Exception as error:  # each parser raises its own; a song without a title is still a song
         log.debug("%s: tags unreadable: %s", printable_path(path), error)
         return Tags()
 
@@ -53,24 +53,24 @@ _ALBUM = ("album", "\xa9alb", "WM/AlbumTitle", "Album")
 
 
 def _mutagen(file: IO[bytes]) -> Tags:
-    """What mutagen reads, in every format but those with ID3.
+    """Read the tags of every format but those with ID3, with mutagen.
 
-    Its ID3 reader decompresses frames without a bound and takes quadratic time over a text of NULs: a file of 200 kB
-    keeps it busy for hours and takes gigabytes. So ID3 is read here.
+    mutagen's ID3 reader decompresses frames without a bound and takes quadratic time over a text of NULs: a file of
+    200 kB takes hours and gigabytes. So ID3 is read here.
     """
-    import mutagen  # 30 ms that identifying a clip need not pay
+    import mutagen  # 30 ms that identifying a clip does not pay
     from mutagen import asf, flac, monkeysaudio, mp4, musepack, oggflac, oggopus, oggvorbis, wavpack
 
     file.seek(0)
     kinds = [flac.FLAC, oggvorbis.OggVorbis, oggopus.OggOpus, oggflac.OggFLAC, mp4.MP4, asf.ASF]
-    held = mutagen.File(file, options=[*kinds, monkeysaudio.MonkeysAudio, musepack.Musepack, wavpack.WavPack])
+    parsed = mutagen.File(file, options=[*kinds, monkeysaudio.MonkeysAudio, musepack.Musepack, wavpack.WavPack])
 
     def first(names: Sequence[str]) -> str | None:
         for name in names:
             try:
-                value = held[name]
+                value = parsed[name]
                 return _bounded(str(value[0] if isinstance(value, list) else value))
-            except Exception:  # a missing key, and whatever odd values do
+            except Exception:  # a missing key, and whatever odd values raise
                 continue
         return None
 
@@ -139,7 +139,7 @@ def _id3(file: IO[bytes], start: int) -> Tags:
             break  # padding
         length = int.from_bytes(word, "big")
         if version == 4 and _follows(file, at + header + _synchsafe(word), end):
-            length = _synchsafe(word)  # else as an old iTunes wrote it
+            length = _synchsafe(word)  # else plain bytes, as an old iTunes wrote it
         if name in _FRAMES and length <= _TAG_BYTES and _FRAMES[name] not in found:
             file.seek(at + header)
             text = _text(file.read(length), frame[9] if version > 2 else 0, version)

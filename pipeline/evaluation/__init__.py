@@ -1,1 +1,1 @@
-"""Recall and false positives on the user's own music."""
+"""Recall and false positives, measured on the user's own music."""

@@ -1,4 +1,4 @@
-"""Test conditions: clips cut from songs and degraded by codecs, rooms, noise and speed."""
+"""Test conditions: clips are cut from songs and degraded by a codec, room acoustics, noise or another speed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pipeline.simulation import acoustics, encoding
 CONDITIONS = ("clean", "codec", "room10", "room0", "noise10", "noise0", "speed2")
 CONDITION = re.compile(r"clean|codec|(room|noise)-?\d{1,2}|speed1?\d")
 LENGTHS_S = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0)
-LONGEST_CLIP_S = 15.0  # a longer one is a recording, which is asked in another way
+LONGEST_CLIP_S = 15.0  # longer clips are recordings, which `identify` searches in another way
 
-# Clips are made at a CD's rate: noise above what a fingerprint looks at counts in a signal to noise ratio too, and a
-# codec that need not keep it would have bits to spare.
+# Clips are made at the rate of a CD: noise above the band of a fingerprint counts in a signal to noise ratio too, and a
+# codec that had no such band to keep would have more bits for the rest.
 RATE = 44100
-LEAD_S = 1.0  # heard before the clip begins, so that the room already rings
+LEAD_S = 1.0  # played before the clip begins, so that the room already reverberates
 EDGE_S = 10.0  # music fades in and out: no clip is from there if the song is long enough
-QUIET = 0.01  # root mean square of what is silence, and no fair question
-MOST_S = 900.0  # of a song or a recording of noise, so that a mix of hours fits into memory
-ROOMS = 24
-BED_S, LAYERS = 60.0, 6  # a bed of noise: so many recordings at once, so that it is never silent
+QUIET = 0.01  # root mean square below which a span is silence, and makes no clip
+LONGEST_READ_S = 900.0  # of a song or a recording of noise, so that a mix of hours fits into memory
+N_ROOMS = 24
+NOISE_S, NOISE_LAYERS = 60.0, 6  # of the mixed noise: so many recordings at once, so that it is never silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,14 @@ class Plan:
     lengths_s
         Seconds of a clip, above 0, at most `LONGEST_CLIP_S`.
     songs
-        At most so many songs are drawn; each gives one clip of each kind.
+        At most so many songs are drawn; each gives one clip for each condition and length.
     seed
-        Everything drawn follows from it.
+        Fixes everything that is drawn.
 
     Raises
     ------
     ParameterError
-        If a condition or a length is none of these.
+        If a condition is unknown, or a length is out of range.
     """
 
     conditions: tuple[str, ...] = CONDITIONS
@@ -71,7 +71,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Where clips are heard.
+    """The rooms and the noise in which clips are recorded.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Surroundings:
     noise
         ``(n,)`` float32 at `RATE`, longer than any clip, root mean square 1; each clip draws a span.
     simulator, source
-        How the rooms and the noise were made, in words.
+        How the rooms and the noise were made, for the user.
     """
 
     rooms: tuple[NDArray[np.float32], ...]
@@ -89,13 +89,32 @@ class Surroundings:
     source: str
 
 
-def surroundings(noise_paths: Sequence[str] = (), seed: int = 1) -> Surroundings:
-    """Rooms and a bed of noise.
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A degraded clip, and its place in its song.
+
+    Parameters
+    ----------
+    start_s
+        Where the clip begins in the song.
+    samples
+        ``(n,)`` float32 at `RATE`, about `length_s` long.
+    """
+
+    condition: str
+    length_s: float
+    start_s: float
+    samples: NDArray[np.float32]
+
+
+def make_surroundings(noise_paths: Sequence[str] = (), seed: int = 1) -> Surroundings:
+    """Simulate rooms, and mix noise.
 
     Parameters
     ----------
     noise_paths
-        Recordings of noise, six of which sound at a time; voices are synthesised without any. Pink noise lies below.
+        Recordings of noise, `NOISE_LAYERS` of which play at a time. Without any, voices are synthesised. Pink noise is
+        added to both.
 
     Raises
     ------
@@ -104,22 +123,22 @@ def surroundings(noise_paths: Sequence[str] = (), seed: int = 1) -> Surroundings
     """
     rng = np.random.default_rng([seed, 0])
     simulator = acoustics.room_simulator()
-    rooms = tuple(acoustics.room(rng, RATE, simulator is not None) for _ in range(ROOMS))
-    n_samples = round(BED_S * RATE)
+    rooms = tuple(acoustics.room(rng, RATE, simulator is not None) for _ in range(N_ROOMS))
+    n_samples = round(NOISE_S * RATE)
     entries = catalog.walk(noise_paths) if noise_paths else []
-    noise = _layers(entries, n_samples, rng) if entries else _level(acoustics.babble(n_samples, rng, RATE))
+    noise = _mix_layers(entries, n_samples, rng) if entries else _normalise(acoustics.babble(n_samples, rng, RATE))
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     pink = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), n_samples)
-    noise = _level(noise + np.float32(0.5) * _level(pink.astype(np.float32)))
-    source = f"{len(entries)} recordings in {LAYERS} layers" if entries else "voices by formula"
+    noise = _normalise(noise + np.float32(0.5) * _normalise(pink.astype(np.float32)))
+    source = f"{len(entries)} recordings in {NOISE_LAYERS} layers" if entries else "voices by formula"
     return Surroundings(rooms, noise, simulator or "formula", f"{source}, over pink noise")
 
 
-def _layers(entries: Sequence[catalog.Entry], n_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Recordings one after another, in several layers, each in turn louder or quieter."""
-    bed = np.zeros(n_samples, np.float32)
+def _mix_layers(entries: Sequence[catalog.Entry], n_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Recordings one after another, at random levels, in several layers that are added."""
+    mixed = np.zeros(n_samples, np.float32)
     usable = list(entries)
-    for _ in range(LAYERS):
+    for _ in range(NOISE_LAYERS):
         layer = np.zeros(n_samples, np.float32)
         place = 0
         while place < n_samples:
@@ -128,34 +147,37 @@ def _layers(entries: Sequence[catalog.Entry], n_samples: int, rng: np.random.Gen
             entry = usable[int(rng.integers(len(usable)))]
             try:
                 with catalog.local_copy(entry.path) as local:
-                    samples, _ = decoding.read(local, RATE, stop_s=MOST_S)
+                    samples, _ = decoding.read(local, RATE, stop_s=LONGEST_READ_S)
             except (AudioError, CatalogError):
                 samples = np.zeros(0, np.float32)
             if len(samples) < RATE // 100 or not samples.any():
                 usable.remove(entry)
                 continue
             start = int(rng.integers(max(len(samples) - n_samples, 0) + 1))
-            samples = _level(samples[start : start + n_samples])[: n_samples - place]
+            samples = _normalise(samples[start : start + n_samples])[: n_samples - place]
             layer[place : place + len(samples)] = np.float32(rng.uniform(0.3, 1.0)) * samples
             place += len(samples)
-        bed += np.roll(layer, int(rng.integers(n_samples)))  # else few recordings would pause all at once
-    return bed
+        mixed += np.roll(layer, int(rng.integers(n_samples)))  # otherwise few recordings would pause at the same time
+    return mixed
 
 
-def off_speed(condition: str) -> float:
-    """Percent of speed that must be searched: one more than the clip is off."""
-    return float(condition.removeprefix("speed")) + 1 if condition.startswith("speed") else 0.0
+def speed_range(condition: str) -> float:
+    """Percent of speed that a query must search to find clips of a condition: one more than they are off."""
+    return _percent(condition) + 1 if condition.startswith("speed") else 0.0
+
+
+def _percent(condition: str) -> float:
+    return float(condition.removeprefix("speed")) if condition.startswith("speed") else 0.0
 
 
 def cut_clips(
-    samples: NDArray[np.float32], plan: Plan, around: Surroundings, rng: np.random.Generator
-) -> Iterator[tuple[str, float, float, NDArray[np.float32]]]:
-    """Condition, length, start in the song and samples of each clip of one song."""
+    samples: NDArray[np.float32], plan: Plan, surroundings: Surroundings, rng: np.random.Generator
+) -> Iterator[Clip]:
+    """The clips of one song: one for each condition and length, where the song is long and loud enough."""
     lead, edge = round(LEAD_S * RATE), round(EDGE_S * RATE)
     for condition in plan.conditions:
         for length_s in plan.lengths_s:
-            percent = float(condition.removeprefix("speed")) if condition.startswith("speed") else 0.0
-            speed = 1 + percent / 100 * float(rng.choice([-1, 1]))
+            speed = 1 + _percent(condition) / 100 * float(rng.choice([-1, 1]))
             size = round(length_s * speed * RATE)
             first, last = edge, len(samples) - edge - size
             if last < first:
@@ -167,20 +189,20 @@ def cut_clips(
             start = int(next(loud, -1))
             if start >= 0:
                 part = samples[start - lead : start + size]
-                yield condition, length_s, start / RATE, degrade(part, condition, speed, around, rng)
+                yield Clip(condition, length_s, start / RATE, degrade(part, condition, speed, surroundings, rng))
 
 
 def degrade(
-    samples: NDArray[np.float32], condition: str, speed: float, around: Surroundings, rng: np.random.Generator
+    samples: NDArray[np.float32], condition: str, speed: float, surroundings: Surroundings, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """What a clip sounds like under one of the conditions of a `Plan`.
+    """Treat a clip as one of the conditions of a `Plan` says.
 
     Parameters
     ----------
     samples
-        ``(n,)`` float32 at `RATE`, of which the first `LEAD_S` were heard before the clip begins.
+        ``(n,)`` float32 at `RATE`; the first `LEAD_S` are played before the clip begins, and are not part of it.
     speed
-        At which it is played where the condition is one of speed.
+        At which the clip is played if the condition is ``speed…``.
     """
     clip = samples[round(LEAD_S * RATE) :]
     if condition == "clean":
@@ -192,9 +214,9 @@ def degrade(
     if condition.startswith("room"):
         band_hz = (rng.uniform(120, 300), rng.uniform(6000, 9000))
         played = acoustics.loudspeaker(samples, RATE, band_hz)
-        clip = acoustics.convolve(played, around.rooms[int(rng.integers(len(around.rooms)))])[-len(clip) :]
-    start = int(rng.integers(len(around.noise) - len(clip)))
-    noise = around.noise[start : start + len(clip)]
+        clip = acoustics.convolve(played, surroundings.rooms[int(rng.integers(len(surroundings.rooms)))])[-len(clip) :]
+    start = int(rng.integers(len(surroundings.noise) - len(clip)))
+    noise = surroundings.noise[start : start + len(clip)]
     snr_db = float(condition.removeprefix("room").removeprefix("noise"))
     mixed: NDArray[np.float32] = clip + noise * (_rms(clip) / _rms(noise) * np.float32(10 ** (-snr_db / 20)))
     return mixed
@@ -212,5 +234,5 @@ def _rms(samples: NDArray[np.float32]) -> np.float32:
     return np.float32(np.sqrt(np.mean(samples**2)) + 1e-9)
 
 
-def _level(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalise(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples / _rms(samples)

@@ -1,7 +1,7 @@
-"""The accuracy tables of the original article, and more, on the user's own music.
+"""The experiment of `songprint evaluate`: clips of the user's own songs are degraded and identified.
 
-Clips are cut from the songs, degraded, and asked for: as they are, and once more with their own song hidden from the
-library, which makes them strangers. Everything follows from the seed. The tables are made from one row per clip.
+Each clip is identified twice: in the whole library, and in the library without its song, where it is an out-of-library
+clip. The seed fixes everything that is drawn. `pipeline.evaluation.metrics` makes the tables from the rows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import catalog
-from pipeline.audio import decoding, resampling
-from pipeline.duplicates import COMMON, ONE_SOUND, compare, kind
+from pipeline.audio import decoding
+from pipeline.audio.resampling import resample_blocks
+from pipeline.duplicates import classify, find_spans
 from pipeline.errors import AudioError, CatalogError
-from pipeline.evaluation.conditions import MOST_S, RATE, Plan, Surroundings, cut_clips, off_speed
+from pipeline.evaluation.conditions import LONGEST_READ_S, RATE, Plan, Surroundings, cut_clips, speed_range
 from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.search import recognise
+from pipeline.matching.search import find_matches
 from pipeline.matching.types import Library, Match, Query, Shard
 from pipeline.store import Snapshot
 
@@ -38,7 +39,7 @@ ROWS = pa.schema(
         ("condition", pa.string()),
         ("length_s", pa.float64()),
         ("hidden", pa.bool_()),
-        ("outcome", pa.string()),  # right, wrong, unknown, or copy: a hidden song's recording, in the library once more
+        ("outcome", pa.string()),  # right, wrong, unknown, or copy: another song with the recording of a hidden one
         ("named", pa.string()),  # path of the song that was named
         ("confidence", pa.float64()),
         ("start_error_s", pa.float64()),
@@ -48,8 +49,8 @@ ROWS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class _ShardWithout:
-    """A shard in which one song does not count."""
+class ShardWithoutSong:
+    """A shard without one of its songs."""
 
     shard: Shard
     song_id: int
@@ -59,32 +60,32 @@ class _ShardWithout:
         return self.shard.find(hashes)
 
     def locate(self, position: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """As the shard has them, without the song."""
+        """As the shard has them, with song id 0 for the song."""
         song_id, offset = self.shard.locate(position)
         return np.where(song_id == self.song_id, np.int32(0), song_id), offset
 
 
 @dataclass(frozen=True, slots=True)
-class Without:
-    """A library from which one song is hidden."""
+class LibraryWithoutSong:
+    """A library without one of its songs, for out-of-library clips."""
 
     library: Library
     song_id: int
 
     @property
     def settings(self) -> Settings:
-        """Of the library."""
+        """The library's settings."""
         return self.library.settings
 
     @property
     def n_songs(self) -> int:
-        """One fewer."""
+        """One fewer than in the library."""
         return self.library.n_songs - 1
 
     @property
     def shards(self) -> Sequence[Shard]:
         """Those of the library, with the other songs."""
-        return [_ShardWithout(shard, self.song_id) for shard in self.library.shards]
+        return [ShardWithoutSong(shard, self.song_id) for shard in self.library.shards]
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As the library has them."""
@@ -96,20 +97,22 @@ def evaluate(
     snapshot: Snapshot,
     query: Query,
     plan: Plan,
-    around: Surroundings,
+    surroundings: Surroundings,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pa.Table:
-    """Cut, degrade and ask.
+    """Cut clips, degrade them, and identify them.
 
     Parameters
     ----------
     paths
-        The user's songs; those that the store does not have are asked as strangers.
+        The user's songs; clips of songs that the store does not have are out-of-library clips only.
+    progress
+        Called with the songs that are done, and how many there are.
 
     Returns
     -------
     pyarrow.Table
-        One row per clip and asking, in the schema `ROWS`.
+        One row per trial, in the schema `ROWS`.
 
     Raises
     ------
@@ -122,29 +125,28 @@ def evaluate(
     entries = catalog.walk(paths)
     drawn = [entries[place] for place in sorted(rng.permutation(len(entries))[: plan.songs])]
     rows: list[dict[str, object]] = []
-    _ask(around.noise[:RATE], snapshot, query)  # opens the store's files, which is not the first clip's cost
+    _identify(surroundings.noise[:RATE], snapshot, query)  # opens the store's files, which no clip is to pay
     for done, entry in enumerate(drawn):
         progress(done, len(drawn))
         try:
             with catalog.local_copy(entry.path) as local:
                 song_id = known.get(catalog.digest(local))
-                samples, _ = decoding.read(local, RATE, stop_s=MOST_S)
+                samples, _ = decoding.read(local, RATE, stop_s=LONGEST_READ_S)
         except (AudioError, CatalogError) as error:
             log.warning("%s", error)
             continue
-        asked: list[Asked] = []
-        for condition, length_s, start_s, heard in cut_clips(samples, plan, around, rng):
-            clip = np.concatenate([*resampling.resample_blocks([heard], RATE, snapshot.settings.sample_rate)])
-            limits = dataclasses.replace(query, speed_range=max(query.speed_range, off_speed(condition)))
-            libraries: list[Library] = [snapshot]
+        trials: list[Trial] = []
+        for clip in cut_clips(samples, plan, surroundings, rng):
+            resampled = np.concatenate([*resample_blocks([clip.samples], RATE, snapshot.settings.sample_rate)])
+            widened = dataclasses.replace(query, speed_range=max(query.speed_range, speed_range(clip.condition)))
+            libraries: list[tuple[Library, bool]] = [(snapshot, song_id is None)]
             if song_id is not None:
-                libraries.append(Without(snapshot, song_id))
-            for place, library in enumerate(libraries):
-                best, match_s = _ask(clip, library, limits)
-                hidden = song_id is None or place == 1
-                asked.append(Asked(condition, length_s, hidden, start_s, best, match_s))
-        copies = _copies(asked, song_id, snapshot, songs)
-        rows += [{"clip": entry.path} | _row(one, song_id, copies, songs) for one in asked]
+                libraries.append((LibraryWithoutSong(snapshot, song_id), True))
+            for library, hidden in libraries:
+                best, match_s = _identify(resampled, library, widened)
+                trials.append(Trial(clip.condition, clip.length_s, hidden, clip.start_s, best, match_s))
+        copies = _copies(trials, song_id, snapshot, songs)
+        rows += [{"clip": entry.path} | _row(trial, song_id, copies, songs) for trial in trials]
     progress(len(drawn), len(drawn))
     if not rows:
         raise CatalogError(f"{paths[0]}: no clip could be cut: the songs are shorter than the clips, silent, or broken")
@@ -152,8 +154,20 @@ def evaluate(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One clip and its best answer; `start_s` is where it truly is in its song."""
+class Trial:
+    """One clip, identified once.
+
+    Parameters
+    ----------
+    hidden
+        Whether the library has no song of this clip.
+    start_s
+        Where the clip truly begins in its song.
+    best
+        The match with most votes, None if there is none.
+    match_s
+        Seconds that it took, decoding excluded.
+    """
 
     condition: str
     length_s: float
@@ -163,10 +177,10 @@ class Asked:
     match_s: float
 
 
-def _ask(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, float]:
+def _identify(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, float]:
     """The match with most votes, and the seconds that it took."""
     started = time.perf_counter()
-    matches = recognise([clip], library, query)[0]
+    matches = find_matches([clip], library, query)[0]
     return max(matches, key=lambda match: match.votes, default=None), time.perf_counter() - started
 
 
@@ -176,37 +190,36 @@ def _song_start_s(match: Match) -> float:
 
 
 def _copies(
-    asked: Sequence[Asked], song_id: int | None, snapshot: Snapshot, songs: Mapping[int, Mapping[str, Any]]
+    trials: Sequence[Trial], song_id: int | None, snapshot: Snapshot, songs: Mapping[int, Mapping[str, Any]]
 ) -> set[int]:
-    """Of the songs named instead of one, those that hold the same recording, by the rules of `duplicates`.
+    """Songs that were named in place of another one and hold the same recording, by the rules of `duplicates`.
 
-    They are compared at the distances of the answers; what is a copy at one is a copy, since music repeats itself.
+    Two songs are compared at the distance of each match. A song that is a copy at one distance is a copy at all, since
+    music repeats itself.
     """
     copies: set[int] = set()
     frame_s = snapshot.settings.frame_s
-    for one in asked:
-        if song_id is None or one.best is None or one.best.song_id in {song_id, *copies}:
+    for trial in trials:
+        if song_id is None or trial.best is None or trial.best.song_id in {song_id, *copies}:
             continue
-        other = one.best.song_id
+        other = trial.best.song_id
         peaks = snapshot.constellations([song_id, other])
-        distance = round((_song_start_s(one.best) - one.start_s) / frame_s)
-        spans = compare(peaks[song_id], peaks[other], [distance - 1], frame_s)
-        if spans:
-            what = kind(spans, songs[song_id]["duration_s"], songs[other]["duration_s"])
-            if what != COMMON or max(span.peaks_share for span in spans) >= ONE_SOUND:
-                copies.add(other)
+        distance = round((_song_start_s(trial.best) - trial.start_s) / frame_s)
+        spans = find_spans(peaks[song_id], peaks[other], [distance - 1], frame_s)
+        if classify(spans, songs[song_id]["duration_s"], songs[other]["duration_s"]) is not None:
+            copies.add(other)
     return copies
 
 
 def _row(
-    one: Asked, song_id: int | None, copies: set[int], songs: Mapping[int, Mapping[str, Any]]
+    trial: Trial, song_id: int | None, copies: set[int], songs: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(one, name) for name in ("condition", "length_s", "hidden", "match_s")}
-    if one.best is None:
+    row: dict[str, object] = {name: getattr(trial, name) for name in ("condition", "length_s", "hidden", "match_s")}
+    if trial.best is None:
         return row | {"outcome": "unknown"}
-    row |= {"named": songs[one.best.song_id]["path"], "confidence": one.best.confidence}
-    if one.best.song_id == song_id:
-        return row | {"outcome": "right", "start_error_s": abs(_song_start_s(one.best) - one.start_s)}
-    if one.best.song_id in copies:
-        return row | {"outcome": "copy" if one.hidden else "right"}
+    row |= {"named": songs[trial.best.song_id]["path"], "confidence": trial.best.confidence}
+    if trial.best.song_id == song_id:
+        return row | {"outcome": "right", "start_error_s": abs(_song_start_s(trial.best) - trial.start_s)}
+    if trial.best.song_id in copies:
+        return row | {"outcome": "copy" if trial.hidden else "right"}
     return row | {"outcome": "wrong"}

@@ -1,4 +1,4 @@
-"""Tables from the rows of an experiment: recall, confidence, timing, storage."""
+"""Tables from the rows of an experiment: recall, false positives, confidence, timing, storage."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pipeline.evaluation.conditions import Plan, Surroundings
 from pipeline.matching.types import Query
 from pipeline.store import Snapshot
 
-BESIDE = pa.schema(
+COMPARISON = pa.schema(
     [("what", pa.string())] + [(name, pa.float64()) for name in ("article", "ours", "ours_low", "ours_high")]
 )
-# 45 songs, played to a laptop's microphone while people talk; matched at three times listening speed.
+# 45 songs, recorded with a laptop's microphone while people talk; matched at three times real time.
 ARTICLE = "the original article: 45 songs, a laptop's microphone, talk (Dejavu's README, 'How well it works')"
 ARTICLE_RECALL = {1.0: 60.0, 2.0: 95.6, 3.0: 97.8, 4.0: 97.8, 5.0: 100.0}
 ARTICLE_MATCH_MS = 1000 / 3
 ARTICLE_SONG_MB = 8.4
 
 
-def described(condition: str) -> str:
+def describe(condition: str) -> str:
     """A condition in words.
 
     Examples
     --------
-    >>> described("room-5")
+    >>> describe("room-5")
     'room, noise at -5 dB'
     """
     kind = condition.rstrip("-0123456789")
@@ -40,61 +40,61 @@ def described(condition: str) -> str:
     }[kind]
 
 
-def made(plan: Plan, around: Surroundings, query: Query) -> pa.Table:
-    """What the figures depend on beside the music."""
-    told = {
-        "rooms": around.simulator,
-        "noise": around.source,
+def provenance(plan: Plan, surroundings: Surroundings, query: Query) -> pa.Table:
+    """What the figures depend on, apart from the music."""
+    how = {
+        "rooms": surroundings.simulator,
+        "noise": surroundings.source,
         "seed": str(plan.seed),
         "songs": f"at most {plan.songs}",
-        "strangers that may be named": f"{query.false_positives:g}",
+        "out-of-library clips that may be named": f"{query.false_positives:g}",
     }
-    return pa.table({"what": list(told), "how": list(told.values())})
+    return pa.table({"what": list(how), "how": list(how.values())})
 
 
 def recall(rows: pa.Table) -> pa.Table:
-    """Right, wrong and unknown answers by condition and length, of clips whose song is in the library."""
+    """Right, wrong and unknown by condition and length, of clips whose song is in the library."""
     frame = _in_order(rows)
     known = frame[~frame.hidden]
     counted = pd.crosstab([known.condition, known.length_s], known.outcome)
     counted = counted.reindex(columns=["right", "wrong", "unknown"], fill_value=0)
     counted["clips"] = counted.sum(axis=1)
-    _share(counted, "right")
+    _add_percent(counted, "right")
     counted = counted.reset_index().astype({"condition": str})
     return pa.Table.from_pandas(counted, preserve_index=False)
 
 
-def strangers(rows: pa.Table) -> pa.Table:
-    """How many clips whose song is not in the library were named, by condition and in all.
+def out_of_library(rows: pa.Table) -> pa.Table:
+    """How many out-of-library clips were named, by condition and in all.
 
-    A hidden song whose recording the library has once more is none of them when it is found there.
+    A clip of a hidden song does not count when it is found in another song that holds the same recording.
     """
     frame = _in_order(rows)
     hidden = frame[frame.hidden]
-    asked = hidden.assign(named=hidden.outcome == "wrong")[hidden.outcome != "copy"]
-    counted = asked.groupby("condition", observed=True).agg(clips=("named", "size"), named=("named", "sum"))
+    foreign = hidden.assign(named=hidden.outcome == "wrong")[hidden.outcome != "copy"]
+    counted = foreign.groupby("condition", observed=True).agg(clips=("named", "size"), named=("named", "sum"))
     counted = counted.reset_index().astype({"condition": str})
-    every = pd.DataFrame({"condition": ["all"], "clips": [len(asked)], "named": [asked.named.sum()]})
-    counted = pd.concat([counted, every], ignore_index=True)
-    _share(counted, "named")
+    total = pd.DataFrame({"condition": ["all"], "clips": [len(foreign)], "named": [foreign.named.sum()]})
+    counted = pd.concat([counted, total], ignore_index=True)
+    _add_percent(counted, "named")
     return pa.Table.from_pandas(counted, preserve_index=False)
 
 
 def _in_order(rows: pa.Table) -> pd.DataFrame:
-    """The rows, with the conditions sorted as they were asked."""
+    """The rows, with the conditions in the order of the plan."""
     frame: pd.DataFrame = rows.to_pandas()
     frame["condition"] = pd.Categorical(frame.condition, frame.condition.unique())
     return frame
 
 
-def _share(counted: pd.DataFrame, what: str) -> None:
-    """Percent of the clips, with its interval, as further columns."""
+def _add_percent(counted: pd.DataFrame, what: str) -> None:
+    """Add columns for the percent of the clips, and its interval."""
     low, high = wilson(counted[what].to_numpy(), counted.clips.to_numpy())
     counted[f"{what}_percent"] = (100 * counted[what] / counted.clips).round(2)
     counted["low_percent"], counted["high_percent"] = (100 * low).round(2), (100 * high).round(2)
 
 
-def answers(rows: pa.Table) -> pd.DataFrame:
+def matches(rows: pa.Table) -> pd.DataFrame:
     """``confidence`` and ``is_right`` of each clip that was named."""
     frame = rows.to_pandas()
     frame = frame[frame.outcome.isin(["right", "wrong"])]
@@ -102,8 +102,8 @@ def answers(rows: pa.Table) -> pd.DataFrame:
 
 
 def reliability(rows: pa.Table) -> pa.Table:
-    """Stated against observed confidence of all answers, in ten bins; those without answers have no figures."""
-    frame = answers(rows)
+    """Stated against observed confidence of all matches, in ten bins; empty bins have no figures."""
+    frame = matches(rows)
     frame["above"] = np.minimum((10 * frame.confidence).astype(int), 9)
     counted = frame.groupby("above").agg(
         answers=("is_right", "size"), right=("is_right", "sum"), stated=("confidence", "mean")
@@ -117,30 +117,30 @@ def reliability(rows: pa.Table) -> pa.Table:
 
 
 def timing(rows: pa.Table) -> pa.Table:
-    """Milliseconds to match a clip by its length, and the line through them: for any clip, and for each second of it.
+    """Milliseconds to match a clip by its length, and a fitted line: so much for any clip, and for each second of it.
 
-    Of clips whose song is in the library, played at its own speed: looking for others takes longer however long a
-    clip is. Decoding is not in it.
+    Only clips whose song is in the library, at the song's own speed: a search for others takes longer whatever the
+    length of the clip. Decoding is excluded.
     """
-    frame = timed(rows)
+    frame = match_times(rows)
     counted = frame.groupby("length_s").agg(clips=("match_ms", "size"), median_ms=("match_ms", "median")).reset_index()
-    fixed, slope = fitted(frame.length_s, frame.match_ms)
+    fixed, slope = fit_line(frame.length_s, frame.match_ms)
     counted["fitted_ms"] = fixed + slope * counted.length_s
     counted["fixed_ms"], counted["per_second_ms"] = fixed, slope
     return pa.Table.from_pandas(counted.round(2), preserve_index=False)
 
 
-def timed(rows: pa.Table) -> pd.DataFrame:
+def match_times(rows: pa.Table) -> pd.DataFrame:
     """Length and milliseconds of the clips that `timing` is about."""
     frame = rows.to_pandas()
     frame = frame[~frame.hidden & ~frame.condition.str.startswith("speed")]
     return pd.DataFrame({"length_s": frame.length_s, "match_ms": 1000 * frame.match_s})
 
 
-def fitted(length_s: ArrayLike, match_ms: ArrayLike) -> tuple[float, float]:
-    """Milliseconds for any clip and for each of its seconds: the least squares line through the medians of the lengths.
+def fit_line(length_s: ArrayLike, match_ms: ArrayLike) -> tuple[float, float]:
+    """Milliseconds for any clip, and for each of its seconds: a least squares line through the medians of the lengths.
 
-    Through the medians, since a clip that is asked densely takes several times as long, and most of those are short.
+    Medians, since a clip that needs the fine search takes several times as long, and most of those clips are short.
     """
     median = pd.Series(np.asarray(match_ms)).groupby(np.asarray(length_s)).median()
     if len(median) < 2:
@@ -165,11 +165,11 @@ def storage(snapshot: Snapshot) -> pa.Table:
     return pa.table({"what": list(sizes), **columns})
 
 
-def beside_the_article(recalled: pa.Table, matched: pa.Table, stored: pa.Table) -> pa.Table:
-    """The three tables of the original article, and ours of `recall`, `timing` and `storage`.
+def compare_with_article(recalled: pa.Table, matched: pa.Table, stored: pa.Table) -> pa.Table:
+    """The figures of the original article, beside those of `recall`, `timing` and `storage`.
 
-    Its noisy microphone stands beside our room with noise at 10 dB. Its songs, noise and computer were others: only
-    the user's own music tells how much of a difference is the method's.
+    Its noisy microphone is compared with a room and noise at 10 dB. Its songs, noise and computer were others, so that
+    not every difference comes from the method.
     """
     ours = {row["length_s"]: row for row in recalled.to_pylist() if row["condition"] == "room10"}
     rows: list[dict[str, object]] = [
@@ -189,7 +189,7 @@ def beside_the_article(recalled: pa.Table, matched: pa.Table, stored: pa.Table) 
     rows.append(
         {"what": "fingerprints, MB a song", "article": ARTICLE_SONG_MB, "ours": stored["mb_per_song"][-1].as_py()}
     )
-    return pa.Table.from_pylist(rows, schema=BESIDE)
+    return pa.Table.from_pylist(rows, schema=COMPARISON)
 
 
 def wilson(right: NDArray[np.int64], clips: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -201,6 +201,7 @@ def wilson(right: NDArray[np.int64], clips: NDArray[np.int64]) -> tuple[NDArray[
     >>> round(float(low[0]), 3), round(float(high[0]), 3)
     (0.915, 0.99)
     """
+    # By hand: scipy's `binomtest` takes one share at a time and no share of nothing, and its import costs 0.5 s.
     z = 1.96
     share = right / clips
     middle = share + z * z / (2 * clips)

@@ -1,17 +1,14 @@
-"""Tasks on Dask workers: the only module that imports Dask, and it only wires.
+"""Tasks on Dask workers: the only module that imports Dask, and it does no arithmetic.
 
-`Cluster` has the verbs of `pipeline.execution.executor.Loop`. A worker that dies loses only the tasks it ran: Dask
-runs them again elsewhere, and gives up on a task that was there at several deaths; that one comes back as `Died`. A
-worker that cannot work for this job (another version, no sight of the files) says so at its first task, which goes to
-another one.
+`DaskExecutor` has the methods of `pipeline.execution.executor.SerialExecutor`. When a worker dies, Dask runs its tasks
+again on another. A task that ran at several deaths comes back as `Died`. A worker that cannot do this job (another
+version of songprint, files that it cannot see) reports so at its first task, which goes to another worker.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import itertools
 import logging
 import os
@@ -20,7 +17,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import dask
@@ -34,53 +30,54 @@ from pipeline.execution.executor import Died, Done, Outcomes
 from pipeline.execution.process import block_pandas_import, interrupts_handled_here, keep_memory
 from pipeline.execution.timeouts import within
 from pipeline.paths import filesystem, is_url
+from pipeline.version import version_with_digest
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# One task runs, one waits with its inputs there: a worker never idles, and little is lost with a scheduler.
+# One task runs and one waits on the worker: it never idles, and few tasks are lost with a scheduler.
 IN_FLIGHT_PER_WORKER = 2
 CONNECT_S = 20
-# A scheduler that is busy answers in milliseconds; one that says nothing for so long is gone.
-LOST_S = 20
-# A file server that takes longer to say whether a file is there hangs.
-LOOK_S = 120
-# How often to look for workers that joined or paused while no task ends, and how often to complain.
-LOOK_EVERY_S = 5
-COMPLAIN_EVERY_S = 60
-# A task is tried again alone before it is blamed, so two deaths are enough to doubt it.
-LOCAL = {"distributed.scheduler.allowed-failures": 1}
-# Dask looks at every worker's stack 100 times a second and keeps what it saw for 1,000 s: 2 to 5 MB for each minute of
-# work. Only its report shows that.
+# A busy scheduler answers in milliseconds; one that is silent for so long is taken for lost.
+SCHEDULER_TIMEOUT_S = 20
+# A file server that needs longer to find a file hangs.
+VISIBILITY_TIMEOUT_S = 120
+# How often to check for workers that joined or paused while no task ends, and how often to warn.
+POLL_S = 5
+WARN_EVERY_S = 60
+# `in_order` tries a task again alone before it fails, so two deaths are enough to suspect it.
+LOCAL_CONFIG = {"distributed.scheduler.allowed-failures": 1}
+# Dask's profiler samples every worker's stack 100 times a second and keeps the samples for 1,000 s: 2 to 5 MB for each
+# minute of work. Only its performance report shows them.
 NO_PROFILE = {"distributed.worker.profile.enabled": False}
 DIED = "the worker process died each time that it ran this; out of memory, or a crash in a decoder?"
 
 
-class Cluster:
+class DaskExecutor:
     """Executor over the workers of a Dask scheduler."""
 
     def __init__(self, client: Client, own: bool = False) -> None:
         self._client = client
-        self._own = own  # its workers do nothing but this process's tasks
-        self._must_see: tuple[str, ...] = ()
+        self._own = own  # the workers run this process's tasks and nothing else
+        self._required_paths: tuple[str, ...] = ()
         self._unfit: set[str] = set()
-        self._complained = float("-inf")
+        self._warned = float("-inf")
 
     @property
     def workers(self) -> int:
         """Threads of all workers that are there now."""
-        return max(1, sum(int(worker["nthreads"]) for worker in self._there().values()))
+        return max(1, sum(int(worker["nthreads"]) for worker in self._known_workers().values()))
 
     @property
     def dashboard(self) -> str:
         """Address of Dask's page, empty when it serves none."""
         return str(self._client.dashboard_link or "")
 
-    def must_see(self, paths: Sequence[str]) -> None:
-        """Files and folders, local or URLs, that a worker has to see before it gets a task from now on."""
-        self._must_see = tuple(paths)
+    def require_visible(self, paths: Sequence[str]) -> None:
+        """Give tasks from now on only to workers that can see these files and folders, local or URLs."""
+        self._required_paths = tuple(paths)
         self._unfit.clear()
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -94,7 +91,7 @@ class Cluster:
         return [results[place] for place in range(len(results))]
 
     def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
-        """Outcomes as they come; items are drawn only as room for them comes free."""
+        """Outcomes as they come; an item is taken only when a worker can soon run it."""
         return self._outcomes(task, items, priority=0)
 
     def _outcomes(self, task: Callable[[Item], Result], items: Iterable[Item], priority: int) -> Outcomes[Item, Result]:
@@ -103,10 +100,10 @@ class Cluster:
         running: dict[Any, Item] = {}
         try:
             while True:
-                with _lost_scheduler_is_an_error():
-                    room = IN_FLIGHT_PER_WORKER * self.workers - len(running)
-                    again = [refused.popleft() for _ in range(min(room, len(refused)))]
-                    for item in [*again, *itertools.islice(waiting, max(room - len(again), 0))]:
+                with _scheduler_errors_translated():
+                    free = IN_FLIGHT_PER_WORKER * self.workers - len(running)
+                    again = [refused.popleft() for _ in range(min(free, len(refused)))]
+                    for item in [*again, *itertools.islice(waiting, max(free - len(again), 0))]:
                         running[self._submit(task, item, priority)] = item
                     finished = self._finished(running)
                 if not running:
@@ -117,7 +114,7 @@ class Cluster:
                         result: Result = _result(future)
                     except KilledWorker:
                         yield Died(item, DIED)
-                    except Unfit as error:
+                    except UnfitWorker as error:
                         self._exclude(error)
                         refused.append(item)
                     else:
@@ -130,59 +127,59 @@ class Cluster:
     def _submit(self, task: Callable[[Item], Result], item: Item, priority: int) -> Any:
         where: dict[str, Any] = {}
         if self._unfit:
-            where = {"workers": sorted(self._there().keys() - self._unfit), "allow_other_workers": True}
+            where = {"workers": sorted(self._known_workers().keys() - self._unfit), "allow_other_workers": True}
         payload = pickle.dumps((task, item))
-        job = (songprint(), self._must_see, self._own, payload)
+        job = (version_with_digest(), self._required_paths, self._own, payload)
         return self._client.submit(_run, *job, pure=False, priority=priority, **where)
 
     def _finished(self, running: Mapping[Any, Item]) -> Sequence[Any]:
-        """Futures that are done; none when it is time to look whether workers have joined."""
+        """Futures that are done; none when it is time to check whether workers have joined."""
         if not running:
             return ()
         try:
             with self._client.as_current():
-                finished = distributed.wait(list(running), timeout=LOOK_EVERY_S, return_when="FIRST_COMPLETED")
+                finished = distributed.wait(list(running), timeout=POLL_S, return_when="FIRST_COMPLETED")
                 return list(finished.done)
         except TimeoutError:
-            self._complain()
+            self._warn_if_stuck()
             return ()
 
-    def _exclude(self, error: Unfit) -> None:
+    def _exclude(self, error: UnfitWorker) -> None:
         """Give no more tasks to a worker that cannot do them."""
         known = error.address in self._unfit
         self._unfit.add(error.address)
-        if not self._there().keys() - self._unfit:
+        if not self._known_workers().keys() - self._unfit:
             raise ClusterError(f"no worker can do this job: {error}")
         if not known:
             log.warning("%s; its tasks go to the others", error)
 
-    def _complain(self) -> None:
-        """Say why nothing moves, if that is plain to see."""
-        there = self._there()
-        paused = [worker["name"] for worker in there.values() if worker["status"] == "paused"]
-        if (there and not paused) or time.monotonic() - self._complained < COMPLAIN_EVERY_S:
+    def _warn_if_stuck(self) -> None:
+        """Warn when no worker is left, or some are paused."""
+        workers = self._known_workers()
+        paused = [worker["name"] for worker in workers.values() if worker["status"] == "paused"]
+        if (workers and not paused) or time.monotonic() - self._warned < WARN_EVERY_S:
             return
-        self._complained = time.monotonic()
-        if not there:
+        self._warned = time.monotonic()
+        if not workers:
             log.warning("%s has no workers any more; the job waits for one to join", self._client.scheduler.address)
         else:
             log.warning(
                 "%d of %d workers are paused, their memory nearly full: %s; give them more",
-                len(paused), len(there), ", ".join(map(str, paused)),
+                len(paused), len(workers), ", ".join(map(str, paused)),
             )  # fmt: skip
 
-    def _there(self) -> Mapping[str, Mapping[str, Any]]:
+    def _known_workers(self) -> Mapping[str, Mapping[str, Any]]:
         """What the scheduler knows of each worker, by address."""
-        if self._client.status != "running":  # it tries to connect again, to a scheduler that has forgotten the job
+        if self._client.status != "running":  # it would reconnect to a scheduler that does not know the job
             raise distributed.CancelledError
         workers: Mapping[str, Mapping[str, Any]] = self._client.sync(
-            self._client.scheduler.identity, callback_timeout=LOST_S
+            self._client.scheduler.identity, callback_timeout=SCHEDULER_TIMEOUT_S
         )["workers"]
         return workers
 
 
 def _result(future: Any) -> Any:
-    with _lost_scheduler_is_an_error():
+    with _scheduler_errors_translated():
         error = future.exception()
         if error is None:
             result = pickle.loads(future.result())
@@ -191,12 +188,14 @@ def _result(future: Any) -> Any:
         if isinstance(error, distributed.CancelledError):
             raise error
     if isinstance(error, ImportError):
-        raise ClusterError(f"a worker cannot load songprint ({error}); install {songprint()} on all") from error
+        raise ClusterError(
+            f"a worker cannot load songprint ({error}); install {version_with_digest()} on all"
+        ) from error
     raise error
 
 
-class Unfit(Exception):
-    """A worker says that it cannot do this job, and why; another may."""
+class UnfitWorker(Exception):
+    """A worker cannot do this job, and why; another may."""
 
     def __init__(self, address: str, name: str, reason: str) -> None:
         super().__init__(address, name, reason)
@@ -208,7 +207,7 @@ class Unfit(Exception):
 
 
 @contextlib.contextmanager
-def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
+def local(workers: int, report: str | None = None) -> Iterator[DaskExecutor]:
     """Open a cluster of ``workers`` processes of one thread each on this machine.
 
     Parameters
@@ -219,8 +218,8 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
         Where Dask's performance report goes, an HTML file; ``None`` for none.
     """
     profile = NO_PROFILE if report is None else {}
-    with dask.config.set(LOCAL | profile), interrupts_handled_here():
-        # Not ":0", which listens on every interface: anyone on the network could watch.
+    with dask.config.set(LOCAL_CONFIG | profile), interrupts_handled_here():
+        # Not ":0", which is every interface: anyone on the network could watch.
         processes = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -229,24 +228,24 @@ def local(workers: int, report: str | None = None) -> Iterator[Cluster]:
             silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
         )
     with (
-        dask.config.set(LOCAL),
-        _ended(processes),
+        dask.config.set(LOCAL_CONFIG),
+        _closing(processes),
         Client(processes) as client,
-        _report(report, client),
+        _performance_report(report, client),
     ):
         try:
-            yield Cluster(client, own=True)
-        except BaseException:  # Dask would give each running task 4 s to end; nothing waits for it any more
+            yield DaskExecutor(client, own=True)
+        except BaseException:  # Dask would give each running task 4 s to end, for nothing
             for nanny in processes.workers.values():
-                nanny.close_gracefully()  # not to be started again
+                nanny.close_gracefully()  # else it starts the worker again
                 if nanny.pid:
                     os.kill(nanny.pid, signal.SIGKILL)
             raise
 
 
 @contextlib.contextmanager
-def _ended(processes: LocalCluster) -> Iterator[None]:
-    """Start what is still to start, and end it all, as far as it lets itself be ended."""
+def _closing(processes: LocalCluster) -> Iterator[None]:
+    """Start the workers, and end them; warn when one cannot be ended."""
     processes.__enter__()
     try:
         yield
@@ -258,7 +257,7 @@ def _ended(processes: LocalCluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connect(address: str, report: str | None = None) -> Iterator[Cluster]:
+def connect(address: str, report: str | None = None) -> Iterator[DaskExecutor]:
     """Use the scheduler at ``address``, for instance ``tcp://10.0.0.5:8786``, and the workers that it has.
 
     Raises
@@ -279,24 +278,24 @@ def connect(address: str, report: str | None = None) -> Iterator[Cluster]:
             raise ClusterError(
                 f"{address}: the scheduler has no workers; start some with `dask worker {address}`"
             ) from error
-        _same_versions(client)
-        with _report(report, client):
-            yield Cluster(client)
+        _check_versions(client)
+        with _performance_report(report, client):
+            yield DaskExecutor(client)
 
 
-def _report(path: str | None, client: Client) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if path is None else _report_of(path, client)
+def _performance_report(path: str | None, client: Client) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if path is None else _write_report(path, client)
 
 
 @contextlib.contextmanager
-def _report_of(path: str, client: Client) -> Iterator[None]:
+def _write_report(path: str, client: Client) -> Iterator[None]:
     with client.as_current(), distributed.performance_report(filename=path):
         yield
 
 
 @contextlib.contextmanager
-def _lost_scheduler_is_an_error() -> Iterator[None]:
-    """Say in one sentence that the scheduler went away; what was committed is in the store."""
+def _scheduler_errors_translated() -> Iterator[None]:
+    """Turn the errors of a lost scheduler into one of ours; what was committed is in the store."""
     try:
         yield
     except (
@@ -314,31 +313,18 @@ def _lost_scheduler_is_an_error() -> Iterator[None]:
 # What must be the same everywhere.
 
 
-@functools.cache
-def songprint() -> str:
-    """The version of songprint that runs here: its number, and a digest of its code."""
-    digest = hashlib.blake2b(digest_size=4)
-    folder = Path(__file__).parents[1]  # the whole package
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.read_bytes())
-    try:
-        number = importlib.metadata.version("songprint")
-    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-        number = "checkout"
-    return f"{number} (code {digest.hexdigest()})"
-
-
 def _versions() -> dict[str, str]:
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"Python": python, "distributed": distributed.__version__, "songprint": songprint()}
+    return {"Python": python, "distributed": distributed.__version__, "songprint": version_with_digest()}
 
 
-def _same_versions(client: Client) -> None:
-    """Compare this process with the scheduler and the workers that are there; later ones say it at their first task."""
+def _check_versions(client: Client) -> None:
+    """Compare this process with the scheduler and its workers; later workers are checked at their first task."""
     ours = _versions()
-    workers = client.sync(client.scheduler.identity)["workers"]
     found = client.run(_versions, on_error="return")
-    theirs = {f"worker {workers[address]['name']} ({address})": found[address] for address in found}
+    workers = client.sync(client.scheduler.identity)["workers"]  # a worker may join or leave meanwhile
+    names = {address: workers[address]["name"] for address in found if address in workers}
+    theirs = {f"worker {names.get(address, '?')} ({address})": found[address] for address in found}
     try:  # Dask's scheduler unpickles tasks as well
         theirs["the scheduler"] = client.run_on_scheduler(_versions)
     except Exception as error:
@@ -356,19 +342,19 @@ def _same_versions(client: Client) -> None:
 # On a worker.
 
 
-def _run(version: str, must_see: tuple[str, ...], own: bool, payload: bytes) -> bytes:
-    """A task on a worker, once it is known that this process can do it.
+def _run(version: str, required_paths: tuple[str, ...], own: bool, payload: bytes) -> bytes:
+    """Run a task on a worker, after a check that this process can do it.
 
-    What the task is comes pickled in itself: another version may not even understand it.
+    The task comes as bytes, so that another version of songprint can refuse it before it unpickles it.
     """
-    if songprint() != version:
-        raise _unfit(f"has songprint {songprint()}, the job needs {version}")
-    for path in must_see:
+    if version_with_digest() != version:
+        raise _unfit(f"has songprint {version_with_digest()}, the job needs {version}")
+    for path in required_paths:
         try:
-            seen = within(LOOK_S, functools.partial(_sees, path))
+            visible = within(VISIBILITY_TIMEOUT_S, functools.partial(_is_visible, path))
         except TimeoutError:
-            raise _unfit(f"waited {LOOK_S} s for {path}; its file system hangs") from None
-        if not seen:
+            raise _unfit(f"waited {VISIBILITY_TIMEOUT_S} s for {path}; its file system hangs") from None
+        if not visible:
             raise _unfit(f"cannot see {path}; mount it there under the same path")
     keep_memory()
     if own:
@@ -383,13 +369,13 @@ def _numbered(call: tuple[Callable[[Item], Result], int, Item]) -> tuple[int, Re
     return place, task(item)
 
 
-def _unfit(reason: str) -> Unfit:
+def _unfit(reason: str) -> UnfitWorker:
     worker = distributed.get_worker()
-    return Unfit(worker.address, str(worker.name), reason)
+    return UnfitWorker(worker.address, str(worker.name), reason)
 
 
-def _sees(path: str) -> bool:
-    """Whether a file is there, or a folder that is not empty, as the place of a lost mount is."""
+def _is_visible(path: str) -> bool:
+    """Whether a file exists, or a folder that is not empty: where a mount is missing, an empty folder is left."""
     try:
         if is_url(path):
             files, name = filesystem(path)

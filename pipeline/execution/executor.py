@@ -1,7 +1,7 @@
-"""Where tasks run: the plain loop, which defines the meaning that every other executor keeps.
+"""Where tasks run: the `Executor` protocol, and the plain loop that defines its meaning.
 
-`index` and `identify` are written against these few verbs and never know which executor they were given;
-`pipeline.execution.dask_executor` has the one that spreads tasks over Dask workers.
+`index` and `identify` use these few methods and do not know which executor they were given.
+`pipeline.execution.dask_executor` has the one that runs tasks on Dask workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Done(Generic[Item, Result]):
 
 @dataclass(frozen=True, slots=True)
 class Died(Generic[Item]):
-    """A task whose process died under it, as often as the executor cared to try."""
+    """A task whose process died each time that the executor tried it."""
 
     item: Item
     reason: str
@@ -43,7 +43,7 @@ class Progress:
     share
         0 to 1, of the work as it was planned: audio to index, bytes to identify.
     audio_s
-        Seconds of audio that were heard.
+        Seconds of audio that were decoded.
     failures
         Files that gave nothing.
     """
@@ -66,8 +66,8 @@ class Executor(Protocol):
         """How many tasks can run side by side now."""
         ...
 
-    def must_see(self, paths: Sequence[str]) -> None:
-        """Files and folders, local or URLs, that every process must see before it gets a task from now on."""
+    def require_visible(self, paths: Sequence[str]) -> None:
+        """Give tasks from now on only to processes that can see these files and folders, local or URLs."""
         ...
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -75,20 +75,20 @@ class Executor(Protocol):
         ...
 
     def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
-        """Outcomes as they come; items are drawn only as room for them comes free.
+        """Outcomes as they come; an item is taken from ``items`` only when a worker can soon run it.
 
         An exception of a task is raised here. Closing the iterator cancels what has not finished.
         """
         ...
 
 
-class Loop:
+class SerialExecutor:
     """The plain loop: one task after the other, in this process."""
 
     workers = 1
 
-    def must_see(self, paths: Sequence[str]) -> None:
-        """Nothing to ask: what named the paths is this process."""
+    def require_visible(self, paths: Sequence[str]) -> None:
+        """Do nothing: tasks run in the process that was given the paths."""
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """All results, in the order of the items."""
@@ -105,16 +105,16 @@ def in_order(
     task: Callable[[Item], Result],
     batches: Iterable[Item],
     halve: Callable[[Item], Sequence[Item]],
-    seen: Callable[[Done[Item, Result] | Died[Item]], None] = lambda outcome: None,
+    on_outcome: Callable[[Done[Item, Result] | Died[Item]], None] = lambda outcome: None,
 ) -> Iterator[Done[Item, Result] | Died[Item]]:
-    """Outcomes of all batches in the order given, so that what is written does not depend on who was faster.
+    """Outcomes of all batches in the order given, so that what is written does not depend on which was faster.
 
     Parameters
     ----------
     halve
-        Cuts a batch whose process died in two, so that only the file that kills is lost in the end; a batch that it
-        cannot cut comes back whole and is given up.
-    seen
+        Cuts a batch whose process died in two, so that in the end only the file that kills has failed. A batch that
+        it cannot cut is returned as it is, and fails.
+    on_outcome
         Called with each outcome as it comes, out of order.
     """
     plan = list(batches)
@@ -128,8 +128,8 @@ def in_order(
             yield todo.popleft()
 
     while todo or suspects:
-        # A death also speaks against what only waited in the same process: what cannot be halved is tried once more,
-        # alone, before it is given up.
+        # When a process dies, all of its tasks are suspected, also those that only waited. So a batch that cannot be
+        # halved is tried once more, alone, before it fails.
         alone = bool(suspects)
         running = executor.as_completed(task, [suspects.popleft()] if alone else draw())
         with contextlib.closing(running):
@@ -144,7 +144,7 @@ def in_order(
                     todo.extendleft(reversed(halves))
                     continue
                 outcomes[id(outcome.item)] = outcome
-                seen(outcome)
+                on_outcome(outcome)
                 while head < len(plan) and id(plan[head]) in outcomes:
                     yield outcomes.pop(id(plan[head]))
                     head += 1

@@ -13,10 +13,10 @@ from multiprocessing import resource_tracker
 
 
 def block_pandas_import() -> None:
-    """Keep pyarrow from importing pandas in a process that is songprint's alone: 0.3 s of CPU, for nothing.
+    """Keep pyarrow from importing pandas, in a process that only songprint uses: it saves 0.3 s of CPU.
 
-    pyarrow imports pandas at the first array that it makes, to see whether it was given a column of pandas. Who asks
-    it for a DataFrame later gets one: then it is imported after all.
+    pyarrow imports pandas at the first array that it makes, to see whether it was given a column of pandas. A later
+    `to_pandas` still works: pandas is imported then.
     """
     if "pandas" in sys.modules:
         return
@@ -44,15 +44,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 @contextlib.contextmanager
 def interrupts_handled_here() -> Iterator[None]:
-    """Ctrl-C in a terminal goes to all processes; those started here leave it to this one, which stops them.
+    """Let processes that are started inside ignore Ctrl-C; this process stops them.
 
-    Threads and processes inherit what is blocked, so this reaches the workers that are started again later. What is
-    pressed meanwhile counts afterwards.
+    A terminal sends SIGINT to all processes of a job. Threads and processes inherit a blocked signal, so this also
+    holds for workers that are started again later. A SIGINT that arrives meanwhile is handled afterwards.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # it would unblock them again
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""A call with a time limit, whatever it does meanwhile."""
+"""Calls with a time limit, also where they hang in a system call or in C."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 
 from pipeline.execution.executor import Result
 
-# What looks at its own time is given so much more to say that it is over.
+# Decoders check their own limit; they get so much more to raise their own error, which says more.
 GRACE_S = 30.0
-# Nothing that works takes so long: a day of speech in a file of 65 MB is asked for at 8 x real time at least.
-PATIENCE_S = 3600.0
+# No file that can be read takes longer: this is a day of speech in a file of 65 MB at 8 x real time.
+TIMEOUT_S = 3600.0
 SLOWEST_BYTES_PER_S = 10_000
-# For a thread to tidy up after Ctrl-C.
-TIDY_S = 5.0
+# After Ctrl-C a thread has so long to close its files and processes.
+CLEANUP_S = 5.0
 
 
-def patience_s(size_bytes: int, limit_s: float | None) -> float:
-    """Seconds after which a file of this size is not waited for any more, whether it has a limit of its own or not."""
-    return PATIENCE_S + size_bytes / SLOWEST_BYTES_PER_S if limit_s is None else limit_s + GRACE_S
+def timeout_s(size_bytes: int, limit_s: float | None) -> float:
+    """Seconds after which a file of this size has failed, with the user's limit for one file or without."""
+    return TIMEOUT_S + size_bytes / SLOWEST_BYTES_PER_S if limit_s is None else limit_s + GRACE_S
 
 
-class _Hand:
-    """A thread that does one call after the other, until nobody knows it any more."""
+class _CallThread:
+    """A thread that runs one call after the other, and ends when this object is deleted."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=_work, args=(self._calls,), daemon=True)
+        self._thread = threading.Thread(target=_run_calls, args=(self._calls,), daemon=True)
         self._thread.start()
 
     def __del__(self) -> None:
         self._calls.put(None)
 
-    def give(self, call: Callable[[], Result]) -> Future[Result]:
+    def submit(self, call: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()
         self._calls.put((call, future))
         return future
@@ -48,43 +48,43 @@ class _Hand:
         )
 
 
-def _work(calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
-    while (given := calls.get()) is not None:
-        call, future = given
+def _run_calls(calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
+    while (submitted := calls.get()) is not None:
+        call, future = submitted
         try:
             future.set_result(call())
         except BaseException as error:
             future.set_exception(error)
         finally:
-            del given, call, future  # an error knows this frame, which must not know the error
+            del submitted, call, future  # an error refers to this frame: no reference cycle, so that memory is freed
 
 
-# A new thread for each call would come by another of malloc's arenas each time, and fill them all.
-_own = threading.local()
+# Each caller's thread is used again: a new one for each call would get another of malloc's arenas, and fill them all.
+_idle = threading.local()
 
 
 def within(seconds: float, call: Callable[[], Result]) -> Result:
     """What ``call`` returns or raises, if it does so in time.
 
-    It runs in another thread: a read from a file server that is gone, or a loop in C, cannot be interrupted, but need
-    not be waited for. The thread is left behind then, and ends when it ever comes back to Python.
+    It runs in another thread. A read from a file server that is lost, or a loop in C, cannot be interrupted, but this
+    one need not wait for it. The other thread ends when it ever returns to Python.
 
     Raises
     ------
     TimeoutError
         When the time is over.
     """
-    hand: _Hand = _own.__dict__.pop("hand", None) or _Hand()
-    future = hand.give(call)
+    thread: _CallThread = _idle.__dict__.pop("thread", None) or _CallThread()
+    future = thread.submit(call)
     try:
         if not wait([future], min(seconds, threading.TIMEOUT_MAX)).done:
-            hand.interrupt()
+            thread.interrupt()
             raise TimeoutError(f"left after {seconds:,.0f} s without an answer; its file system or its decoder hangs")
-        _own.hand = hand
+        _idle.thread = thread
         return future.result()
     except KeyboardInterrupt:
-        hand.interrupt()
-        wait([future], TIDY_S)
+        thread.interrupt()
+        wait([future], CLEANUP_S)
         raise
     finally:
         del future

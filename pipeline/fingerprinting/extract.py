@@ -1,4 +1,4 @@
-"""One song's whole road: file to samples to peaks to hashes."""
+"""One song from file to hashes: samples, spectrogram, peaks, landmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.audio.decoder import Decoded
 from pipeline.audio.decoding import decode
 from pipeline.fingerprinting.landmarks import Hashes, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks, find_maxima, most_salient
-from pipeline.fingerprinting.settings import REACH_BINS, REACH_FRAMES, Settings
+from pipeline.fingerprinting.settings import PEAK_REACH_BINS, PEAK_REACH_FRAMES, Settings
 from pipeline.fingerprinting.spectrogram import power_batches
 
 
@@ -33,12 +33,12 @@ def constellation(blocks: Iterator[NDArray[np.float32]], settings: Settings) -> 
     blocks
         ``(n,)`` float32 mono samples at ``settings.sample_rate`` each.
     """
-    maxima = find_maxima(power_batches(blocks, settings), settings, REACH_FRAMES, REACH_BINS)
+    maxima = find_maxima(power_batches(blocks, settings), settings, PEAK_REACH_FRAMES, PEAK_REACH_BINS)
     return most_salient(maxima, settings, settings.peaks_per_s)
 
 
 def fingerprint(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
-    """Decode a song and fingerprint it, block by block: memory does not grow with its length but for its peaks.
+    """Decode a song and fingerprint it, block by block; memory grows only with the number of its peaks.
 
     Parameters
     ----------

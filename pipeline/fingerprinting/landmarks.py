@@ -1,7 +1,8 @@
 """Peaks to landmarks to hashes: pairs of peaks, each packed into one integer.
 
-A landmark is an anchor and a target: the anchor's bin, and how many bins and frames further the target lies. Where the
-two stand in the recording is not part of it, so that a clip meets its song wherever it was cut.
+A landmark is an anchor and a target: the anchor's bin, and how many bins and frames further the target lies. Their
+place in the recording is not part of it, so that a clip has hashes of its song wherever it was cut. Bits are packed
+and unpacked in this module alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import BINS, BINS_ASIDE, FURTHEST_FRAME, NEAREST_FRAME
+from pipeline.fingerprinting.settings import BINS, MAX_BIN_DIFFERENCE, MAX_FRAME_DIFFERENCE, MIN_FRAME_DIFFERENCE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,7 @@ class Hashes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Postings:
-    """What a store knows of some hashes, sorted by hash, song_id, offset.
+    """Where some hashes occur in the songs of a store, sorted by hash, song_id, offset.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ class Slices:
 
 
 def pack(
-    anchor_bin: NDArray[np.int32], bins_aside: NDArray[np.int32], frames_ahead: NDArray[np.int32]
+    anchor_bin: NDArray[np.int32], bin_difference: NDArray[np.int32], frame_difference: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     """Landmarks as one integer each.
 
@@ -81,10 +82,10 @@ def pack(
     ----------
     anchor_bin
         0 to ``BINS - 1``.
-    bins_aside
-        Target bin less anchor bin, ``-BINS_ASIDE`` to ``BINS_ASIDE``.
-    frames_ahead
-        Target frame less anchor frame, `NEAREST_FRAME` to `FURTHEST_FRAME`.
+    bin_difference
+        Target bin less anchor bin, ``-MAX_BIN_DIFFERENCE`` to ``MAX_BIN_DIFFERENCE``.
+    frame_difference
+        Target frame less anchor frame, `MIN_FRAME_DIFFERENCE` to `MAX_FRAME_DIFFERENCE`.
 
     Raises
     ------
@@ -93,18 +94,23 @@ def pack(
     """
     for name, values, low, high in (
         ("anchor bin", anchor_bin, 0, BINS - 1),
-        ("bin difference", bins_aside, -BINS_ASIDE, BINS_ASIDE),
-        ("frame difference", frames_ahead, NEAREST_FRAME, FURTHEST_FRAME),
+        ("bin difference", bin_difference, -MAX_BIN_DIFFERENCE, MAX_BIN_DIFFERENCE),
+        ("frame difference", frame_difference, MIN_FRAME_DIFFERENCE, MAX_FRAME_DIFFERENCE),
     ):
         if len(values) and not (low <= values.min() and values.max() <= high):
             raise ParameterError(f"landmark: {name} from {values.min()} to {values.max()}; it must be {low} to {high}")
-    packed = (anchor_bin << 13) | ((bins_aside + BINS_ASIDE) << 5) | (frames_ahead - NEAREST_FRAME)
-    return packed.astype(np.int32)
+    low_bits = ((bin_difference + MAX_BIN_DIFFERENCE) << 5) | (frame_difference - MIN_FRAME_DIFFERENCE)
+    return ((anchor_bin << 13) | low_bits).astype(np.int32)
+
+
+def anchor_bins(packed: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The anchor's bin of each hash."""
+    return packed >> 13
 
 
 def unpack(packed: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Anchor bin, bin difference and frame difference: what `pack` was given."""
-    return packed >> 13, ((packed >> 5) & 255) - BINS_ASIDE, (packed & 31) + NEAREST_FRAME
+    return anchor_bins(packed), ((packed >> 5) & 255) - MAX_BIN_DIFFERENCE, (packed & 31) + MIN_FRAME_DIFFERENCE
 
 
 def pair_peaks(peaks: Peaks, fan_out: int) -> Hashes:
@@ -138,11 +144,11 @@ def pair_peaks(peaks: Peaks, fan_out: int) -> Hashes:
     anchors, steps = [], []
     for step in range(1, len(peaks)):
         ahead = frame[step:] - frame[:-step]
-        reachable = (ahead <= FURTHEST_FRAME) & (joined[:-step] < fan_out)
+        reachable = (ahead <= MAX_FRAME_DIFFERENCE) & (joined[:-step] < fan_out)
         if not reachable.any():
             break
         aside = bin_[step:] - bin_[:-step]
-        anchor = np.flatnonzero(reachable & (ahead >= NEAREST_FRAME) & (np.abs(aside) <= BINS_ASIDE))
+        anchor = np.flatnonzero(reachable & (ahead >= MIN_FRAME_DIFFERENCE) & (np.abs(aside) <= MAX_BIN_DIFFERENCE))
         joined[anchor] += 1
         anchors.append(anchor.astype(np.int32))
         steps.append(np.full(len(anchor), step, np.int32))

@@ -1,8 +1,7 @@
-"""Every number that fixes what a fingerprint is: the settings travel with the store, a query
-with others is refused.
+"""Every number that fixes a fingerprint: the settings, which are kept in the store, and constants.
 
-What belongs to one query (density, thresholds) is not here but beside the code that uses it: it may change between
-two queries of the same store, the settings may not.
+A query with other settings than the store's is refused. What belongs to one query (density, thresholds) is beside the
+code that uses it: it may change between two queries of the same store, these numbers may not.
 """
 
 from __future__ import annotations
@@ -13,7 +12,22 @@ from typing import Any
 
 from pipeline.errors import ParameterError
 
-pass
+# What a store cannot choose. A change of any of these changes fingerprints: tests/test_golden.py tells to raise
+# `store.metadata.FORMAT`.
+BAND_BINS = 32  # bins over which the local level is averaged
+NEIGHBOURHOOD_S = 0.75  # seconds to either side over which the local level and the number of peaks are measured
+LOWEST_BIN = 8  # below 43 Hz there is rumble, which no loudspeaker reproduces
+SILENCE = 1e-6  # power: the dither of 16 bits leaves a tenth of it in one bin
+LEVEL_DB = 2.0  # the step in which a peak's level is kept: finer steps give no better recognition
+# A song's peak is the maximum over so many frames and bins to either side; peaks of a clip may be closer.
+PEAK_REACH_FRAMES = 2
+PEAK_REACH_BINS = 10
+# The target zone, which is also the range of a packed landmark: 10 bits of anchor bin, 8 of bin difference, 5 of frame
+# difference.
+BINS = 1024
+MAX_BIN_DIFFERENCE = 127
+MIN_FRAME_DIFFERENCE = 1
+MAX_FRAME_DIFFERENCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +76,3 @@ class Settings:
                 f"settings: {', '.join(odd)} unknown or missing; another version of songprint wrote them"
             )
         return cls(**values)
-
-
-BAND = 32  # bins over which the local level is averaged
-SURROUNDINGS_S = 0.75  # seconds to either side over which the local level and the number of peaks are measured
-LOWEST_BIN = 8  # below 43 Hz there is rumble, and no loudspeaker
-SILENCE = 1e-6  # power: what the dither of 16 bit leaves in one bin is a tenth of it
-LEVEL_DB = 2.0  # the step in which a peak's level is kept: finer ones recognise no better
-
-# The target zone, which is also the range of a packed landmark: 10 bits of bin, 8 of bins aside, 5 of frames ahead.
-BINS = 1024
-BINS_ASIDE = 127
-NEAREST_FRAME = 1
-FURTHEST_FRAME = 32
-
-REACH_FRAMES = 2  # over which a song's peak is the maximum, to either side; those of a clip may stand closer
-REACH_BINS = 10

@@ -1,111 +1,213 @@
-"""Evidence to probability: a logistic regression, and how often strangers reach how far.
+"""Evidence to probability: a logistic regression for clips and one for recordings, and their thresholds.
 
-The figures come from real music, rooms and noise (docs/RECOGNITION.md tells how to fit them again); nothing in them
-depends on one library, since every term is either absolute or measured against chance in the very clip and song.
+Every term of evidence is one entry of `CLIP_TERMS` or `RECORDING_TERMS`: its name, its weight, and how it is computed.
+The figures come from real music, simulated rooms and real noise (docs/RECOGNITION.md tells how to fit them again).
+None depends on one library: each term is absolute, or measured against chance in the same clip and song.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
+from scipy.special import expit
 
 from pipeline.matching.verification import Evidence
 from pipeline.matching.voting import Candidate
 
-# Weight of each of `terms`, in their order.
-WEIGHTS = (0.747, -4.944, 0.227, 4.613, 1.429, -1.68, 1.722, 2.346, 3.365, -1.078, -9.705)
-# Logit of the best answer that a share of strangers reaches.
-STRANGERS = {0.1: -4.2, 0.03: -2.66, 0.01: -0.8, 0.003: 0.58, 0.001: 2.63}
-# So much more a clip needs at the second of these lengths: music that shares a loop with a song shares it for seconds,
-# and a clip so long is hardly ever less sure when it is right, but under voices.
-LONGER_S, SURER = (2.0, 5.0), 2.5
-# No spread is believed that is less than so much of what independent peaks of spread 1 would give.
-LEAST_SPREAD = 0.5
-FURTHEST = 25.0
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
-    """What songs get of a clip by chance.
+class Term(Generic[Measured]):
+    """A term of a logistic regression.
 
     Parameters
     ----------
-    votes
-        As many as the songs usually get: `rival_votes`.
-    answer
-        What the matched filter answers at the peaks of one of the best of them. A false candidate that is the best of
-        a hundred sounds like this; no place chosen at random sounds so well.
+    weight
+        Log odds for each unit of the term.
+    value
+        Computes the term from what was measured.
     """
 
-    votes: float
-    answer: float
+    weight: float
+    value: Callable[[Measured], float]
 
 
-def rival_votes(candidates: Sequence[Candidate]) -> float:
-    """Votes that chance brings in this clip and library: the median of what the songs got, the best three left out.
-
-    So neither a song that repeats itself nor one that the library holds twice passes for chance.
-    """
-    best: dict[int, int] = {}
-    for candidate in candidates:
-        best[candidate.song_id] = max(best.get(candidate.song_id, 0), candidate.votes)
-    rest = sorted(best.values(), reverse=True)[3:]
-    return float(np.median(rest)) if rest else 1.0
-
-
-def terms(votes: int, chance: Chance, evidence: Evidence) -> tuple[float, ...]:
-    """What the regression sees of a candidate: votes and answer against chance, and how its levels agree."""
-    root = math.sqrt(max(evidence.peaks, 1))
-    over_rivals = evidence.answer - chance.answer
-    over_aside = evidence.answer - evidence.aside_mean
-    least = LEAST_SPREAD / root
-    return (
-        math.log(votes + 1.0),
-        math.log(chance.votes + 1.0),
-        root,
-        over_rivals,
-        math.copysign(math.sqrt(abs(over_rivals) * root), over_rivals),
-        over_aside,
-        math.sqrt(min(max(over_aside / max(evidence.aside_spread, least), 0.0), FURTHEST)),
-        evidence.plain_answer,
-        evidence.likeness,
-        evidence.lacking * root,
-        1.0,
-    )
-
-
-def logit(votes: int, chance: Chance, evidence: Evidence) -> float:
-    """Log odds that a candidate, the best of its clip, is right."""
-    return math.fsum(weight * term for weight, term in zip(WEIGHTS, terms(votes, chance, evidence), strict=True))
+def logit(terms: Mapping[str, Term[Measured]], measured: Measured) -> float:
+    """Log odds: the sum of the weighted terms."""
+    return math.fsum(term.weight * float(term.value(measured)) for term in terms.values())
 
 
 def confidence(logit: float) -> float:
     """The probability that goes with a logit."""
-    return 1.0 / (1.0 + math.exp(-logit))
+    return float(expit(logit))
 
 
-def more_for(length_s: float) -> float:
-    """So much higher a logit a clip of this length needs than a short one."""
-    return float(np.interp(length_s, LONGER_S, (0.0, SURER)))
+# ------------------------------------------------------------------------------------------------------------ clips
+
+# Other songs' candidates, the best ones left out: each may be a version, or share a loop with the song.
+BACKGROUND_RANK = 3
+# No null deviation is believed that is less than so much of what independent peaks of deviation 1 would give.
+MIN_NULL_DEVIATION = 0.5
+MAX_NULL_DEVIATIONS = 25.0
+# Logit that the best candidate reaches in a share of out-of-library clips: false positive rate to logit.
+LOGIT_AT_FPR = {0.1: -4.2, 0.03: -2.66, 0.01: -0.8, 0.003: 0.58, 0.001: 2.63}
+# Seconds of a clip, and by how much its logit must be higher. Music that shares a loop with a song shares it for
+# seconds; a clip so long is hardly ever less sure when it is right, except under voices.
+LENGTH_PENALTY_S, LENGTH_PENALTY = (2.0, 5.0), (0.0, 2.5)
 
 
-def threshold(false_positives: float, length_s: float = 0.0) -> float:
-    """The confidence that only a share of strangers reaches.
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What other songs reach in the same clip: the measure of chance.
+
+    Parameters
+    ----------
+    votes
+        Votes that songs usually get: `background_votes`.
+    response
+        Response of the matched filter at the peaks of one of the best background candidates. A false candidate that is
+        the best of a hundred has such a response; a random place has a lower one.
+    """
+
+    votes: float
+    response: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCandidate:
+    """A candidate with its evidence."""
+
+    candidate: Candidate
+    background: Background
+    evidence: Evidence
+
+    @property
+    def root_peaks(self) -> float:
+        """Square root of the number of peaks compared, at least 1."""
+        return math.sqrt(max(self.evidence.peaks, 1))
+
+    @property
+    def over_background(self) -> float:
+        """Response above that of the background."""
+        return self.evidence.response - self.background.response
+
+    @property
+    def over_null(self) -> float:
+        """Response above that of the same peaks shifted in frequency."""
+        return self.evidence.response - self.evidence.null_mean
+
+    @property
+    def null_deviations(self) -> float:
+        """`over_null` in standard deviations of the null, 0 to `MAX_NULL_DEVIATIONS`."""
+        deviation = max(self.evidence.null_deviation, MIN_NULL_DEVIATION / self.root_peaks)
+        return min(max(self.over_null / deviation, 0.0), MAX_NULL_DEVIATIONS)
+
+    @property
+    def logit(self) -> float:
+        """Log odds that the candidate, the best of its clip, is right."""
+        return logit(CLIP_TERMS, self)
+
+
+def _signed_root(x: float) -> float:
+    return math.copysign(math.sqrt(abs(x)), x)
+
+
+CLIP_TERMS: dict[str, Term[VerifiedCandidate]] = {
+    "log votes": Term(0.747, lambda c: math.log(c.candidate.votes + 1.0)),
+    "log background votes": Term(-4.944, lambda c: math.log(c.background.votes + 1.0)),
+    "root peaks": Term(0.227, lambda c: c.root_peaks),
+    "over background": Term(4.613, lambda c: c.over_background),
+    "over background, by peaks": Term(1.429, lambda c: _signed_root(c.over_background * c.root_peaks)),
+    "over null": Term(-1.68, lambda c: c.over_null),
+    "root null deviations": Term(1.722, lambda c: math.sqrt(c.null_deviations)),
+    "unweighted response": Term(2.346, lambda c: c.evidence.unweighted_response),
+    "level correlation": Term(3.365, lambda c: c.evidence.level_correlation),
+    "missing fraction": Term(-1.078, lambda c: c.evidence.missing_fraction * c.root_peaks),
+    "constant": Term(-9.705, lambda _: 1.0),
+}
+
+
+def background_votes(candidates: Sequence[Candidate]) -> float:
+    """Votes that chance gives in this clip and library: the median of the songs' votes, the best three songs left out.
+
+    Hence neither a song that repeats itself nor one that the library holds twice counts as chance.
+    """
+    best: dict[int, int] = {}
+    for candidate in candidates:
+        best[candidate.song_id] = max(best.get(candidate.song_id, 0), candidate.votes)
+    rest = sorted(best.values(), reverse=True)[BACKGROUND_RANK:]
+    return float(np.median(rest)) if rest else 1.0
+
+
+def length_penalty(length_s: float) -> float:
+    """By how much the logit of a clip of this length must be higher than that of a short one."""
+    return float(np.interp(length_s, LENGTH_PENALTY_S, LENGTH_PENALTY))
+
+
+def clip_threshold(false_positives: float, length_s: float = 0.0) -> float:
+    """The confidence that only a share of out-of-library clips reaches.
 
     Parameters
     ----------
     false_positives
-        Above 0, at most 1: of clips that are not in the library.
+        The share, above 0, at most 1.
     length_s
-        Of the clip: a longer one must be surer.
+        Of the clip; `length_penalty` is added.
     """
-    shares = sorted(STRANGERS)
-    ends = np.interp(math.log(false_positives), [math.log(share) for share in shares], [STRANGERS[s] for s in shares])
-    if false_positives < shares[0]:  # beyond what was measured: on along the last slope
-        slope = (STRANGERS[shares[1]] - STRANGERS[shares[0]]) / math.log(shares[1] / shares[0])
-        ends += slope * math.log(false_positives / shares[0])
-    ends += more_for(length_s)
-    return confidence(float(ends)) if false_positives < 1 else 0.0
+    shares = sorted(LOGIT_AT_FPR)
+    logs, logits = [math.log(share) for share in shares], [LOGIT_AT_FPR[share] for share in shares]
+    needed = float(np.interp(math.log(false_positives), logs, logits))
+    if false_positives < shares[0]:  # below what was measured: along the last slope
+        slope = (logits[1] - logits[0]) / math.log(shares[1] / shares[0])
+        needed += slope * math.log(false_positives / shares[0])
+    return confidence(needed + length_penalty(length_s)) if false_positives < 1 else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------- recordings
+
+# Log odds that a segment reaches in one of a hundred recordings of other music.
+RECORDING_LOGIT_AT_1_PERCENT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvidence:
+    """What speaks for a song in a span of a recording.
+
+    Parameters
+    ----------
+    level
+        Sum over the song's peaks of the response above chance and above the neutral level.
+    variance
+        Of that sum, by chance.
+    votes
+        Distinct anchors that agree.
+    """
+
+    level: float
+    variance: float
+    votes: float
+
+
+# Fitted on spans of 3 to 12 s in six hours of mixes, half of them in a simulated room under noise at 10 dB, against
+# what other songs gave there; the constant lower by 9, since these mixes have little out-of-library music.
+RECORDING_TERMS: dict[str, Term[SpanEvidence]] = {
+    "level in deviations": Term(0.82, lambda s: s.level / math.sqrt(s.variance + 1.0)),
+    "root votes": Term(3.0, lambda s: math.sqrt(s.votes)),
+    "constant": Term(-16.0, lambda _: 1.0),
+}
+
+
+def recording_threshold(false_positives: float) -> float:
+    """The confidence that a segment of a recording needs.
+
+    Parameters
+    ----------
+    false_positives
+        Share of recordings of other music in which something may be named, above 0, at most 1.
+    """
+    return 1 / (1 + math.exp(-RECORDING_LOGIT_AT_1_PERCENT) * false_positives / 0.01)

@@ -1,61 +1,69 @@
-"""Clips to matches: ask the library, verify what it answers, and say how sure that is.
+"""Clips to matches: query the library, verify the candidates, and say how probable each is.
 
-A cascade: every clip is first asked sparsely, and only those that stay unresolved are asked densely, then at other
-speeds.
+Every clip is first searched coarsely. Only clips that stay unresolved are searched finely, then at other speeds.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.matching.calibration import Chance, confidence, logit, rival_votes, threshold
+from pipeline.matching.calibration import (
+    BACKGROUND_RANK,
+    Background,
+    VerifiedCandidate,
+    background_votes,
+    clip_threshold,
+    confidence,
+)
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.types import Library, Match, Query
-from pipeline.matching.verification import RELATED, Evidence
+from pipeline.matching.verification import VERSION_SHARE, compare_versions, compute_evidence, filter_response
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
 
+COARSE = SearchLevel(
+    shifts=2,
+    reach_frames=2,
+    reach_bins=8,
+    peaks_per_s=80,
+    fan_out=5,
+    clips_per_lookup=256,
+    candidates=100,
+    filtered=40,
+)
+FINE = SearchLevel(
+    shifts=8,
+    reach_frames=2,
+    reach_bins=8,
+    peaks_per_s=100,
+    fan_out=10,
+    clips_per_lookup=64,
+    candidates=300,
+    filtered=300,
+)
+# Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
+BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
+# Songs whose peaks are in memory at once for verification: 130 kB for four minutes.
+SONGS_IN_MEMORY = 2000
+# A clip that the coarse search finds with this confidence is resolved: a fine search changes one in a thousand.
+RESOLVED_CONFIDENCE = 0.95
+# A further song in the same clip needs this confidence, or that of the first.
+FURTHER_SONG_CONFIDENCE = 0.95
+# A library with fewer songs has too few background candidates to measure chance by. In a larger one their response is
+# usually EXPECTED_BACKGROUND over the root of the clip's seconds.
+FEW_SONGS, EXPECTED_BACKGROUND = 20, 0.9
+# Copies of a clip at speeds so far apart find what is played at any speed between.
+SPEED_STEP = 0.01
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A candidate and what speaks for it.
 
-    Parameters
-    ----------
-    chance
-        What the other songs got of the clip.
-    """
-
-    candidate: Candidate
-    chance: Chance
-    evidence: Evidence
-
-    @property
-    def logit(self) -> float:
-        """Log odds that it is right."""
-        return logit(self.candidate.votes, self.chance, self.evidence)
-
-
-COARSE = SearchLevel(2, 2, 8, 80, 5, 256, 100, 40)
-FINE = SearchLevel(8, 2, 8, 100, 10, 64, 300, 300)
-SOUNDING, VOTED = 8, 4  # of the candidates, those that are weighed
-SONGS_AT_ONCE = 2000  # whose peaks are in memory for verification: 130 kB each, of four minutes
-RESOLVED = 0.95  # a sparse answer this sure is not asked again: denser looks change one in a thousand
-RIVAL = 3  # of the other songs: the best of them may be a version, or share a loop with the song
-# A library with fewer songs has too few others to measure chance by.
-FEW_SONGS = 20
-SECOND = 0.95  # a further song in the same clip must be this sure, or as sure as the first
-SPEED_STEP = 0.01  # copies so far apart find what is played at any speed between
-
-
-def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Query) -> list[list[Match]]:
+def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: Query) -> list[list[Match]]:
     """Name the songs in short clips.
 
     Parameters
@@ -70,119 +78,152 @@ def recognise(clips: Sequence[NDArray[np.float32]], library: Library, query: Que
         that holds a recording twice gives both songs.
     """
     rate = library.settings.sample_rate
-    needed = [threshold(query.false_positives, len(clip) / rate) for clip in clips]
+    needed = [clip_threshold(query.false_positives, len(clip) / rate) for clip in clips]
     matches: list[list[Match]] = [[] for _ in clips]
-    sure = [0.0] * len(clips)
-    for effort, speed in _stages(query):
-        open_ = [place for place in range(len(clips)) if sure[place] < (RESOLVED if speed == 1.0 else needed[place])]
-        least = RESOLVED if effort is COARSE else 0.0  # two looks would be two chances to be wrong
-        for start in range(0, len(open_), effort.together):
-            some = open_[start : start + effort.together]
-            heard = [Clip(at_speed(clips[place], speed), library.settings) for place in some]
-            for place, clip, answers in zip(some, heard, ask(heard, library, effort), strict=True):
-                found = _matches(answers, clip, speed, rate, max(needed[place], least))
-                if found and found[0].confidence > sure[place]:
-                    matches[place] = found
-                    # of several songs, versions of a recording most often, the dense look is the better judge
-                    sure[place] = 0.0 if effort is COARSE and len(found) > 1 else found[0].confidence
+    best = [0.0] * len(clips)  # confidence reached so far
+    for level, speed in _stages(query):
+        unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if speed == 1.0 else needed[i])]
+        # Two searches are two chances to be wrong: a coarse one counts only if it resolves the clip.
+        least = RESOLVED_CONFIDENCE if level is COARSE else 0.0
+        for start in range(0, len(unresolved), level.clips_per_lookup):
+            some = unresolved[start : start + level.clips_per_lookup]
+            searched = [Clip(at_speed(clips[i], speed), library.settings) for i in some]
+            for i, clip, candidates in zip(some, searched, search(searched, library, level), strict=True):
+                found = _matches_above(max(needed[i], least), candidates, clip, speed)
+                if found and found[0].confidence > best[i]:
+                    matches[i] = found
+                    # Several songs are most often versions of one recording, which the fine search tells apart better.
+                    best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
     return matches
 
 
+def speeds(speed_range: float) -> list[float]:
+    """The speeds to search at, 1.0 and those next to it first.
+
+    Parameters
+    ----------
+    speed_range
+        Percent, 0 or more.
+    """
+    steps = int(np.ceil(speed_range / 100 / SPEED_STEP - 1e-9))
+    return sorted((1 + SPEED_STEP * step for step in range(-steps, steps + 1)), key=lambda speed: abs(speed - 1))
+
+
 def _stages(query: Query) -> list[tuple[SearchLevel, float]]:
-    aside = int(np.ceil(query.speed_range / 100 / SPEED_STEP - 1e-9))
-    speeds = sorted(
-        (1 + SPEED_STEP * step for step in range(-aside, aside + 1) if step), key=lambda speed: abs(speed - 1)
-    )
-    return [(COARSE, 1.0), (FINE, 1.0), *((effort, speed) for effort in (COARSE, FINE) for speed in speeds)]
+    """Levels and speeds in the order in which they are searched."""
+    own, *others = speeds(query.speed_range)
+    return [(COARSE, own), (FINE, own), *((level, speed) for level in (COARSE, FINE) for speed in others)]
 
 
-def ask(clips: Sequence[Clip], library: Library, effort: SearchLevel) -> list[list[Answer]]:
-    """The candidates of each clip, verified, best first."""
-    found = [find_candidates(clip.question(effort), library, effort.candidates) for clip in clips]
-    answers = []
-    few = SONGS_AT_ONCE // effort.listened
-    for start in range(0, len(clips), few):
-        some = found[start : start + few]
-        songs = library.constellations(
-            sorted({candidate.song_id for candidates in some for candidate in candidates[: effort.listened]})
-        )
-        for clip, candidates in zip(clips[start : start + few], some, strict=True):
-            listened = candidates[: effort.listened]
-            answered = clip.listen(listened, songs)
-            usual = clip.usual_rival() if library.n_songs < FEW_SONGS else 0.0
-            chance = Chance(rival_votes(candidates), max(usual, _rival_answer(listened, answered, clip, songs)))
-            weighed = [
-                Answer(candidate, chance, clip.weigh(candidate, songs[candidate.song_id]))
-                for candidate in shortlist(listened, answered)
-            ]
-            answers.append(_right_version(sorted(weighed, key=lambda answer: -answer.logit), clip, songs))
-            clip.forget()
-    return answers
+def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[list[VerifiedCandidate]]:
+    """The verified candidates of each clip, best first."""
+    found = [find_candidates(clip.query_hashes(level), library, level.candidates) for clip in clips]
+    verified = []
+    at_once = SONGS_IN_MEMORY // level.filtered
+    for start in range(0, len(clips), at_once):
+        some = found[start : start + at_once]
+        filtered = [candidates[: level.filtered] for candidates in some]
+        songs = library.constellations(sorted({one.song_id for candidates in filtered for one in candidates}))
+        for clip, candidates, top in zip(clips[start : start + at_once], some, filtered, strict=True):
+            verified.append(_verify(clip, top, songs, background_votes(candidates), library.n_songs))
+            clip.free()
+    return verified
 
 
-def _rival_answer(
-    candidates: Sequence[Candidate], answered: Sequence[float], clip: Clip, songs: Mapping[int, Peaks]
+def _verify(
+    clip: Clip, candidates: Sequence[Candidate], songs: Mapping[int, Peaks], chance_votes: float, n_songs: int
+) -> list[VerifiedCandidate]:
+    """The best candidates with their evidence, best first."""
+    responses = []
+    for candidate in candidates:
+        filtered, start = clip.filtered_at(candidate.delta)
+        responses.append(filter_response(filtered, songs[candidate.song_id], start))
+    chance_response = _background_response(candidates, responses, clip, songs)
+    if n_songs < FEW_SONGS:
+        length_s = max(clip.n_samples, 1) / clip.settings.sample_rate
+        chance_response = max(EXPECTED_BACKGROUND / math.sqrt(length_s), chance_response)
+    background = Background(chance_votes, chance_response)
+    verified = []
+    for candidate in select_for_evidence(candidates, responses):
+        filtered, start = clip.filtered_at(candidate.delta)
+        evidence = compute_evidence(filtered, songs[candidate.song_id], start)
+        verified.append(VerifiedCandidate(candidate, background, evidence))
+    return _prefer_best_version(sorted(verified, key=lambda one: -one.logit), clip, songs)
+
+
+def _background_response(
+    candidates: Sequence[Candidate], responses: Sequence[float], clip: Clip, songs: Mapping[int, Peaks]
 ) -> float:
-    """What the filter answers at the third best of the songs that are no version of the best; 0 if there is none."""
+    """Response at the third best of the songs that are no version of the best one; 0 if there is none."""
     best: dict[int, int] = {}
-    for index in sorted(range(len(candidates)), key=lambda index: -answered[index]):
-        best.setdefault(candidates[index].song_id, index)
-    if len(best) <= RIVAL:
+    for i in sorted(range(len(candidates)), key=lambda i: -responses[i]):
+        best.setdefault(candidates[i].song_id, i)
+    if len(best) <= BACKGROUND_RANK:
         return 0.0
     first, *others = best.values()
-    rivals = (i for i in others if clip.compare(candidates[i], candidates[first], songs)[0] < RELATED)
-    third = next(itertools.islice(rivals, RIVAL - 1, None), None)
-    return 0.0 if third is None else answered[third]
+    background = (i for i in others if _compare(candidates[i], candidates[first], clip, songs)[0] < VERSION_SHARE)
+    third = next(itertools.islice(background, BACKGROUND_RANK - 1, None), None)
+    return 0.0 if third is None else responses[third]
 
 
-def _right_version(answers: list[Answer], clip: Clip, songs: Mapping[int, Peaks]) -> list[Answer]:
-    """The same answers, best first, of versions of one recording the one that is heard best.
+def _compare(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tuple[float, float]:
+    """`compare_versions` of two candidates."""
+    (filtered_1, start_1), (filtered_2, start_2) = clip.filtered_at(first.delta), clip.filtered_at(second.delta)
+    return compare_versions((filtered_1, songs[first.song_id], start_1), (filtered_2, songs[second.song_id], start_2))
 
-    What versions share speaks for each of them; which of them it is, only what they do not share can tell. The version
-    that wins is as sure as the recording is, and has the votes for it.
+
+def _prefer_best_version(
+    verified: list[VerifiedCandidate], clip: Clip, songs: Mapping[int, Peaks]
+) -> list[VerifiedCandidate]:
+    """The same candidates, best first; of versions of one recording the one that matches best comes first.
+
+    The peaks that versions share speak for each of them; only the peaks that they do not share tell which it is. The
+    version that wins gets the confidence and the votes that its recording has.
     """
-    best: dict[int, Answer] = {}
-    for answer in answers:
-        if answer.logit > 0:
-            best.setdefault(answer.candidate.song_id, answer)
+    best: dict[int, VerifiedCandidate] = {}
+    for one in verified:
+        if one.logit > 0:
+            best.setdefault(one.candidate.song_id, one)
     if len(best) < 2:
-        return answers
+        return verified
     first, *others = best.values()
     winner, votes = first, first.candidate.votes
     for other in others:
-        shared, margin = clip.compare(other.candidate, winner.candidate, songs)
-        if shared >= RELATED:
+        shared, margin = _compare(other.candidate, winner.candidate, clip, songs)
+        if shared >= VERSION_SHARE:
             votes = max(votes, other.candidate.votes)
             winner = other if margin > 0 else winner
-    sure = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))
-    return [sure, *(answer for answer in answers if answer is not winner)]
+    preferred = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))
+    return [preferred, *(one for one in verified if one is not winner)]
 
 
-def shortlist(candidates: Sequence[Candidate], answered: Sequence[float]) -> list[Candidate]:
-    """The candidates that sound most like their song, and those with most votes."""
-    order = sorted(range(len(candidates)), key=lambda index: -answered[index])
-    return [candidates[index] for index in sorted({*order[:SOUNDING], *range(min(VOTED, len(candidates)))})]
+def select_for_evidence(candidates: Sequence[Candidate], responses: Sequence[float]) -> list[Candidate]:
+    """The candidates with the highest response, and those with most votes, in the order given."""
+    order = sorted(range(len(candidates)), key=lambda i: -responses[i])
+    chosen = {*order[:BEST_BY_RESPONSE], *range(min(BEST_BY_VOTES, len(candidates)))}
+    return [candidates[i] for i in sorted(chosen)]
 
 
-def _matches(answers: Sequence[Answer], clip: Clip, speed: float, rate: int, needed: float) -> list[Match]:
-    """The best place of each song that is sure enough, in seconds: the first as `needed`, further ones as `SECOND`."""
+def _matches_above(needed: float, candidates: Sequence[VerifiedCandidate], clip: Clip, speed: float) -> list[Match]:
+    """The best place of each song with enough confidence: `needed`, for further songs `FURTHER_SONG_CONFIDENCE`."""
+    rate = clip.settings.sample_rate
+    length_s = clip.n_samples / rate
     found: dict[int, Match] = {}
-    for answer in answers:
-        sure = confidence(answer.logit)
-        if answer.candidate.song_id in found or sure < needed:
+    for one in candidates:
+        song_id, probability = one.candidate.song_id, confidence(one.logit)
+        if song_id in found or probability < needed:
             continue
-        start = (answer.candidate.delta * clip.settings.hop / TICKS + clip.lead) / rate
-        before = max(-start, 0.0)  # the clip began before the song did
-        length = clip.n_samples / rate
-        found[answer.candidate.song_id] = Match(
-            answer.candidate.song_id,
-            before / speed,
-            length / speed,
-            start + before,
-            start + length,
-            answer.candidate.votes,
-            sure,
-            speed,
+        start_s = (one.candidate.delta * clip.settings.hop / TICKS + clip.lead) / rate
+        before_s = max(-start_s, 0.0)  # the clip began before the song did
+        found[song_id] = Match(
+            song_id=song_id,
+            clip_start_s=before_s / speed,
+            clip_end_s=length_s / speed,
+            song_start_s=start_s + before_s,
+            song_end_s=start_s + length_s,
+            votes=one.candidate.votes,
+            confidence=probability,
+            speed=speed,
         )
-        needed = max(needed, min(sure, SECOND))  # a copy is as sure as the first
+        needed = max(needed, min(probability, FURTHER_SONG_CONFIDENCE))  # a copy is as sure as the first
     return list(found.values())

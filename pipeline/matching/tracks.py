@@ -1,4 +1,4 @@
-"""Candidates of one song in successive windows, joined to tracks along a recording."""
+"""Candidates of one song in successive windows of a recording, joined to tracks."""
 
 from __future__ import annotations
 
@@ -8,127 +8,131 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.fingerprinting.landmarks import Hashes, Postings
-from pipeline.matching.calibration import rival_votes
+from pipeline.matching.calibration import background_votes
 from pipeline.matching.types import Library
-from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, join, take_hits
+from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, find_hits, take_hits
 
+# Votes are counted in windows of this length and distance.
 WINDOW_S = 10.0
 WINDOW_STEP_S = 5.0
-SHORT_WINDOW_S = 4.0
+# The last window: a song that has just begun is alone in a short one.
+LAST_WINDOW_S = 4.0
 CANDIDATES = 40
-# From one window to the next a place may move by so many ticks: 0.5 % of speed, beside a frame's jitter.
+# From one window to the next the time offset may change by so many ticks: 0.5 % of speed, and a frame's jitter.
 STEP_TICKS = 5
 JITTER_TICKS = 8
-# Of a chain that is a single window, or at its ends: half a window.
-REACH = 860
-# By so many ticks may a hit lie off its chain's line.
+# How far a track goes on beyond the middle of its first and last window: half a window.
+REACH_TICKS = 860
+# By so many ticks may a hit differ from its track's line.
 NEAR_TICKS = 6
-# How strongly a line is held level: a jitter of 3 ticks against slopes of 0.2 %.
+# How strongly a line is kept level: a jitter of 3 ticks against slopes of 0.2 %.
 STIFFNESS = (3 / 0.002) ** 2
-# Chains of a stretch that are verified, and of one song among them: music that repeats itself gives many.
+# Tracks of a stretch that are verified, and tracks of one song among them: music that repeats itself gives many.
 MAX_TRACKS = 30
 MAX_TRACKS_PER_SONG = 4
 
 
 @dataclass(slots=True)
 class Track:
-    """Candidates of one song in successive windows, whose places go on from each other.
+    """Candidates of one song in successive windows, whose time offsets continue each other.
 
     Parameters
     ----------
     middles
-        Ticks of the copy, the middle of each window.
+        The middle of each window, in ticks of the clip.
     deltas
-        Of the candidates.
-    over_chance
-        Votes in all, beyond those that chance brings.
+        Time offset of the candidate in each window, in ticks.
+    excess_votes
+        Votes in all windows, above the background votes of each.
     """
 
     song_id: int
     middles: list[float] = field(default_factory=list)
     deltas: list[int] = field(default_factory=list)
-    over_chance: float = 0.0
+    excess_votes: float = 0.0
 
-    def reaches(self, middle: float, delta: int, step: float) -> float:
-        """By how many ticks a candidate is off; infinite if it does not go on from this chain."""
+    def distance(self, middle: float, delta: int, step: float) -> float:
+        """By how many ticks a candidate differs from the last one; infinite if it does not continue this track."""
         steps = (middle - self.middles[-1]) / step
-        apart = abs(delta - self.deltas[-1])
-        return apart if steps > 0 and apart <= JITTER_TICKS + STEP_TICKS * steps else np.inf
+        ticks = abs(delta - self.deltas[-1])
+        return ticks if steps > 0 and ticks <= JITTER_TICKS + STEP_TICKS * steps else np.inf
 
 
-def find_tracks(question: QueryHashes, library: Library, ticks_per_s: float) -> list[Track]:
-    """The strongest tracks of candidates.
+def find_tracks(query: QueryHashes, library: Library, ticks_per_s: float) -> list[Track]:
+    """The tracks with most votes above the background, at most `MAX_TRACKS`.
+
+    A place in a song that is a candidate in one window is chance; one that continues from window to window is a
+    performance.
 
     Parameters
     ----------
-    question
+    query
         Of a stretch.
     """
     size, step = WINDOW_S * ticks_per_s, WINDOW_STEP_S * ticks_per_s
-    end = float(question.tick.max(initial=0))
+    end = float(query.tick.max(initial=0))
     last = max(end - size, 0.0)
     windows = [(start, start + size) for start in (*np.arange(0.0, last, step), last)]
-    # A song that has just begun is alone in a short window.
-    windows.append((max(end - SHORT_WINDOW_S * ticks_per_s, 0.0), end))
+    windows.append((max(end - LAST_WINDOW_S * ticks_per_s, 0.0), end))
     songs: dict[int, list[Track]] = {}
     for start, stop in windows:
         middle = (start + stop) / 2
-        inside = (question.tick >= start) & (question.tick < stop)
-        found = find_candidates(QueryHashes(question.hash[inside], question.tick[inside]), library, CANDIDATES)
-        chance = rival_votes(found)
-        for candidate in found:
+        inside = (query.tick >= start) & (query.tick < stop)
+        candidates = find_candidates(QueryHashes(query.hash[inside], query.tick[inside]), library, CANDIDATES)
+        chance = background_votes(candidates)
+        for candidate in candidates:
             of_song = songs.setdefault(candidate.song_id, [])
-            chain = min(of_song, key=lambda chain: chain.reaches(middle, candidate.delta, step), default=None)
-            if chain is None or chain.reaches(middle, candidate.delta, step) == np.inf:
-                chain = Track(candidate.song_id)
-                of_song.append(chain)
-            chain.middles.append(middle)
-            chain.deltas.append(candidate.delta)
-            chain.over_chance += max(candidate.votes - chance, 0.0)
-    strongest = [chain for of_song in songs.values() for chain in sorted(of_song, key=_weakness)[:MAX_TRACKS_PER_SONG]]
-    return sorted(strongest, key=_weakness)[:MAX_TRACKS]
+            track = min(of_song, key=lambda track: track.distance(middle, candidate.delta, step), default=None)
+            if track is None or track.distance(middle, candidate.delta, step) == np.inf:
+                track = Track(candidate.song_id)
+                of_song.append(track)
+            track.middles.append(middle)
+            track.deltas.append(candidate.delta)
+            track.excess_votes += max(candidate.votes - chance, 0.0)
+    strongest = [track for of_song in songs.values() for track in sorted(of_song, key=_rank)[:MAX_TRACKS_PER_SONG]]
+    return sorted(strongest, key=_rank)[:MAX_TRACKS]
 
 
-def _weakness(chain: Track) -> tuple[float, int, int]:
-    return -chain.over_chance, chain.song_id, chain.deltas[0]
+def _rank(track: Track) -> tuple[float, int, int]:
+    return -track.excess_votes, track.song_id, track.deltas[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where a song lies in a copy: at ``tick`` it is at its own ``tick * (1 + slope) + delta``."""
+    """Where a song lies in a clip: at ``tick`` of the clip the song is at its own ``tick * (1 + slope) + delta``."""
 
     delta: float
     slope: float
 
 
-def fit_line(chain: Track, hits: Hits) -> Line:
-    """The straight line through the hits of a chain.
+def fit_line(track: Track, hits: Hits) -> Line:
+    """The straight line through the hits of a track, by least squares, kept level by `STIFFNESS`.
 
     Parameters
     ----------
     hits
-        Of the chain's song alone.
+        Of the track's song alone.
     """
     tick = hit_ticks(hits)
-    near = np.abs(hits.delta - np.interp(tick, chain.middles, chain.deltas)) <= NEAR_TICKS
-    near &= (tick >= chain.middles[0] - REACH) & (tick <= chain.middles[-1] + REACH)
-    if not near.any():  # candidates at odds with each other in one window
-        return Line(float(np.mean(chain.deltas)), 0.0)
+    near = np.abs(hits.delta - np.interp(tick, track.middles, track.deltas)) <= NEAR_TICKS
+    near &= (tick >= track.middles[0] - REACH_TICKS) & (tick <= track.middles[-1] + REACH_TICKS)
+    if not near.any():  # candidates that contradict each other in one window
+        return Line(float(np.mean(track.deltas)), 0.0)
     middle, delta = tick[near].mean(), hits.delta[near].mean()
-    aside = tick[near] - middle
-    slope = float((aside * (hits.delta[near] - delta)).sum() / ((aside * aside).sum() + STIFFNESS))
+    distance = tick[near] - middle
+    slope = float((distance * (hits.delta[near] - delta)).sum() / ((distance * distance).sum() + STIFFNESS))
     return Line(float(delta - slope * middle), slope)
 
 
-def hits_of_song(question: QueryHashes, song_id: int, landmarks: Hashes) -> Hits:
-    """Where a stretch meets the landmarks of one song, by tick."""
+def hits_in_song(query: QueryHashes, song_id: int, landmarks: Hashes) -> Hits:
+    """The hits of a query with the landmarks of one song, sorted by tick."""
     order = np.argsort(landmarks.hash, kind="stable")
-    song = np.full(len(landmarks), song_id, np.int32)
-    hits = join(question, Postings(landmarks.hash[order], song, landmarks.offset[order]))
+    postings = Postings(landmarks.hash[order], np.full(len(order), song_id, np.int32), landmarks.offset[order])
+    hits = find_hits(query, postings)
     return take_hits(hits, np.argsort(hit_ticks(hits), kind="stable"))
 
 
 def hit_ticks(hits: Hits) -> NDArray[np.int32]:
-    """Where in the copy that was asked each hit's anchor starts."""
+    """Where in the clip the anchor of each hit starts, ``(n,)`` int32 ticks."""
     tick: NDArray[np.int32] = hits.offset * np.int32(TICKS) - hits.delta
     return tick

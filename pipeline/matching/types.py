@@ -19,14 +19,14 @@ class Shard(Protocol):
     """Some of the songs of a library, laid end to end: a position in it is a frame of one of them."""
 
     def find(self, hashes: NDArray[np.int32]) -> Slices:
-        """Where some hashes occur, ``(n,)`` int32, rising; one that comes twice is found twice."""
+        """Where some hashes occur, ``(n,)`` int32, rising; one that is given twice is found twice."""
 
     def locate(self, position: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The song of each position, 0 where none counts, and the frame in it."""
+        """The song id of each position, 0 where no indexed song lies, and the frame in the song."""
 
 
 class Library(Protocol):
-    """What recognition needs of a store."""
+    """What a search needs of a store."""
 
     @property
     def settings(self) -> Settings: ...
@@ -36,7 +36,7 @@ class Library(Protocol):
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """All songs, each in one of them. What is found does not depend on how they are shared out."""
+        """All songs, each in one of them. What is found does not depend on which song is in which shard."""
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The constellations of some songs."""
@@ -49,7 +49,7 @@ class Query:
     Parameters
     ----------
     false_positives
-        Share of clips that are not in the library which may be named all the same, above 0, at most 1.
+        Share of out-of-library clips that may be named all the same, above 0, at most 1.
     speed_range
         Percent by which a clip may be played fast or slow, 0 to 20.
     """
@@ -75,7 +75,7 @@ class Match:
     clip_start_s, clip_end_s, song_start_s, song_end_s
         The span in the clip, and the same in the song.
     votes
-        Distinct anchors that agree; of versions of one recording the one that is heard best has the most of any.
+        Distinct anchors that agree. Of versions of one recording, the one that matches best has the most votes of any.
     confidence
         Probability that the match is right.
     speed

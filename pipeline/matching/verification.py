@@ -1,17 +1,17 @@
 """A candidate against its song's own constellation: the clip must sound where the song has its peaks.
 
 Votes only bring the true place among the best hundred. Here the clip's log spectrogram is passed through a matched
-filter, which answers most where a tone begins or ends and stands out of its neighbourhood, and is read at exactly
-the frames and bins where the song, so placed, has its peaks. What that gives by chance is measured on the spot: with
-the same peaks moved aside by a few bins, and by the other songs that votes brought for the same clip.
+filter. Its response is highest where a tone begins or ends and is louder than its surroundings. It is read at exactly
+the frames and bins where the song has its peaks. What chance gives is measured in the same clip: with the same peaks
+shifted by a few bins (the null), and with the other songs that voting found (the background).
 
-The filter is the linear discriminant between what surrounds the peaks of true candidates and of the best false ones, on
-real music in rooms, under voices and noise, made separable and symmetric. False candidates are no random places: they
-are music in the same key, whose tones stand at the same bins but begin and end at other times.
+The filter is the linear discriminant between the surroundings of peaks of true candidates and of the best false ones,
+on real music in simulated rooms, under voices and noise, made separable and symmetric. False candidates are not random
+places: they are music in the same key, whose tones have the same bins but begin and end at other times.
 
-How loud the song's peaks are says more. Noise drowns the quiet ones first, so that the loud ones count for more. And it
+The levels of the song's peaks say more. Noise masks the quiet peaks first, so loud peaks have higher weights. Noise
 only adds: a song that is in the clip has its loud peaks there, all with about the same gain. Music that merely shares
-some sounds with the song, a drum loop or a sample, lacks what else the song plays there.
+some sounds with the song, a drum loop or a sample, misses what else the song plays there.
 docs/RECOGNITION.md has the figures, and what else was tried.
 """
 
@@ -27,38 +27,39 @@ from numpy.typing import NDArray
 from pipeline.fingerprinting.peaks import Peaks, running_sum
 from pipeline.fingerprinting.settings import LEVEL_DB, LOWEST_BIN, SILENCE
 
-# The filter is separable. Along each axis: weights around the point, and one for everything further around.
-LOBE = (-0.16, 0.41, 1.04, 0.41, -0.16)  # of the window, across bins
-LOBE_AROUND, LOBE_REST = 16, -1.54 / 33  # an even spectrum gives 0
-COURSE = (-0.19, 0.47, 1.06, 0.47, -0.19)  # across frames: a tone that begins or ends here, not one that stands
-COURSE_AROUND, COURSE_REST = 8, -0.06
-BINS_ASIDE = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
-NEPERS = LEVEL_DB * math.log(10) / 10  # a step of a peak's level, as log power
-# What a peak counts for, by its level and 128 more: the fourth root of its power.
-LOUDNESS: NDArray[np.float32] = np.exp(np.arange(-128, 128) * (NEPERS / 4)).astype(np.float32)
-# A loud peak is lacking if it is this much weaker than the best heard ones say (log power: 13 dB), but not so much that
-# the loudspeaker will have no such tones (22 dB).
-LACKING, CUT_OFF, BEST_HEARD = -3.0, -5.0, 0.7
-# Where peaks are added up, none says more than so much, either way: a click is not to outvote the others.
-BOUNDS = (-1.5, 4.0)
-# Songs are versions of one recording when so many of one's peaks are the other's too; chance gives a tenth to a sixth.
-RELATED = 0.25
-ROW = 1 << 12  # a frame and a bin as one number
+# The filter is separable. Along each axis: weights around the point, and one weight for everything within reach.
+FREQUENCY_KERNEL = (-0.16, 0.41, 1.04, 0.41, -0.16)  # across bins: the main lobe of the window
+FREQUENCY_REACH, FREQUENCY_REST = 16, -1.54 / 33  # the response to an even spectrum is 0
+TIME_KERNEL = (-0.19, 0.47, 1.06, 0.47, -0.19)  # across frames: a tone that begins or ends, not one that lasts
+TIME_REACH, TIME_REST = 8, -0.06
+# The null: the song's peaks shifted by so many bins, up and down.
+NULL_SHIFTS_BINS = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
+LEVEL_STEP = LEVEL_DB * math.log(10) / 10  # a step of a peak's level, as log power
+# Weight of a peak, by its level plus 128: the fourth root of its power.
+PEAK_WEIGHTS: NDArray[np.float32] = np.exp(np.arange(-128, 128) * (LEVEL_STEP / 4)).astype(np.float32)
+# A loud peak is missing if its gain is lower than the clip's best gains by 13 dB (log power 3). Below 22 dB (log power
+# 5) it does not count: the loudspeaker may not reproduce such tones.
+MISSING_BELOW, INAUDIBLE_BELOW, GAIN_QUANTILE = -3.0, -5.0, 0.7
+# Where responses are added up, each is limited to this range, so that one click does not outweigh all other peaks.
+RESPONSE_BOUNDS = (-1.5, 4.0)
+# Songs are versions of one recording when this share of one's peaks are also the other's; chance gives 0.1 to 0.17.
+VERSION_SHARE = 0.25
+FRAME_KEY = 1 << 12  # a frame and a bin as one number: frame * FRAME_KEY + bin
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A clip as verification hears it, ``(n_frames, n_bins)`` float32 each.
+class FilteredSpectrogram:
+    """What verification reads of a clip, ``(n_frames, n_bins)`` float32 each.
 
     Parameters
     ----------
-    answer
-        What the matched filter of `tones` answers.
+    response
+        Of `matched_filter`.
     level
-        Log power, the most of a frame and its two neighbours.
+        Log power, the maximum over a frame and its two neighbours.
     """
 
-    answer: NDArray[np.float32]
+    response: NDArray[np.float32]
     level: NDArray[np.float32]
 
 
@@ -69,33 +70,41 @@ class Evidence:
     Parameters
     ----------
     peaks
-        How many peaks the song has where the clip lies.
-    answer
-        Mean answer of the matched filter at them, the louder ones counted for more.
-    aside_mean, aside_spread
-        Mean and standard deviation of the same with the peaks moved aside.
-    plain_answer
-        `answer`, all peaks counted alike.
-    likeness
-        Correlation of the levels of the song's peaks with those of the clip there.
-    lacking
-        Share of the louder peaks that the clip should have, and has not.
+        Number of peaks that the song has where the clip lies.
+    response
+        Mean response of the matched filter at them, weighted by `peak_weights`.
+    null_mean, null_deviation
+        Mean and standard deviation of the same with the peaks shifted by `NULL_SHIFTS_BINS`.
+    unweighted_response
+        Mean response, all peaks weighted alike.
+    level_correlation
+        Correlation of the levels of the song's peaks with those of the clip there, -1 to 1.
+    missing_fraction
+        Share of the louder peaks that the clip should have and does not, 0 to 1.
     """
 
     peaks: int
-    answer: float
-    aside_mean: float
-    aside_spread: float
-    plain_answer: float
-    likeness: float
-    lacking: float
+    response: float
+    null_mean: float
+    null_deviation: float
+    unweighted_response: float
+    level_correlation: float
+    missing_fraction: float
 
 
-NO_EVIDENCE = Evidence(0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+NO_EVIDENCE = Evidence(
+    peaks=0,
+    response=0.0,
+    null_mean=0.0,
+    null_deviation=1.0,
+    unweighted_response=0.0,
+    level_correlation=0.0,
+    missing_fraction=0.0,
+)
 
 
-def tones(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the matched filter answers.
+def matched_filter(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The response of the matched filter.
 
     Parameters
     ----------
@@ -105,27 +114,27 @@ def tones(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns
     -------
     NDArray
-        ``(n_frames, n_bins)`` float32; 0 where nothing stands out, 1 a standard deviation of the frame.
+        ``(n_frames, n_bins)`` float32, in standard deviations of the frame; 0 where nothing exceeds its surroundings.
     """
-    # all arrays stay in the order of memory that the spectrogram has: to transpose it takes longer than to filter it
-    across_bins = _weighted(log_power.T, LOBE, LOBE_AROUND, LOBE_REST).T
-    answer: NDArray[np.float32] = _weighted(across_bins, COURSE, COURSE_AROUND, COURSE_REST)
-    answer /= answer.std(axis=1, keepdims=True) + np.float32(0.1)
-    return answer
+    # All arrays keep the memory order of the spectrogram: to transpose it takes longer than to filter it.
+    across_bins = _filter_rows(log_power.T, FREQUENCY_KERNEL, FREQUENCY_REACH, FREQUENCY_REST).T
+    response: NDArray[np.float32] = _filter_rows(across_bins, TIME_KERNEL, TIME_REACH, TIME_REST)
+    response /= response.std(axis=1, keepdims=True) + np.float32(0.1)
+    return response
 
 
-def _weighted(x: NDArray[np.float32], weights: Sequence[float], around: int, rest: float) -> NDArray[np.float32]:
-    """Weighted sum of neighbouring rows, and `rest` times all within `around`; the edge rows go on beyond the edges."""
+def _filter_rows(x: NDArray[np.float32], kernel: Sequence[float], reach: int, rest: float) -> NDArray[np.float32]:
+    """Sum of neighbouring rows by the kernel, plus `rest` times all rows within `reach`; edge rows are repeated."""
     n_rows = len(x)
-    padded = np.pad(x, ((around, around), (0, 0)), mode="edge")
-    total = np.float32(rest) * running_sum(padded, around)
-    for place, weight in enumerate(weights, start=around - len(weights) // 2):
-        total += np.float32(weight) * padded[place : place + n_rows]
+    padded = np.pad(x, ((reach, reach), (0, 0)), mode="edge")
+    total = np.float32(rest) * running_sum(padded, reach)
+    for row, weight in enumerate(kernel, start=reach - len(kernel) // 2):
+        total += np.float32(weight) * padded[row : row + n_rows]
     return total
 
 
-def hear(power: NDArray[np.float32]) -> Heard:
-    """What verification needs of a clip.
+def filter_spectrogram(power: NDArray[np.float32]) -> FilteredSpectrogram:
+    """What verification reads of a clip.
 
     Parameters
     ----------
@@ -136,121 +145,126 @@ def hear(power: NDArray[np.float32]) -> Heard:
     level = log_power.copy()
     np.maximum(level[1:], log_power[:-1], out=level[1:])
     np.maximum(level[:-1], log_power[1:], out=level[:-1])
-    return Heard(tones(log_power), level)
+    return FilteredSpectrogram(matched_filter(log_power), level)
 
 
-def listen(answer: NDArray[np.float32], song: Peaks, place: int) -> tuple[int, float]:
-    """How many peaks the song has where the clip lies, and the mean answer of the filter there.
+def filter_response(clip: FilteredSpectrogram, song: Peaks, start: int) -> float:
+    """Mean response of the matched filter at a song's peaks, weighted by `peak_weights`; 0 if it has none there.
 
     Parameters
     ----------
-    answer
-        ``(n_frames, n_bins)`` float32, what `tones` gave.
     song
-        The song's constellation; louder peaks count for more.
-    place
+        The song's constellation.
+    start
         The song's frame at which the clip's frame 0 lies.
     """
-    first, last = _inside(song, place, len(answer))
-    if first == last:
-        return 0, 0.0
-    answers = answer[song.frame[first:last] - place, song.bin[first:last]]
-    return last - first, float(_mean(answers, loudness(song.level[first:last])))
+    first, stop = _peak_range(song, start, len(clip.response))
+    if first == stop:
+        return 0.0
+    responses = clip.response[song.frame[first:stop] - start, song.bin[first:stop]]
+    return float(_weighted_mean(responses, peak_weights(song.level[first:stop])))
 
 
-def compare(one: tuple[Heard, Peaks, int], other: tuple[Heard, Peaks, int]) -> tuple[float, float]:
+def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evidence:
+    """`filter_response`, what chance gives, and how the levels agree; parameters as there."""
+    n_frames, n_bins = clip.response.shape
+    first, stop = _peak_range(song, start, n_frames)
+    if first == stop:
+        return NO_EVIDENCE
+    # One index into the rows end to end, of numpy's own index type: a third of the time of two indices.
+    row, bin_ = (song.frame[first:stop] - start).astype(np.intp) * n_bins, song.bin[first:stop].astype(np.intp)
+    weights = peak_weights(song.level[first:stop])
+    shifted = bin_ + np.array(NULL_SHIFTS_BINS)[:, None]
+    shifted = np.where(shifted >= n_bins, 2 * n_bins - 2 - shifted, shifted)
+    shifted = np.where(shifted < LOWEST_BIN, 2 * LOWEST_BIN - shifted, shifted)
+    responses, null = clip.response.take(row + bin_), _weighted_mean(clip.response.take(row + shifted), weights)
+    song_level, clip_level = song.level[first:stop] * np.float32(LEVEL_STEP), clip.level.take(row + bin_)
+    return Evidence(
+        peaks=stop - first,
+        response=float(_weighted_mean(responses, weights)),
+        null_mean=float(null.mean()),
+        null_deviation=float(null.std()),
+        unweighted_response=float(responses.mean()),
+        level_correlation=_correlation(song_level, clip_level),
+        missing_fraction=_missing_fraction(song_level, clip_level),
+    )
+
+
+def compare_versions(
+    first: tuple[FilteredSpectrogram, Peaks, int], second: tuple[FilteredSpectrogram, Peaks, int]
+) -> tuple[float, float]:
     """Which of two songs is in the clip, if they are versions of one recording.
 
     Parameters
     ----------
-    one, other
-        The clip as heard, a song, and the song's frame at which the clip's frame 0 lies.
+    first, second
+        The filtered clip, a song, and the song's frame at which the clip's frame 0 lies.
 
     Returns
     -------
     shared : float
-        The share of the one's peaks that the other has too, by a frame and a bin.
+        The share of the first song's peaks that the second one has too, within a frame and a bin.
     margin : float
-        By how much more what only the one has is heard than what only the other has; what they share speaks for both.
+        Response at the peaks that only the first has, less that at the peaks that only the second has. The peaks that
+        they share say nothing about which it is.
     """
-    (frame, bin_), (its_frame, its_bin) = (
-        _peaks(song, place, len(heard.answer)) for heard, song, place in (one, other)
-    )
-    shared, its_shared = beside(frame, bin_, its_frame, its_bin), beside(its_frame, its_bin, frame, bin_)
-    alone = one[0].answer[frame[~shared], bin_[~shared]].clip(*BOUNDS)
-    its_alone = other[0].answer[its_frame[~its_shared], its_bin[~its_shared]].clip(*BOUNDS)
-    return float(shared.mean()) if len(shared) else 0.0, float(alone.sum() - its_alone.sum())
+    (clip_1, song_1, start_1), (clip_2, song_2, start_2) = first, second
+    frame_1, bin_1 = _peaks_in_clip(song_1, start_1, len(clip_1.response))
+    frame_2, bin_2 = _peaks_in_clip(song_2, start_2, len(clip_2.response))
+    shared_1 = coincident(frame_1, bin_1, frame_2, bin_2)
+    shared_2 = coincident(frame_2, bin_2, frame_1, bin_1)
+    only_1 = clip_1.response[frame_1[~shared_1], bin_1[~shared_1]].clip(*RESPONSE_BOUNDS)
+    only_2 = clip_2.response[frame_2[~shared_2], bin_2[~shared_2]].clip(*RESPONSE_BOUNDS)
+    return float(shared_1.mean()) if len(shared_1) else 0.0, float(only_1.sum() - only_2.sum())
 
 
-def _peaks(song: Peaks, place: int, n_frames: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The song's peaks where a clip lies: frame in the clip, and bin."""
-    first, last = _inside(song, place, n_frames)
-    return song.frame[first:last] - np.int32(place), song.bin[first:last]
-
-
-def beside(
-    frame: NDArray[np.integer], bin_: NDArray[np.integer], its_frame: NDArray[np.integer], its_bin: NDArray[np.integer]
+def coincident(
+    frame: NDArray[np.integer],
+    bin_: NDArray[np.integer],
+    other_frame: NDArray[np.integer],
+    other_bin: NDArray[np.integer],
 ) -> NDArray[np.bool_]:
-    """Which peaks of a song have one of another song at most a frame and a bin away."""
-    around = [(its_frame + frames) * ROW + its_bin + bins for frames in (-1, 0, 1) for bins in (-1, 0, 1)]
-    return np.isin(frame * ROW + bin_, np.concatenate(around))
+    """Which peaks of a song have a peak of another song at most a frame and a bin away; ``(n_peaks,)``."""
+    around = [(other_frame + frames) * FRAME_KEY + other_bin + bins for frames in (-1, 0, 1) for bins in (-1, 0, 1)]
+    return np.isin(frame * FRAME_KEY + bin_, np.concatenate(around))
 
 
-def _inside(song: Peaks, place: int, n_frames: int) -> tuple[int, int]:
-    """From and up to which of the song's peaks a clip lies."""
-    ends = np.array([place, place + n_frames], np.int32)  # int32 as they are: else all frames are converted first
-    first, last = np.searchsorted(song.frame, ends).tolist()
-    return first, last
-
-
-def weigh(heard: Heard, song: Peaks, place: int) -> Evidence:
-    """`listen`, what it gives by chance, and how the levels agree."""
-    n_frames, n_bins = heard.answer.shape
-    first, last = _inside(song, place, n_frames)
-    if first == last:
-        return NO_EVIDENCE
-    # one index into rows end to end, of the type that numpy wants: a third of the time of two
-    row, bin_ = (song.frame[first:last] - place).astype(np.intp) * n_bins, song.bin[first:last].astype(np.intp)
-    weights = loudness(song.level[first:last])
-    aside = bin_ + np.array(BINS_ASIDE)[:, None]
-    aside = np.where(aside >= n_bins, 2 * n_bins - 2 - aside, aside)
-    aside = np.where(aside < LOWEST_BIN, 2 * LOWEST_BIN - aside, aside)
-    answers, moved = heard.answer.take(row + bin_), _mean(heard.answer.take(row + aside), weights)
-    level, its = song.level[first:last] * np.float32(NEPERS), heard.level.take(row + bin_)
-    return Evidence(
-        last - first,
-        float(_mean(answers, weights)),
-        float(moved.mean()),
-        float(moved.std()),
-        float(answers.mean()),
-        _correlation(level, its),
-        _lacking(level, its),
-    )
-
-
-def loudness(level: NDArray[np.int8]) -> NDArray[np.float32]:
-    """What peaks count for, by their levels in the song."""
-    weights: NDArray[np.float32] = LOUDNESS[level.astype(np.intp) + 128]
+def peak_weights(level: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Weights of peaks by their levels in the song; ``(n_peaks,)``."""
+    weights: NDArray[np.float32] = PEAK_WEIGHTS[level.astype(np.intp) + 128]
     return weights
 
 
-def _mean(answers: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of the last axis, the louder peaks counted for more."""
-    mean: NDArray[np.float32] = answers @ weights / weights.sum()
+def _peak_range(song: Peaks, start: int, n_frames: int) -> tuple[int, int]:
+    """The song's peaks where a clip lies: the first one, and the one after the last."""
+    ends = np.array([start, start + n_frames], np.int32)  # int32 like the frames, else all frames are converted first
+    first, stop = np.searchsorted(song.frame, ends).tolist()
+    return first, stop
+
+
+def _peaks_in_clip(song: Peaks, start: int, n_frames: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The song's peaks where a clip lies: frame in the clip, and bin."""
+    first, stop = _peak_range(song, start, n_frames)
+    return song.frame[first:stop] - np.int32(start), song.bin[first:stop]
+
+
+def _weighted_mean(responses: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weighted mean over the last axis."""
+    mean: NDArray[np.float32] = responses @ weights / weights.sum()
     return mean
 
 
-def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    size = math.sqrt(float(one @ one) * float(other @ other))
-    return float(one @ other) / size if size else 0.0
+def _correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    size = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / size if size else 0.0
 
 
-def _lacking(level: NDArray[np.float32], its: NDArray[np.float32]) -> float:
-    """Share of the louder half of peaks that are much weaker in the clip than the best heard of them say."""
-    loud = level > np.median(level)
+def _missing_fraction(song_level: NDArray[np.float32], clip_level: NDArray[np.float32]) -> float:
+    """Share of the louder half of the peaks that are much weaker in the clip than the gain of the best ones says."""
+    loud = song_level > np.median(song_level)
     if not loud.any():
         return 0.0
-    gain = its[loud] - level[loud]
-    over = gain - float(np.quantile(gain, BEST_HEARD))
-    return float(((over < LACKING) & (over > CUT_OFF)).mean())
+    gain = clip_level[loud] - song_level[loud]
+    over = gain - float(np.quantile(gain, GAIN_QUANTILE))
+    return float(((over < MISSING_BELOW) & (over > INAUDIBLE_BELOW)).mean())

@@ -1,8 +1,8 @@
-"""Hashes to hits to votes to candidates: where in which song a clip may come from.
+"""Query hashes to hits to votes to candidates: where in which song a clip may come from.
 
-A clip is asked more densely than a song is indexed: more peaks, more targets to an anchor, and several copies of the
-clip whose frames start a fraction of a hop later, one of which stands almost where the song's frames stood. That costs
-nothing in the store. Time is counted in ticks, `TICKS` to the frame.
+A clip has more hashes than a song of its length: more peaks, more targets to an anchor, and several copies of the clip
+whose frames start a fraction of a hop later, one of which nearly coincides with the song's frames. That costs nothing
+in the store. Time is counted in ticks, `TICKS` to the frame.
 
 Every hit is counted. A position less the clip's frame is a cell, and a song that is heard has many hits in two cells
 that are neighbours. So hits are first counted in whole frames, where a landmark that several shifts find is one, by
@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ParameterError
-from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.landmarks import Postings, anchor_bins
 from pipeline.matching.types import Library, Shard
 
 TICKS = 8  # to a frame: the finest step by which a clip's frames are shifted
-MOST_PLACES = 8  # candidates in one song: music repeats itself, and must leave room for other songs
+MAX_CANDIDATES_PER_SONG = 8  # candidates in one song: music repeats itself, and must leave room for other songs
 # A hit as one integer: the song's number among those that were hit, delta, and enough of the song's anchor to tell it
 # from the others of a clip.
 SONG_BITS, DELTA_BITS, ANCHOR_BITS = 21, 25, 17
-LIKELY = 4  # windows in which votes are counted, for each candidate that is wanted
+WINDOWS_PER_CANDIDATE = 4  # windows in which votes are counted, for each candidate that is wanted
 # A cell of a song that may be negative, where a clip begins before it, as a number that is not.
 CELL_BIAS = 1 << 30
 # Hits of which few are three to a window.
@@ -94,26 +94,26 @@ class Candidate:
     votes: int
 
 
-def join(question: QueryHashes, postings: Postings) -> Hits:
+def find_hits(query: QueryHashes, postings: Postings) -> Hits:
     """Meet a clip's hashes with what the store knows of them."""
-    first = np.searchsorted(postings.hash, question.hash, "left")
-    count = np.searchsorted(postings.hash, question.hash, "right") - first
+    first = np.searchsorted(postings.hash, query.hash, "left")
+    count = np.searchsorted(postings.hash, query.hash, "right") - first
     found = np.repeat(first - (np.cumsum(count) - count), count)
     found += np.arange(len(found))
     offset = postings.offset[found]
     delta = offset * np.int32(TICKS)
-    delta -= np.repeat(question.tick, count)
-    return Hits(postings.song_id[found], offset, np.repeat(question.hash >> (31 - 18), count), delta)
+    delta -= np.repeat(query.tick, count)
+    return Hits(postings.song_id[found], offset, np.repeat(anchor_bins(query.hash), count), delta)
 
 
-def find_candidates(question: QueryHashes, library: Library, most: int) -> list[Candidate]:
+def find_candidates(query: QueryHashes, library: Library, most: int) -> list[Candidate]:
     """The best candidates of a clip in a library, most votes first, as `vote` counts them.
 
-    Votes are counted in the `LIKELY` times `most` fullest windows of all shards: which song lies in which shard makes
-    no difference.
+    Votes are counted in the `WINDOWS_PER_CANDIDATE` times `most` fullest windows of all shards, whichever song is in
+    which shard.
     """
-    windows = [fullest_windows(question, shard, LIKELY * most) for shard in library.shards]
-    return vote(join_windows(windows, LIKELY * most).hits, most)
+    windows = [fullest_windows(query, shard, WINDOWS_PER_CANDIDATE * most) for shard in library.shards]
+    return vote(join_windows(windows, WINDOWS_PER_CANDIDATE * most).hits, most)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +140,7 @@ class Windows:
         return len(self.n_hits)
 
 
-def fullest_windows(question: QueryHashes, shard: Shard, most: int) -> Windows:
+def fullest_windows(query: QueryHashes, shard: Shard, most: int) -> Windows:
     """The windows of a shard that hold most hits, of equals the first by song and cell.
 
     Parameters
@@ -148,7 +148,7 @@ def fullest_windows(question: QueryHashes, shard: Shard, most: int) -> Windows:
     most
         Windows, at least 1.
     """
-    entries = _Entries(question)
+    entries = _Entries(query)
     found = shard.find(entries.hash)
     cell = found.position  # in place: of a clip of 10 s in 100,000 songs it has 40 MB
     cell -= np.repeat(entries.frame[found.entry], found.count)
@@ -202,13 +202,13 @@ class _Entries:
         whose deltas lie in one frame have the same cell.
     """
 
-    def __init__(self, question: QueryHashes) -> None:
-        key = question.hash.astype(np.int64) << 32 | -(-question.tick // TICKS)
+    def __init__(self, query: QueryHashes) -> None:
+        key = query.hash.astype(np.int64) << 32 | -(-query.tick // TICKS)
         order = np.argsort(key, kind="stable")
         key = key[order]
         self._first = np.flatnonzero(np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]]))
         self._count = np.diff(self._first, append=len(key))
-        self._tick = question.tick[order]
+        self._tick = query.tick[order]
         self.hash = (key[self._first] >> 32).astype(np.int32)
         self.frame = (key[self._first] & 0xFFFFFFFF).astype(np.int32)
 
@@ -217,7 +217,7 @@ class _Entries:
         count = self._count[entry]
         tick = self._tick[np.repeat(self._first[entry] - (np.cumsum(count) - count), count) + np.arange(count.sum())]
         offset = np.repeat(offset, count)
-        bin_ = np.repeat(self.hash[entry] >> (31 - 18), count)
+        bin_ = np.repeat(anchor_bins(self.hash[entry]), count)
         return Hits(np.repeat(song_id, count), offset, bin_, offset * np.int32(TICKS) - tick)
 
 
@@ -304,10 +304,10 @@ def take_hits(hits: Hits, which: slice | NDArray[np.bool_] | NDArray[np.intp]) -
 
 
 def vote(hits: Hits, most: int) -> list[Candidate]:
-    """The best candidates, most votes first: in one song at most `MOST_PLACES`, more than a frame apart.
+    """The best candidates, most votes first: in one song at most `MAX_CANDIDATES_PER_SONG`, more than a frame apart.
 
     Votes are distinct anchors of the song whose deltas lie within a frame: a landmark that several shifts of the clip
-    find counts once. They are counted in the `LIKELY` times `most` windows of a frame that hold most hits.
+    find counts once. They are counted in the `WINDOWS_PER_CANDIDATE` times `most` windows of a frame with most hits.
 
     Raises
     ------
@@ -323,14 +323,14 @@ def vote(hits: Hits, most: int) -> list[Candidate]:
     key = song.astype(np.int64) << DELTA_BITS | (hits.delta - origin)
     key = np.sort(key << ANCHOR_BITS | (hits.offset & 127) << 10 | hits.bin)
     key = key[np.concatenate([np.ones(1, bool), key[1:] != key[:-1]])]
-    first, last = _windows(key >> ANCHOR_BITS, LIKELY * most)
+    first, last = _densest_windows(key >> ANCHOR_BITS, WINDOWS_PER_CANDIDATE * most)
     candidates: list[Candidate] = []
     taken: dict[int, list[int]] = {}
     for start, end in zip(first.tolist(), last.tolist(), strict=True):
         middle = int(key[(start + end) // 2]) >> ANCHOR_BITS
         song_id, delta = int(songs[middle >> DELTA_BITS]), (middle & ((1 << DELTA_BITS) - 1)) + origin
         others = taken.setdefault(song_id, [])
-        if len(others) == MOST_PLACES or any(abs(delta - other) <= TICKS for other in others):
+        if len(others) == MAX_CANDIDATES_PER_SONG or any(abs(delta - other) <= TICKS for other in others):
             continue
         others.append(delta)
         anchors = np.sort(key[start:end] & ((1 << ANCHOR_BITS) - 1))
@@ -340,7 +340,7 @@ def vote(hits: Hits, most: int) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: (-candidate.votes, candidate.song_id, candidate.delta))
 
 
-def _windows(place: NDArray[np.int64], enough: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _densest_windows(place: NDArray[np.int64], enough: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The windows of `TICKS` that start at one of the sorted places and hold most, the fullest and lowest first."""
     more = 1  # windows that hold more than so many; the largest power of two for which there are enough
     first = np.arange(len(place))

@@ -1,1 +1,1 @@
-"""Music by formula, and what rooms, loudspeakers and codecs do to it."""
+"""Synthetic music, and its degradation by rooms, loudspeakers, voices and codecs."""

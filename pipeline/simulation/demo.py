@@ -1,8 +1,8 @@
-"""A small library by formula and clips whose truth is known: what `songprint demo` shows and the notebooks look at.
+"""A small synthetic library and clips with known answers, for `songprint demo` and the notebooks.
 
-Two dozen songs of a minute in six formats, as a collection holds them; clips cut from the samples before any codec saw
-them, clean, through a low-rate codec and as a phone across the room hears them; and songs that the library does not
-have, for which the only right answer is none.
+The library has 24 songs of a minute, in six formats. The clips are cut from the samples before they were encoded:
+clean, through a codec at a low bit rate, and as a phone across a room records them. Some are of songs that are not in
+the library, for which ``unknown`` is right.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from pipeline.store import Store
 N_SONGS = 24
 SONG_S = 60.0
 SUFFIXES = (".mp3", ".flac", ".ogg", ".m4a", ".opus", ".wav")
-STRANGERS = (901, 902, 903)
-"""Seeds of songs that are asked for and not in the library."""
+OUT_OF_LIBRARY = (901, 902, 903)
+"""Seeds of songs that have clips and are not in the library."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What is asked, and the right answer.
+    """A clip, and where it is from.
 
     Parameters
     ----------
     path
         The clip's file.
-    heard
-        How the music was heard, in words.
+    condition
+        How the clip was degraded, for the user.
     song_path
-        The song's file in the library; ``None`` for a stranger, for whom ``unknown`` is right.
+        The song's file in the library; ``None`` for an out-of-library clip, for which ``unknown`` is right.
     start_s, length_s
         The clip's span in its song.
     """
 
     path: str
-    heard: str
+    condition: str
     song_path: str | None
     start_s: float
     length_s: float
 
 
-# Seed of the song, where the clip starts in it, its length, and what happened to it on the way.
-ASKED = (
+# Seed of the song, where the clip starts in it, its length, and how it is degraded.
+CLIPS = (
     (3, 12.0, 2.0, "cut from the song"),
     (8, 31.5, 5.0, "cut from the song"),
     (14, 20.2, 3.0, "Opus at 16 kbit/s"),
@@ -62,14 +62,14 @@ ASKED = (
     (0, 40.0, 5.0, "voices at 0 dB"),
     (12, 15.4, 8.0, "voices at 0 dB"),
     (23, 5.0, 10.0, "voices at 0 dB"),
-    (STRANGERS[0], 10.0, 5.0, "cut from a stranger"),
-    (STRANGERS[1], 30.0, 10.0, "cut from a stranger"),
-    (STRANGERS[2], 22.0, 5.0, "voices at 10 dB"),
+    (OUT_OF_LIBRARY[0], 10.0, 5.0, "out-of-library song"),
+    (OUT_OF_LIBRARY[1], 30.0, 10.0, "out-of-library song"),
+    (OUT_OF_LIBRARY[2], 22.0, 5.0, "voices at 10 dB"),
 )
 
 
 def song_path(folder: str | Path, seed: int) -> str:
-    """Where the library has the song of this seed."""
+    """The path of the song of a seed."""
     name = f"{music.title(seed)}{SUFFIXES[seed % len(SUFFIXES)]}"
     return os.path.join(folder, "music", music.artist(seed), name)
 
@@ -77,14 +77,14 @@ def song_path(folder: str | Path, seed: int) -> str:
 def compose(
     folder: str | Path, mapper: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map
 ) -> list[str]:
-    """Write the songs of the library under ``folder/music`` unless they are there.
+    """Write the songs of the library under ``folder/music``, unless they are there.
 
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Created if it does not exist.
     mapper
-        Runs the songs; an executor's ``map`` spreads them.
+        Called as ``map`` is; an executor's ``map`` spreads the songs over its workers.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def compose(
 
 
 def open_store(folder: str | Path) -> Store:
-    """The store of the library under ``folder``, made now unless it is there, as `songprint demo` leaves it."""
+    """Open the store of the library under ``folder``, as `songprint demo` leaves it; it is made if it is not there."""
     compose(folder)
     store = Store.open_or_create(os.path.join(folder, "store"))
     index([os.path.join(folder, "music")], store)
@@ -106,18 +106,18 @@ def open_store(folder: str | Path) -> Store:
 
 
 def cut(folder: str | Path) -> list[Clip]:
-    """Write the clips under ``folder/clips`` unless they are there, and say what they are."""
+    """Write the clips under ``folder/clips`` unless they are there, and list them."""
     clips = []
-    for number, (seed, start_s, length_s, heard) in enumerate(ASKED, start=1):
-        suffix = ".opus" if heard.startswith("Opus") else ".wav"
+    for number, (seed, start_s, length_s, condition) in enumerate(CLIPS, start=1):
+        suffix = ".opus" if condition.startswith("Opus") else ".wav"
         path = os.path.join(folder, "clips", f"{number:02d}{suffix}")
         if not os.path.exists(path):
             span = slice(round(start_s * music.SAMPLE_RATE), round((start_s + length_s) * music.SAMPLE_RATE))
             samples = music.song(seed, SONG_S)[span]
-            if heard.startswith("voices"):
-                samples = acoustics.recording(samples, 0.0 if " 0 dB" in heard else 10.0, seed)
+            if condition.startswith("voices"):
+                samples = acoustics.recording(samples, 0.0 if " 0 dB" in condition else 10.0, seed)
             _write_whole(path, samples, bitrate="16k")
-        clips.append(Clip(path, heard, song_path(folder, seed) if seed < N_SONGS else None, start_s, length_s))
+        clips.append(Clip(path, condition, song_path(folder, seed) if seed < N_SONGS else None, start_s, length_s))
     return clips
 
 
@@ -129,7 +129,7 @@ def _compose_one(seed_and_path: tuple[int, str]) -> None:
 def _write_whole(
     path: str, samples: NDArray[np.float32], title: str = "", artist: str = "", bitrate: str = "96k"
 ) -> None:
-    """Write under a name that nothing looks for, then rename: an interrupted demo leaves no half songs."""
+    """Write under another name, then rename, so that an interrupted demo leaves no partial song."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     stem, suffix = os.path.splitext(path)
     part = f"{stem}.part{suffix}"

@@ -1,4 +1,4 @@
-"""Samples to audio files of any format, with tags."""
+"""Encode samples as audio files, with tags."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def write(
     sample_rate
         Hz; MP3 and Opus allow only some.
     title, artist
-        Written as tags unless empty.
+        Tags; none is written for an empty one.
     bitrate
-        Of M4A and Opus files, as ffmpeg writes it.
+        Of M4A and Opus files, in ffmpeg's notation.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def write(
             for tag, value in tags.items():
                 if value:
                     setattr(file, tag, value)
-            # In blocks: libsndfile's Vorbis encoder puts what it is given on the stack, and overflows it.
+            # In blocks: libsndfile's Vorbis encoder copies each write to the stack, which overflows.
             for start in range(0, len(samples), 65536):
                 file.write(samples[start : start + 65536])
     elif codec := FFMPEG_CODECS.get(path.suffix):

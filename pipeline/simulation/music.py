@@ -1,9 +1,8 @@
-"""Music by formula, and what a room, a small loudspeaker and other people's voices do to it: the demo and the tests
-need songs that nobody had to download, that are no two alike, and whose every second is known.
+"""Synthetic songs for the demo and the tests: no download, no two alike, every sample known.
 
-A song here is not art, but it behaves like music where fingerprinting cares: notes with attacks, decays and
-harmonics, chords that move, a bass, drums, sections that return with another melody, silence before and after.
-One seed gives one song, byte for byte, whatever its length: a longer one starts with the shorter one's music.
+A song has what matters for a fingerprint: notes with attacks, decays and harmonics, chords that change, a bass, drums,
+sections that return with another melody, silence before and after. One seed gives one song, byte for byte. A longer
+song of the same seed starts with the shorter one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ParameterError
 
 SAMPLE_RATE = 22050
-"""Hz of what is made here unless asked otherwise: above what a fingerprint looks at, half of a CD's cost."""
+"""Hz, by default: more than a fingerprint needs, at half the cost of a CD's rate."""
 
 SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10))
 TITLE_STARTS = (
@@ -41,12 +40,12 @@ class Instrument:
 
 
 def song(seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
-    """One song: the same for the same seed, another one for another.
+    """Compose the song of a seed.
 
     Parameters
     ----------
     seed
-        At least 0; everything about the song follows from it: key, tempo, instruments, chords, melody, drums.
+        At least 0; fixes the song: key, tempo, instruments, chords, melody, drums.
     duration_s
         Seconds, above 0.
     sample_rate
@@ -80,7 +79,7 @@ def song(seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE) ->
     kicks[[0, 8]], snares[[4, 12]] = True, True
     lead_in_s = rng.uniform(0.1, 0.6)
 
-    # A bar's notes come from a generator of the bar's own, so that a longer song starts like a shorter one.
+    # Each bar has its own generator, so that a longer song starts like a shorter one.
     bar_s = 4 * beat_s
     out = np.zeros(round((duration_s + bar_s + 3.0) * sample_rate), dtype=np.float32)
     degree = int(rng.integers(14, 21))
@@ -91,29 +90,29 @@ def song(seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE) ->
         root = int(section[bar % 4])
         for step in (0, 2, 4, 6 if notes.random() < 0.3 else 0):
             hz = _pitch_hz(tonic_hz * 2, scale, root + step)
-            _add(out, start_s, _note(chords, hz, bar_s, sample_rate), 0.10, sample_rate)
+            add_tone(out, start_s, play_note(chords, hz, bar_s, sample_rate), 0.10, sample_rate)
         for beat in np.flatnonzero(notes.random(4) < 0.8):
             hz = _pitch_hz(tonic_hz, scale, root + int(notes.choice([0, 0, 0, 4])))
-            _add(out, start_s + beat * beat_s, _note(bass, hz, beat_s, sample_rate), 0.30, sample_rate)
+            add_tone(out, start_s + beat * beat_s, play_note(bass, hz, beat_s, sample_rate), 0.30, sample_rate)
         at = 0.0
         while at < 4.0:
             length = float(notes.choice([0.5, 0.5, 1.0, 1.0, 1.5]))
             degree = int(np.clip(degree + notes.integers(-3, 4), 12, 26))
             if notes.random() < 0.85:
                 early_s = swing * beat_s if at % 1.0 == 0.5 else 0.0
-                tone = _note(lead, _pitch_hz(tonic_hz, scale, degree), length * beat_s, sample_rate)
+                tone = play_note(lead, _pitch_hz(tonic_hz, scale, degree), length * beat_s, sample_rate)
                 loudness = 0.25 * notes.uniform(0.6, 1.0)
-                _add(out, start_s + at * beat_s + early_s, tone, loudness, sample_rate)
+                add_tone(out, start_s + at * beat_s + early_s, tone, loudness, sample_rate)
             at += length
         for sixteenth in range(16):
             hit_s = start_s + sixteenth * beat_s / 4
             if kicks[sixteenth]:
-                _add(out, hit_s, _kick(sample_rate), 0.5, sample_rate)
+                add_tone(out, hit_s, _kick(sample_rate), 0.5, sample_rate)
             if snares[sixteenth]:
-                _add(out, hit_s, _burst(notes, 0.12, 0.0, sample_rate), 0.16, sample_rate)
+                add_tone(out, hit_s, noise_burst(notes, 0.12, 0.0, sample_rate), 0.16, sample_rate)
             if sixteenth % 2 == 0 and notes.random() < 0.8:
-                _add(out, hit_s, _burst(notes, 0.03, 1.0, sample_rate), 0.07, sample_rate)
-    # Not scaled by the whole song's peak, which would depend on its length: a limiter that leaves quiet music alone.
+                add_tone(out, hit_s, noise_burst(notes, 0.03, 1.0, sample_rate), 0.07, sample_rate)
+    # Not scaled by the peak of the whole song, which depends on its length, but limited; quiet music hardly changes.
     return np.float32(0.7) * np.tanh(out[: round(duration_s * sample_rate)])
 
 
@@ -137,7 +136,7 @@ def _instrument(rng: np.random.Generator, n_harmonics: int, attack_s: float) -> 
     order = np.arange(1, n_harmonics + 1)
     strength = rng.uniform(0.3, 1.0, n_harmonics) / order ** rng.uniform(0.7, 1.8)
     if rng.random() < 0.3:
-        strength[1::2] *= 0.1  # as a clarinet: odd harmonics only
+        strength[1::2] *= 0.1  # odd harmonics only, as a clarinet has them
     strength[0] = max(strength[0], 0.5)
     vibrato = float(rng.choice([0.0, 0.004]))
     return Instrument(
@@ -153,7 +152,7 @@ def _pitch_hz(tonic_hz: float, scale: NDArray[np.int64], degree: int) -> float:
     return float(tonic_hz * 2.0 ** (octave + scale[step] / 12))
 
 
-def _note(instrument: Instrument, hz: float, length_s: float, sample_rate: int) -> NDArray[np.float32]:
+def play_note(instrument: Instrument, hz: float, length_s: float, sample_rate: int) -> NDArray[np.float32]:
     """One note with a short release after its length; harmonics that do not fit under Nyquist are left out."""
     release_s = 0.05
     seconds = np.arange(int((length_s + release_s) * sample_rate), dtype=np.float32) / np.float32(sample_rate)
@@ -180,18 +179,20 @@ def _kick(sample_rate: int) -> NDArray[np.float32]:
     return wave
 
 
-def _burst(rng: np.random.Generator, decay_s: float, bright: float, sample_rate: int) -> NDArray[np.float32]:
-    """Noise that fades: as a snare at brightness 0, as a hi-hat or an s at 1."""
+def noise_burst(rng: np.random.Generator, decay_s: float, bright: float, sample_rate: int) -> NDArray[np.float32]:
+    """Decaying noise: like a snare at brightness 0, like a hi-hat or an s at 1."""
     noise = rng.standard_normal(int(4 * decay_s * sample_rate), dtype=np.float32)
     noise[1:] -= np.float32(bright) * noise[:-1]
     return noise * np.exp(np.linspace(0, -4, len(noise), dtype=np.float32))
 
 
-def _add(out: NDArray[np.float32], at_s: float, tone: NDArray[np.float32], loudness: float, sample_rate: int) -> None:
+def add_tone(
+    out: NDArray[np.float32], at_s: float, tone: NDArray[np.float32], loudness: float, sample_rate: int
+) -> None:
     start = round(at_s * sample_rate)
     stop = min(start + len(tone), len(out))
     out[start:stop] += np.float32(loudness) * tone[: stop - start]
 
 
-def _rms(samples: NDArray[np.float32]) -> float:
+def rms(samples: NDArray[np.float32]) -> float:
     return max(float(np.sqrt(np.mean(np.square(samples)))), 1e-9)

@@ -30,14 +30,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("music")
     for seed in (1, 2, 3):
         encoding.write(folder / f"{seed}.wav", music.song(seed, SONG_S), title=f"Song {seed}")
-    store = Store.open_or_create(str(tmp_path_factory.mktemp("listening") / "store"))
+    store = Store.open_or_create(str(tmp_path_factory.mktemp("live") / "store"))
     pipeline.index([str(folder)], store)
     return store
 
 
 @pytest.fixture(scope="module")
 def evening() -> NDArray[np.float32]:
-    """Song 2, a stranger, then song 1 from its tenth second, under voices in a room."""
+    """Song 2, an out-of-library song, then song 1 from its tenth second, under voices in a room."""
     parts = [music.song(2, 20.0), music.song(1001, 15.0), music.song(1, SONG_S)[10 * RATE : 28 * RATE]]
     return acoustics.recording(np.concatenate(parts), 10.0, seed=1)
 
@@ -68,13 +68,13 @@ def test_a_song_is_named_once_and_soon_after_it_starts(store: Store, evening: ND
     listener = Listener(store.snapshot(), Query())
     named: list[tuple[float, Match]] = []
     for start in range(0, len(samples), rate // 2):
-        new = listener.hear(samples[start : start + rate // 2])
-        named += [(listener.heard_s, match) for match in new]
+        new = listener.add(samples[start : start + rate // 2])
+        named += [(listener.duration_s, match) for match in new]
     assert [match.song_id for _, match in named] == [match.song_id for match in listener.finish()]
     assert [at_s for at_s, _ in named] == pytest.approx([6.5, 41.5], abs=6.5)
 
 
-def test_a_file_is_heard_as_a_pipe_is(
+def test_a_file_is_identified_as_a_pipe_is(
     store: Store, evening: NDArray[np.float32], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoding.write(tmp_path / "evening.flac", evening)
@@ -96,15 +96,15 @@ def test_samples_may_come_in_any_pieces(rng: np.random.Generator) -> None:
         def read1(self, size: int | None = -1) -> bytes:
             return self.read(int(rng.integers(1, 300)))
 
-    heard = np.concatenate(list(live.raw(Trickle(samples.tobytes()))))
-    assert np.array_equal(heard, samples.astype(np.float32) / 32768)
+    got = np.concatenate(list(live.read_pcm(Trickle(samples.tobytes()))))
+    assert np.array_equal(got, samples.astype(np.float32) / 32768)
 
 
 @pytest.mark.parametrize(
-    ("error", "said"), [(ImportError, "needs the package sounddevice"), (OSError, "needs the PortAudio library")]
+    ("error", "message"), [(ImportError, "needs the package sounddevice"), (OSError, "needs the PortAudio library")]
 )
 def test_without_a_microphone_one_sentence_says_what_to_do(
-    error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import builtins
 
@@ -116,5 +116,5 @@ def test_without_a_microphone_one_sentence_says_what_to_do(
         return real(name, *arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", importing)
-    with pytest.raises(AudioError, match=said):
+    with pytest.raises(AudioError, match=message):
         live.microphone()

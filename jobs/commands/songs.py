@@ -1,4 +1,4 @@
-"""`songprint songs` and `stats`: what a store holds."""
+"""`songprint songs`: the songs that a store holds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ COLUMNS = (
 SHOWN = ("song_id", "path", "title", "artist", "duration_s", "landmarks", "decoder", "decoded_share")
 
 
-def songs(
-    store: options.StoreUrl, output: options.Output = "-", format_: options.TableFormat = options.Format.TABLE
-) -> None:
+def songs(store: options.StoreUrl, output: options.Output = "-", format_: options.TableFormat = "table") -> None:
     """List the songs of a store.
 
     Example: songprint songs --store ~/music.songprint --output songs.csv
@@ -24,14 +22,3 @@ def songs(
     tables.check_output(output)
     table = Store.open(store).snapshot().songs(list(COLUMNS)).sort_by("song_id")
     tables.write([table], table.schema, output, format_, SHOWN)
-
-
-def stats(store: options.StoreUrl, format_: options.TableFormat = options.Format.TABLE) -> None:
-    """Show how large a store is, and how evenly its hashes are spread.
-
-    Example: songprint stats --store ~/music.songprint --format json
-    """
-    from jobs.output import tables
-    from pipeline.store import Store
-
-    tables.show(Store.open(store).snapshot().stats(), format_)

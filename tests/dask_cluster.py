@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 DASK = (sys.executable, "-m", "dask")
 
 
-class ByHand:
+class DaskCluster:
     """What the by-hand recipe of docs/CLUSTER.md starts, on free ports of this machine.
 
     Parameters
@@ -48,7 +48,7 @@ class ByHand:
         raise AssertionError("the scheduler did not start")
 
     def start_worker(self, name: str, songprint: Path = ROOT) -> None:
-        """A worker of one thread without a nanny, so that a kill means it; it finds songprint where it is said."""
+        """A worker of one thread, without a nanny that would start it again, with the songprint of a folder."""
         options = ["--scheduler-file", str(self._file), "--name", name, "--nthreads", "1", "--no-nanny"]
         options += ["--no-dashboard", "--local-directory", str(self.folder)]
         self.workers[name] = self._start("worker", *options, songprint=songprint)
@@ -76,9 +76,9 @@ class ByHand:
 
 
 @contextmanager
-def by_hand(folder: Path, workers: int) -> Iterator[ByHand]:
+def dask_cluster(folder: Path, workers: int) -> Iterator[DaskCluster]:
     """A scheduler and so many workers, called w0, w1, …"""
-    cluster = ByHand(folder)
+    cluster = DaskCluster(folder)
     try:
         cluster.start_scheduler()
         for number in range(workers):

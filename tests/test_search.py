@@ -15,12 +15,19 @@ from pipeline.fingerprinting.landmarks import Hashes, Postings, pack, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import LEVEL_DB, Settings
 from pipeline.matching import voting
-from pipeline.matching.calibration import STRANGERS, confidence, threshold
+from pipeline.matching.calibration import LOGIT_AT_FPR, clip_threshold, confidence
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, FINE, ask, recognise
+from pipeline.matching.search import COARSE, FINE, find_matches, search
 from pipeline.matching.types import Query
-from pipeline.matching.verification import BOUNDS, Heard, compare, hear, listen, weigh
-from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, fullest_windows, join, vote
+from pipeline.matching.verification import (
+    RESPONSE_BOUNDS,
+    FilteredSpectrogram,
+    compare_versions,
+    compute_evidence,
+    filter_response,
+    filter_spectrogram,
+)
+from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, find_hits, fullest_windows, vote
 from pipeline.simulation import acoustics, music
 from tests import naive
 from tests.fakes import MemoryLibrary, MemoryShard
@@ -35,7 +42,7 @@ def song(seed):
 
 
 @pytest.fixture(scope="module")
-def shelf():
+def library():
     """Songs 1 to 6; 7 holds the same recording as 1."""
     made = {}
     for song_id in range(1, SONGS + 1):
@@ -57,18 +64,18 @@ def ints(*values):
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 99)), max_size=20),
     st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(0, 99)), max_size=20),
 )
-def test_every_hash_meets_every_posting_of_it(question, postings):
-    question, postings = sorted(question), sorted(postings)
-    asked = QueryHashes(ints(*(hash_ for hash_, _ in question)), ints(*(tick for _, tick in question)))
+def test_every_hash_meets_every_posting_of_it(query, postings):
+    query, postings = sorted(query), sorted(postings)
+    asked = QueryHashes(ints(*(hash_ for hash_, _ in query)), ints(*(tick for _, tick in query)))
     known = Postings(*(ints(*(row[column] for row in postings)) for column in range(3)))
-    hits = join(asked, known)
+    hits = find_hits(asked, known)
     got = zip(hits.song_id.tolist(), hits.offset.tolist(), hits.delta.tolist(), strict=True)
-    assert sorted(got) == sorted(naive.hits(question, postings))
+    assert sorted(got) == sorted(naive.hits(query, postings))
 
 
 def test_a_hit_knows_its_anchors_bin():
     hash_ = pack(ints(700), ints(-5), ints(9))
-    assert join(QueryHashes(hash_, ints(8)), Postings(hash_, ints(1), ints(20))).bin.tolist() == [700]
+    assert find_hits(QueryHashes(hash_, ints(8)), Postings(hash_, ints(1), ints(20))).bin.tolist() == [700]
 
 
 @given(
@@ -90,15 +97,15 @@ def test_the_best_candidate_has_the_votes_of_the_plain_count(rows):
         assert min(near) == 0
 
 
-QUESTIONS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), max_size=40)
+QUERIES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), max_size=40)
 SONG_CONTENTS = st.lists(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), max_size=40), min_size=1, max_size=6
 )
 
 
-def asked_for(question):
-    question = sorted(question)
-    return QueryHashes(ints(*(hash_ for hash_, _ in question)), ints(*(tick for _, tick in question)))
+def query_of(query):
+    query = sorted(query)
+    return QueryHashes(ints(*(hash_ for hash_, _ in query)), ints(*(tick for _, tick in query)))
 
 
 def landmarks(pairs):
@@ -108,34 +115,34 @@ def landmarks(pairs):
 
 @settings(max_examples=300)
 @given(
-    question=QUESTIONS,
+    query=QUERIES,
     songs=SONG_CONTENTS,
     most=st.integers(1, 30),
     gap=st.integers(0, 20),
     many=st.sampled_from([0, 30, 100_000]),
     flag_bits=st.integers(1, 4),
 )
-def test_the_fullest_windows_are_those_of_the_plain_count(question, songs, most, gap, many, flag_bits):
+def test_the_fullest_windows_are_those_of_the_plain_count(query, songs, most, gap, many, flag_bits):
     songs = {10 + place: pairs for place, pairs in enumerate(songs)}
     shard = MemoryShard({song_id: landmarks(pairs) for song_id, pairs in songs.items()}, gap)
     with pytest.MonkeyPatch.context() as patch:  # so few flags that cells meet in them
         patch.setattr(voting, "MANY", many)
         patch.setattr(voting, "FLAG_BITS", flag_bits)
         patch.setattr(voting, "FLAGGED_AT_ONCE", 7)
-        found = fullest_windows(asked_for(question), shard, most)
+        found = fullest_windows(query_of(query), shard, most)
     told = list(zip(found.song_id.tolist(), found.cell.tolist(), found.n_hits.tolist(), strict=True))
-    expected = naive.fullest_windows(question, songs, most)
+    expected = naive.fullest_windows(query, songs, most)
     assert told == expected
     hits = found.hits
     got = zip(hits.song_id.tolist(), hits.offset.tolist(), hits.delta.tolist(), strict=True)
     chosen = {(song, cell + step) for song, cell, _ in expected for step in (0, 1)}
     flat = [(hash_, song, offset) for song, pairs in songs.items() for hash_, offset in pairs]
-    assert sorted(got) == sorted(hit for hit in naive.hits(question, flat) if (hit[0], hit[2] // TICKS) in chosen)
+    assert sorted(got) == sorted(hit for hit in naive.hits(query, flat) if (hit[0], hit[2] // TICKS) in chosen)
 
 
 @settings(max_examples=100)
-@given(QUESTIONS, SONG_CONTENTS, st.integers(1, 12), st.data())
-def test_candidates_do_not_depend_on_how_songs_are_shared_out_among_shards(question, songs, most, data):
+@given(QUERIES, SONG_CONTENTS, st.integers(1, 12), st.data())
+def test_candidates_do_not_depend_on_how_songs_are_shared_out_among_shards(query, songs, most, data):
     songs = {1 + place: landmarks(pairs) for place, pairs in enumerate(songs)}
     of_shard = [data.draw(st.integers(0, 3)) for _ in songs]
     shards = [
@@ -144,7 +151,7 @@ def test_candidates_do_not_depend_on_how_songs_are_shared_out_among_shards(quest
     ]
     one, many = MemoryLibrary(SETTINGS, {}), MemoryLibrary(SETTINGS, {})
     one.shards, many.shards = [MemoryShard(songs)], shards
-    asked = asked_for(question)
+    asked = query_of(query)
     assert find_candidates(asked, many, most) == find_candidates(asked, one, most)
 
 
@@ -180,42 +187,42 @@ def test_any_song_id_can_be_counted():
 
 
 @pytest.mark.parametrize("length_s", [1, 2, 5])
-def test_a_clip_is_found_where_it_was_cut(shelf, length_s):
+def test_a_clip_is_found_where_it_was_cut(library, length_s):
     for song_id in (2, 3, 4):
-        (matches,) = recognise([excerpt(song_id, 11.37, length_s)], shelf, Query())
+        (matches,) = find_matches([excerpt(song_id, 11.37, length_s)], library, Query())
         assert [match.song_id for match in matches] == [song_id]
         assert matches[0].song_start_s - matches[0].clip_start_s == pytest.approx(11.37, abs=0.1)
         assert matches[0].song_end_s - matches[0].song_start_s == pytest.approx(length_s, abs=0.1)
         assert matches[0].confidence > 0.9
 
 
-def test_a_noisy_room_does_not_hide_a_song(shelf):
+def test_a_noisy_room_does_not_hide_a_song(library):
     clips = [acoustics.recording(excerpt(song_id, 9.0, 5), 5.0, song_id, RATE) for song_id in (2, 3, 4, 5, 6)]
-    found = recognise(clips, shelf, Query())
+    found = find_matches(clips, library, Query())
     assert [matches[0].song_id for matches in found] == [2, 3, 4, 5, 6]
 
 
-def test_a_recording_that_the_library_has_twice_is_reported_twice(shelf):
-    (matches,) = recognise([excerpt(1, 8.0, 5)], shelf, Query())
+def test_a_recording_that_the_library_has_twice_is_reported_twice(library):
+    (matches,) = find_matches([excerpt(1, 8.0, 5)], library, Query())
     assert sorted(match.song_id for match in matches) == [1, SONGS + 1]
     assert matches[0].confidence == matches[1].confidence > 0.99
 
 
-def test_copies_of_a_recording_are_not_its_rivals(shelf):
-    made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in shelf.peaks.items()}
-    copies = range(50, 53)  # more than are left out among the rivals
+def test_copies_of_a_recording_are_not_its_background(library):
+    made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in library.peaks.items()}
+    copies = range(50, 53)  # more than are left out of the background
     clip = acoustics.recording(excerpt(1, 8.0, 3), 5.0, 1, RATE)
     once, often = (
-        recognise([clip], MemoryLibrary(SETTINGS, made | dict.fromkeys(more, made[1])), Query())[0]
+        find_matches([clip], MemoryLibrary(SETTINGS, made | dict.fromkeys(more, made[1])), Query())[0]
         for more in ([], copies)
     )
     assert {match.song_id for match in often} == {1, SONGS + 1, *copies}
     assert often[0].confidence == pytest.approx(once[0].confidence, abs=0.01)
 
 
-def test_of_two_versions_of_a_recording_the_one_that_is_heard_comes_first_with_most_votes(shelf):
+def test_of_two_versions_of_a_recording_the_one_in_the_clip_comes_first_with_most_votes(library):
     sung = {version: song(1) + song(version) for version in (20, 30)}
-    made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in shelf.peaks.items()}
+    made = {song_id: (pair_peaks(peaks, SETTINGS.fan_out), peaks) for song_id, peaks in library.peaks.items()}
     for version, samples in sung.items():
         peaks = constellation(iter([samples]), SETTINGS)
         made[version] = pair_peaks(peaks, SETTINGS.fan_out), peaks
@@ -223,7 +230,7 @@ def test_of_two_versions_of_a_recording_the_one_that_is_heard_comes_first_with_m
     for version, samples in sung.items():
         for start_s in (5.0, 15.0):
             clip = samples[round(start_s * RATE) : round((start_s + 4.0) * RATE)]
-            (matches,) = recognise([acoustics.recording(clip, 5.0, version, RATE)], library, Query())
+            (matches,) = find_matches([acoustics.recording(clip, 5.0, version, RATE)], library, Query())
             assert matches[0].song_id == version
             assert matches[0].votes == max(match.votes for match in matches)
             assert matches[0].confidence == max(match.confidence for match in matches)
@@ -238,23 +245,23 @@ def test_versions_are_told_apart_by_what_they_do_not_share(rng):
     one, other = peaks(*both, (3, 50), (7, 60)), peaks(*((frame + 11, 21) for frame, _ in both), (14, 70))
     answer = np.zeros((40, 128), np.float32)
     answer[[3, 7], [50, 60]], answer[3, 70], answer[:, 20] = (1.0, 99.0), 0.5, 9.0
-    heard = Heard(answer, answer)
-    shared, margin = compare((heard, one, 0), (heard, other, 11))
+    heard = FilteredSpectrogram(answer, answer)
+    shared, margin = compare_versions((heard, one, 0), (heard, other, 11))
     assert shared == pytest.approx(10 / 12)
-    assert margin == pytest.approx(1.0 + BOUNDS[1] - 0.5)  # without what both have, and no peak for more
-    assert compare((heard, other, 11), (heard, one, 0)) == pytest.approx((10 / 11, -margin))
-    assert compare((heard, one, 0), (heard, one, 0)) == (1.0, 0.0)
-    assert compare((heard, one, 500), (heard, other, 11))[0] == 0.0
+    assert margin == pytest.approx(1.0 + RESPONSE_BOUNDS[1] - 0.5)  # without what both have, and no peak for more
+    assert compare_versions((heard, other, 11), (heard, one, 0)) == pytest.approx((10 / 11, -margin))
+    assert compare_versions((heard, one, 0), (heard, one, 0)) == (1.0, 0.0)
+    assert compare_versions((heard, one, 500), (heard, other, 11))[0] == 0.0
 
 
-def test_a_clip_that_begins_before_its_song_says_so(shelf):
+def test_a_clip_that_begins_before_its_song_says_so(library):
     clip = np.concatenate([np.zeros(2 * RATE, np.float32), excerpt(2, 0.0, 6)])
-    (matches,) = recognise([clip], shelf, Query())
+    (matches,) = find_matches([clip], library, Query())
     assert matches[0].clip_start_s == pytest.approx(2.0, abs=0.1)
     assert matches[0].song_start_s == 0.0
 
 
-def test_what_is_no_music_of_the_library_is_unknown(shelf, rng):
+def test_what_is_no_music_of_the_library_is_unknown(library, rng):
     second = np.arange(4 * RATE) / RATE
     clips = [
         np.zeros(0),
@@ -267,41 +274,41 @@ def test_what_is_no_music_of_the_library_is_unknown(shelf, rng):
         acoustics.babble(4 * RATE, rng, RATE),
         music.song(1001, 12.0, RATE)[-4 * RATE :],
     ]
-    assert recognise([clip.astype(np.float32) for clip in clips], shelf, Query()) == [[]] * len(clips)
+    assert find_matches([clip.astype(np.float32) for clip in clips], library, Query()) == [[]] * len(clips)
 
 
 @pytest.mark.parametrize("songs", [1, 3, 5])
-def test_a_small_library_names_no_more_strangers(shelf, songs):
+def test_a_small_library_names_no_more_out_of_library_clips(library, songs):
     made = {
-        song_id: (pair_peaks(shelf.peaks[song_id], SETTINGS.fan_out), shelf.peaks[song_id])
+        song_id: (pair_peaks(library.peaks[song_id], SETTINGS.fan_out), library.peaks[song_id])
         for song_id in range(1, 1 + songs)
     }
-    strangers = [music.song(2000 + place, 20.0, RATE)[5 * RATE : round(7.5 * RATE)] for place in range(40)]
-    named = recognise(strangers, MemoryLibrary(SETTINGS, made), Query())
+    others = [music.song(2000 + place, 20.0, RATE)[5 * RATE : round(7.5 * RATE)] for place in range(40)]
+    named = find_matches(others, MemoryLibrary(SETTINGS, made), Query())
     assert sum(map(bool, named)) <= 1
 
 
 @pytest.mark.parametrize("speed", [0.97, 1.02])
-def test_another_speed_is_found_when_asked_for(shelf, speed):
+def test_another_speed_is_found_when_wanted(library, speed):
     played = at_speed(excerpt(4, 10.0, 5), 1 / speed)
-    assert recognise([played], shelf, Query()) == [[]]
-    (matches,) = recognise([played], shelf, Query(speed_range=3.0))
+    assert find_matches([played], library, Query()) == [[]]
+    (matches,) = find_matches([played], library, Query(speed_range=3.0))
     assert matches[0].song_id == 4
     assert matches[0].speed == pytest.approx(speed, abs=0.006)
     assert matches[0].song_start_s == pytest.approx(10.0, abs=0.1)
 
 
-def test_clips_do_not_see_each_other(shelf):
+def test_clips_do_not_see_each_other(library):
     clips = [excerpt(2, 5.0, 2), acoustics.recording(excerpt(3, 7.0, 3), 0.0, 1, RATE), excerpt(5, 12.0, 1)]
-    together = recognise(clips, shelf, Query())
-    assert together == [recognise([clip], shelf, Query())[0] for clip in clips]
+    together = find_matches(clips, library, Query())
+    assert together == [find_matches([clip], library, Query())[0] for clip in clips]
 
 
-def test_of_many_clips_only_one_is_verified_in_memory_at_a_time(shelf):
+def test_of_many_clips_only_one_is_verified_in_memory_at_a_time(library):
     def peak(count):
         clips = [Clip(excerpt(1 + place % SONGS, 3.0, 5.0), SETTINGS) for place in range(count)]
         tracemalloc.start()
-        ask(clips, shelf, COARSE)
+        search(clips, library, COARSE)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -310,17 +317,17 @@ def test_of_many_clips_only_one_is_verified_in_memory_at_a_time(shelf):
     assert peak(24) - peak(8) < 16 * COARSE.shifts * spectrogram * 1.5  # what is verified is thrice that
 
 
-def test_more_songs_hardly_change_the_confidence(shelf):
-    few = MemoryLibrary(SETTINGS, {3: (pair_peaks(shelf.peaks[3], SETTINGS.fan_out), shelf.peaks[3])})
+def test_more_songs_hardly_change_the_confidence(library):
+    few = MemoryLibrary(SETTINGS, {3: (pair_peaks(library.peaks[3], SETTINGS.fan_out), library.peaks[3])})
     clip = acoustics.recording(excerpt(3, 9.0, 3), 5.0, 3, RATE)
-    one, many = recognise([clip], few, Query())[0][0], recognise([clip], shelf, Query())[0][0]
+    one, many = find_matches([clip], few, Query())[0][0], find_matches([clip], library, Query())[0][0]
     assert dataclasses.replace(one, confidence=0.0) == dataclasses.replace(many, confidence=0.0)
     assert one.confidence == pytest.approx(many.confidence, abs=0.1)
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 400))
-def test_listening_reads_the_filter_at_the_songs_peaks(seed, place):
+def test_the_filter_is_read_at_the_songs_peaks(seed, place):
     rng = np.random.default_rng(seed)
     surface = rng.standard_normal((20, 64)).astype(np.float32)
     song_peaks = Peaks(
@@ -333,13 +340,13 @@ def test_listening_reads_the_filter_at_the_songs_peaks(seed, place):
         for frame, bin_, level in zip(song_peaks.frame, song_peaks.bin, song_peaks.level.tolist(), strict=True)
         if 0 <= frame - place < 20
     ]
-    peaks, answer = listen(surface, song_peaks, place)
-    assert peaks == len(inside)
+    response = filter_response(FilteredSpectrogram(surface, surface), song_peaks, place)
     expected = sum(a * w for a, w in inside) / sum(w for _, w in inside) if inside else 0.0
-    assert answer == pytest.approx(expected, abs=1e-5)
-    evidence = weigh(Heard(surface, surface), song_peaks, place)
-    assert evidence.answer == answer
-    assert evidence.plain_answer == pytest.approx(np.mean([a for a, _ in inside]) if inside else 0.0, abs=1e-5)
+    assert response == pytest.approx(expected, abs=1e-5)
+    evidence = compute_evidence(FilteredSpectrogram(surface, surface), song_peaks, place)
+    assert evidence.peaks == len(inside)
+    assert evidence.response == response
+    assert evidence.unweighted_response == pytest.approx(np.mean([a for a, _ in inside]) if inside else 0.0, abs=1e-5)
 
 
 def test_levels_tell_the_song_under_noise_from_music_that_shares_a_loop_with_it(rng):
@@ -355,31 +362,31 @@ def test_levels_tell_the_song_under_noise_from_music_that_shares_a_loop_with_it(
     whole += rng.exponential(0.1, whole.shape)
     some = rng.random(n_peaks) < 0.6
     loop[song.frame[some], song.bin[some]] += power[some] / 100
-    kept, shared = (weigh(hear(heard), song, 0) for heard in (whole, loop))
-    assert kept.likeness > shared.likeness + 0.2
-    assert kept.lacking < 0.05 < shared.lacking
+    kept, shared = (compute_evidence(filter_spectrogram(heard), song, 0) for heard in (whole, loop))
+    assert kept.level_correlation > shared.level_correlation + 0.2
+    assert kept.missing_fraction < 0.05 < shared.missing_fraction
 
 
-def test_the_filter_answers_to_a_note_more_than_to_a_steady_tone_and_not_to_loudness(rng):
+def test_the_filter_responds_to_a_note_more_than_to_a_steady_tone_and_not_to_loudness(rng):
     floor = rng.exponential(1.0, (60, 256)).astype(np.float32)
     steady, note = floor.copy(), floor.copy()
     steady[:, 100] = 1e3
     note[30:32, 100] = 1e3
-    struck, standing, louder = (hear(power).answer for power in (note, steady, note * 7))
+    struck, standing, louder = (filter_spectrogram(power).response for power in (note, steady, note * 7))
     assert struck[30, 100] > 1.3 * standing[30, 100]
     assert abs(struck[:, 120:].mean()) < 0.2
     np.testing.assert_allclose(louder, struck, rtol=1e-2, atol=1e-2)
 
 
-def test_the_threshold_falls_as_more_strangers_may_be_named():
-    shares = [1e-5, 0.0005, *sorted(STRANGERS), 0.5, 1.0]
-    needed = [threshold(share) for share in shares]
+def test_the_threshold_falls_as_more_out_of_library_clips_may_be_named():
+    shares = [1e-5, 0.0005, *sorted(LOGIT_AT_FPR), 0.5, 1.0]
+    needed = [clip_threshold(share) for share in shares]
     assert needed == sorted(needed, reverse=True)
-    assert threshold(0.01) == pytest.approx(confidence(STRANGERS[0.01]))
-    by_length = [threshold(0.01, length_s) for length_s in (0.5, 2.0, 3.0, 4.0, 5.0, 15.0)]
-    assert by_length[0] == by_length[1] == threshold(0.01)
+    assert clip_threshold(0.01) == pytest.approx(confidence(LOGIT_AT_FPR[0.01]))
+    by_length = [clip_threshold(0.01, length_s) for length_s in (0.5, 2.0, 3.0, 4.0, 5.0, 15.0)]
+    assert by_length[0] == by_length[1] == clip_threshold(0.01)
     assert by_length[1] < by_length[2] < by_length[3] < by_length[4] == by_length[5]
-    assert threshold(1.0) == 0.0
+    assert clip_threshold(1.0) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -390,10 +397,10 @@ def test_a_query_refuses_what_cannot_be(name, value):
         Query(**{name: value})
 
 
-def test_shifted_copies_make_one_question():
+def test_shifted_copies_make_one_query():
     clip = Clip(excerpt(2, 5.0, 2), SETTINGS)
-    question = clip.question(FINE)
-    assert np.all(np.diff(question.hash) >= 0)
-    assert set(np.unique(question.tick % TICKS)) == set(range(TICKS))
-    assert question.tick.min() >= 0
-    assert question.tick.max() < TICKS * len(clip.power(0))
+    query = clip.query_hashes(FINE)
+    assert np.all(np.diff(query.hash) >= 0)
+    assert set(np.unique(query.tick % TICKS)) == set(range(TICKS))
+    assert query.tick.min() >= 0
+    assert query.tick.max() < TICKS * len(clip.power(0))

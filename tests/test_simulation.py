@@ -31,12 +31,12 @@ def test_songs_of_other_seeds_differ_and_none_repeats_itself() -> None:
 @pytest.mark.parametrize("snr_db", [10.0, 0.0])
 def test_a_recording_is_as_noisy_as_asked(snr_db: float) -> None:
     samples = music.song(2, 5.0)
-    heard = acoustics.recording(samples, snr_db, seed=1)
+    recorded = acoustics.recording(samples, snr_db, seed=1)
     quiet = acoustics.recording(samples, 200.0, seed=1)
-    gain = np.dot(heard, quiet) / np.dot(quiet, quiet)
-    noise = heard - gain * quiet
-    assert heard.shape == samples.shape
-    assert heard.dtype == np.float32
+    gain = np.dot(recorded, quiet) / np.dot(quiet, quiet)
+    noise = recorded - gain * quiet
+    assert recorded.shape == samples.shape
+    assert recorded.dtype == np.float32
     assert 20 * np.log10(np.std(gain * quiet) / np.std(noise)) == pytest.approx(snr_db, abs=1.0)
 
 
@@ -60,10 +60,10 @@ def test_rooms_by_formula_and_simulated_ones_are_as_reverberant_at_any_rate(samp
 def test_a_room_keeps_the_length_and_the_place_of_a_sound(rng: np.random.Generator) -> None:
     click = np.zeros(22050, np.float32)
     click[5000] = 1.0
-    heard = acoustics.convolve(click, acoustics.room(rng))
-    assert heard.shape == click.shape
-    assert int(np.argmax(np.abs(heard))) == 5000
-    assert np.abs(heard[:5000]).max() < 1e-5
+    recorded = acoustics.convolve(click, acoustics.room(rng))
+    assert recorded.shape == click.shape
+    assert int(np.argmax(np.abs(recorded))) == 5000
+    assert np.abs(recorded[:5000]).max() < 1e-5
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -1,16 +1,16 @@
-"""What asking costs in stores of 1 to 400 million postings, against DuckDB on the same files; and what adding costs.
+"""What queries cost in stores of 1 to 400 million postings, compared with DuckDB on the same files; what adding costs.
 
-    python -m benchmarks.asking MUSIC [--sizes 1,10,100,400] [--clips 1000] [--keep FOLDER]
+    python -m benchmarks.querying MUSIC [--sizes 1,10,100,400] [--clips 1000] [--keep FOLDER]
 
-MUSIC is a folder of real music. Its songs are in every store, so that clips of them have an answer; synthetic songs
-whose hashes are spread alike (`benchmarks.synthetic`) fill it up. Clips of 5 s are cut from MUSIC at random and played
-in a noisy room by formula, music 10 dB over the rest.
+MUSIC is a folder of real music. Its songs are in every store, so that clips of them have a match. Synthetic songs whose
+hashes are distributed alike (`benchmarks.synthetic`) fill the store. Clips of 5 s are cut from MUSIC at random and
+degraded by formula: a room, and noise 10 dB below the music.
 
-Look-up and votes of one clip are timed in pairs with DuckDB (join on the hash, group by song and delta, best 20): a
-different clip in each pair, all of its hashes for DuckDB, what songprint makes of them for songprint; two threads
-each, and files that the operating system has in memory ("warm") or has been asked to drop ("cold", on Linux). Whole
-clips (spectrogram, look-up, votes, verification; no decoding) are timed in CPU, one by one and all together. How many
-are right says what reading less costs.
+Look-up and votes of one clip are timed in pairs with DuckDB (join on the hash, group by song and delta, best 20). Each
+pair has another clip. DuckDB reads all of its hashes, songprint those that its budget allows. Both use two threads. The
+files are in the operating system's cache ("warm") or were dropped from it ("cold", on Linux). Whole clips (spectrogram,
+look-up, votes, verification; no decoding) are timed in CPU seconds, one by one and all together. The percentage of
+right clips shows what reading less costs.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import targets
-from benchmarks.machine import describe, spread, table
-from benchmarks.synthetic import Spread, build, store_at
+from benchmarks.machine import describe, median_and_range, table
+from benchmarks.synthetic import HashDistribution, build, store_at
 from pipeline.audio import decoding
-from pipeline.execution.executor import Executor, Loop
+from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.identification import CLIPS_AT_ONCE
 from pipeline.indexing import index
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, affordable, recognise, unique
+from pipeline.matching.search import COARSE, find_matches, sorted_unique, within_read_budget
 from pipeline.matching.types import Query
-from pipeline.matching.voting import QueryHashes, join, vote
+from pipeline.matching.voting import QueryHashes, find_hits, vote
 from pipeline.simulation import acoustics
 from pipeline.store import Snapshot, StagedSong, Store, stage
 
@@ -56,7 +56,7 @@ READS = (0.25, 1.0, 4.0)
 DUCKDB = """
     with hit as (
         select song_id, (p.offset - q.frame) as delta
-        from read_parquet({files}) p join question q on p.hash = q.hash
+        from read_parquet({files}) p join query_hash q on p.hash = q.hash
     )
     select song_id, delta, count(*) as votes from hit group by all order by votes desc limit 20
 """
@@ -71,7 +71,7 @@ class Excerpt:
 
 
 def excerpts(real: Store, count: int, seed: int = 1) -> list[Excerpt]:
-    """Clips of the songs of a store, from random places, as a phone in a noisy room hears them."""
+    """Clips of the songs of a store, from random places, as a phone in a noisy room records them."""
     rng = np.random.default_rng(seed)
     songs = real.snapshot().songs(["path", "duration_s"]).to_pylist()
     songs = [song for song in songs if song["duration_s"] > 3 * CLIP_S]
@@ -90,48 +90,48 @@ def excerpts(real: Store, count: int, seed: int = 1) -> list[Excerpt]:
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """How long something takes, by a clock."""
+    """Seconds that a call takes, by a clock."""
     began = clock()
     work()
     return clock() - began
 
 
 def drop_cache(folder: str) -> None:
-    """Ask the operating system to forget a folder's files."""
+    """Drop a folder's files from the operating system's cache."""
     for path in Path(folder).rglob("*.parquet"):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def look_up(snapshot: Snapshot, question: QueryHashes) -> object:
-    """What the join and the votes of one clip take."""
-    question = affordable(question, snapshot, COARSE.reads)
-    return vote(join(question, snapshot.postings(unique(question.hash))), COARSE.candidates)
+def look_up(snapshot: Snapshot, hashes: QueryHashes) -> object:
+    """Look up the hashes of one clip and count votes."""
+    hashes = within_read_budget(hashes, snapshot, COARSE.read_budget)
+    return vote(find_hits(hashes, snapshot.postings(sorted_unique(hashes.hash))), COARSE.candidates)
 
 
 def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:
-    """The same for DuckDB, over the same files."""
+    """`look_up` by DuckDB, over the same files."""
     import duckdb
 
     files = [os.path.join(store.url, name) for name in store.snapshot().files("postings")]
     connection = duckdb.connect()
     connection.execute(f"set threads = {THREADS}")
 
-    def ask(question: QueryHashes) -> object:
-        connection.register("question", pa.table({"hash": question.hash, "frame": question.tick}))
+    def search(hashes: QueryHashes) -> object:
+        connection.register("query_hash", pa.table({"hash": hashes.hash, "frame": hashes.tick}))
         return connection.execute(DUCKDB.format(files=files)).fetchall()
 
-    return ask
+    return search
 
 
 def right(snapshot: Snapshot, clips: list[Excerpt], query: Query) -> float:
-    """Percent of the clips that are named right, asked as an identify run asks them."""
+    """Percent of the clips that are named rightly, in batches as in an identify run."""
     songs = snapshot.songs(["song_id", "path"])
     path_of = dict(zip(songs["song_id"].to_pylist(), songs["path"].to_pylist(), strict=True))
     named = 0
     for start in range(0, len(clips), CLIPS_AT_ONCE):
         some = clips[start : start + CLIPS_AT_ONCE]
-        found = recognise([clip.samples for clip in some], snapshot, query)
+        found = find_matches([clip.samples for clip in some], snapshot, query)
         named += sum(
             bool(matches) and path_of[matches[0].song_id] == clip.path
             for clip, matches in zip(some, found, strict=True)
@@ -141,7 +141,7 @@ def right(snapshot: Snapshot, clips: list[Excerpt], query: Query) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What a store of one size costs: milliseconds, of each pair where there are pairs, of each clip in `batch`."""
+    """Costs in a store of one size: milliseconds, for each pair where there are pairs, for each clip in `batch`."""
 
     postings: int
     bytes_each: float
@@ -163,9 +163,9 @@ class Figures:
             f"{self.postings / 1e6:.0f} M",
             f"{self.bytes_each:.2f}",
             f"{self.cold:.0f}",
-            spread(self.warm, "{:.0f}"),
-            spread(self.duckdb, "{:.0f}"),
-            spread([1 / ratio for ratio in self.over_duckdb], "{:.0f}"),
+            median_and_range(self.warm, "{:.0f}"),
+            median_and_range(self.duckdb, "{:.0f}"),
+            median_and_range([1 / ratio for ratio in self.over_duckdb], "{:.0f}"),
             f"{self.single:.0f}",
             f"{self.batch:.0f}",
             f"{self.right:.0f}",
@@ -173,20 +173,20 @@ class Figures:
 
 
 def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
-    """A single clip cold and warm, against DuckDB; whole clips one by one, and all."""
-    questions = [Clip(clip.samples, store.settings).question(COARSE) for clip in clips[: pairs + 1]]
+    """Measure one clip, cold and warm, and compare with DuckDB; then whole clips one by one, and all together."""
+    queries = [Clip(clip.samples, store.settings).query_hashes(COARSE) for clip in clips[: pairs + 1]]
     drop_cache(store.url)
-    cold = seconds(lambda: look_up(store.snapshot(), questions[-1]))
+    cold = seconds(lambda: look_up(store.snapshot(), queries[-1]))
     snapshot = store.snapshot()
     duckdb = by_duckdb(store)
-    look_up(snapshot, questions[-1])  # reads the footers
-    duckdb(questions[-1])
+    look_up(snapshot, queries[-1])  # reads the footers
+    duckdb(queries[-1])
     ours, theirs = [], []
-    for question in questions[:pairs]:
-        ours.append(seconds(lambda question=question: look_up(snapshot, question)))
-        theirs.append(seconds(lambda question=question: duckdb(question)))
+    for hashes in queries[:pairs]:
+        ours.append(seconds(lambda hashes=hashes: look_up(snapshot, hashes)))
+        theirs.append(seconds(lambda hashes=hashes: duckdb(hashes)))
     single = [
-        seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        seconds(lambda clip=clip: find_matches([clip.samples], snapshot, Query()), time.process_time)
         for clip in clips[: 2 * pairs]
     ]
     began = time.process_time()
@@ -206,7 +206,7 @@ def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
 
 
 def by_reads(store: Store, clips: list[Excerpt]) -> list[list[str]]:
-    """What reading less and more costs and brings."""
+    """CPU time and right clips by `Query.reads`."""
     snapshot = store.snapshot()
     rows = []
     for reads in READS:
@@ -223,19 +223,19 @@ def add(store: Store, songs: list[StagedSong]) -> float:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description="What asking and adding cost, as Markdown.")
+    parser = argparse.ArgumentParser(description="What queries and adding cost, as Markdown.")
     parser.add_argument("music", type=Path, help="folder of real music")
     parser.add_argument("--sizes", default="1,10,100,400", help="millions of postings, rising")
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=11)
     parser.add_argument("--workers", type=int, default=0, help="processes that build the stores")
-    parser.add_argument("--keep", type=Path, help="where the stores are made and stay")
+    parser.add_argument("--keep", type=Path, help="where the stores are made and kept")
     options = parser.parse_args()
-    print(f"## Asking\n\n{describe()}\n")
+    print(f"## Querying\n\n{describe()}\n")
     pa.set_cpu_count(THREADS)
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        executor: Executor = Loop()
+        executor: Executor = SerialExecutor()
         if options.workers:
             from pipeline.execution import dask_executor
 
@@ -243,12 +243,12 @@ def main() -> None:
         real = Store.open_or_create(str(folder / "real"))
         index([str(options.music)], real, executor)
         clips = excerpts(real, options.clips)
-        drawn = Spread(real)
+        drawn = HashDistribution(real)
         n_songs = f"{real.snapshot().n_songs} songs"
-        few = recognise_all_cpu(real, clips)
-        print(f"One clip, {n_songs}, without decoding: {spread(few, '{:.0f}')} CPU ms")
+        few = single_clips_cpu_ms(real, clips)
+        print(f"One clip, {n_songs}, without decoding: {median_and_range(few, '{:.0f}')} CPU ms")
         shell = from_shell(real, clips, options.pairs)
-        print(f"From the shell, wall over importing pandas, pyarrow, scipy.fft: {spread(shell)}\n")
+        print(f"From the shell, wall over importing pandas, pyarrow, scipy.fft: {median_and_range(shell)}\n")
         store = store_at(folder / "store", real)
         store.absorb(real)
         sizes = []
@@ -262,14 +262,15 @@ def main() -> None:
         print("\nAt the largest size, by `Query.reads`:\n")
         print(table(["reads", "a clip, CPU ms", "right, %"], by_reads(store, clips[:200])))
         ratios = []
-        for place in range(2 * options.pairs):  # half of them the other way round: who comes second finds warm caches
+        for place in range(2 * options.pairs):  # every other pair in reverse order: the second store finds warm caches
             songs = drawn.songs(seed=int(time.time()) * 100 + place, count=ADDED_SONGS, length=ADDED_LENGTH)
             empty = store_at(folder / "empty", real)
-            took = {one: add(one, songs) for one in ((store, empty) if place % 2 else (empty, store))}
+            took = {each: add(each, songs) for each in ((store, empty) if place % 2 else (empty, store))}
             ratios.append(took[store] / took[empty])
             shutil.rmtree(folder / "empty")
         print(
-            f"\nAdding {ADDED_SONGS} songs to the largest, CPU over adding them to an empty store: {spread(ratios)}\n"
+            f"\nAdding {ADDED_SONGS} songs to the largest, CPU over adding them to an empty store: "
+            f"{median_and_range(ratios)}\n"
         )
         largest = sizes[-1]
         where = f"{largest.postings / 1e6:.0f} M postings"
@@ -285,7 +286,7 @@ def main() -> None:
 
 
 def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> list[float]:
-    """Wall time of ``songprint identify`` with one clip, over that of importing some libraries."""
+    """Wall time of ``songprint identify`` with one clip over the time to import some libraries."""
     import soundfile
 
     def wall(*words: str) -> float:
@@ -301,12 +302,12 @@ def from_shell(store: Store, clips: list[Excerpt], pairs: int) -> list[float]:
     return ratios
 
 
-def recognise_all_cpu(store: Store, clips: list[Excerpt]) -> list[float]:
-    """CPU milliseconds of single clips, each by itself."""
+def single_clips_cpu_ms(store: Store, clips: list[Excerpt]) -> list[float]:
+    """CPU milliseconds of the first 50 clips, each by itself."""
     snapshot = store.snapshot()
-    recognise([clips[0].samples], snapshot, Query())  # holds the store in memory from now on
+    find_matches([clips[0].samples], snapshot, Query())  # reads the store into memory, once
     return [
-        1e3 * seconds(lambda clip=clip: recognise([clip.samples], snapshot, Query()), time.process_time)
+        1e3 * seconds(lambda clip=clip: find_matches([clip.samples], snapshot, Query()), time.process_time)
         for clip in clips[:50]
     ]
 

@@ -1,4 +1,4 @@
-"""What strangers put into names and tags, in everything that a command writes."""
+"""Whatever names and tags hold, in everything that a command writes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from jobs import cli
-from jobs.options import Format
 from jobs.output import tables
+from jobs.output.formats import FILES, FORMATS, PRINTED, RECORDINGS
 from jobs.runtime import PlainLines
 from pipeline.errors import AudioError
 
@@ -30,7 +31,7 @@ def table(titles: list[str]) -> pa.Table:
 
 
 def as_csv(titles: list[str], path: Path) -> list[dict[str, str]]:
-    tables.write([table(titles)], SCHEMA, str(path), Format.TABLE, SCHEMA.names)
+    tables.write([table(titles)], SCHEMA, str(path))
     return list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
 
 
@@ -50,19 +51,19 @@ def test_numbers_and_ordinary_titles_stay_as_they_are_in_a_csv(tmp_path: Path) -
 
 def test_parquet_and_json_lines_have_the_exact_text(tmp_path: Path) -> None:
     titles = FORMULAS + PLAIN + ESCAPES
-    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.parquet"), Format.TABLE, SCHEMA.names)
+    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.parquet"))
     assert pq.read_table(tmp_path / "t.parquet")["title"].to_pylist() == titles
-    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.jsonl"), Format.TABLE, SCHEMA.names)
+    tables.write([table(titles)], SCHEMA, str(tmp_path / "t.jsonl"))
     read = [json.loads(line)["title"] for line in (tmp_path / "t.jsonl").read_text("utf-8").split("\n")[:-1]]
     assert read == titles
 
 
-@pytest.mark.parametrize("format_", Format)
-def test_nothing_that_is_printed_steers_a_terminal(format_: Format, capsys: pytest.CaptureFixture[str]) -> None:
-    tables.write([table([*ESCAPES, *PLAIN])], SCHEMA, "-", format_, SCHEMA.names)
+@pytest.mark.parametrize("format_", PRINTED)
+def test_nothing_that_is_printed_steers_a_terminal(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.write([table([*ESCAPES, *PLAIN])], SCHEMA, "-", format_)
     printed = capsys.readouterr().out
     assert not set(printed.replace("\r\n", "\n")) & {chr(n) for n in [*range(10), *range(11, 32), *range(128, 160)]}
-    assert format_ is Format.JSON or "日本\u3000語" in printed
+    assert format_ == "json" or "日本\u3000語" in printed
 
 
 def test_messages_and_errors_do_not_steer_a_terminal(
@@ -77,3 +78,20 @@ def test_messages_and_errors_do_not_steer_a_terminal(
     monkeypatch.setattr(cli, "app", fail)
     assert cli.run([]) == 1
     assert capsys.readouterr().err == "AudioError: \ufffd[31mred.mp3: bad\n"
+
+
+def test_every_format_is_in_the_readme_and_a_choice_of_the_commands() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    options = "\n".join(line for line in readme.splitlines() if "`--format`" in line or "`--output`" in line)
+    assert [name for name in FORMATS if name not in options] == []
+    help_text = CliRunner().invoke(cli.app, ["identify", "--help"]).output
+    assert "|".join([*PRINTED, *RECORDINGS]) in "".join(help_text.split())
+    assert {*PRINTED, *FILES, *RECORDINGS} == {*FORMATS}
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_part_files_are_read_again(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"part{suffix}"
+    tables.write([table(["a", "b"]), table(["c"])], SCHEMA, str(path))
+    assert list(FILES[suffix].read_column(path, "title")) == ["a", "b", "c"]
+    assert list(tmp_path.iterdir()) == [path]

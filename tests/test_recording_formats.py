@@ -1,4 +1,4 @@
-"""What people do with the answers: read them on a terminal, open them in a player or in Audacity."""
+"""Matches for people: on a terminal, as a cue sheet for a player, as a label track for Audacity."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.options import AnswerFormat
-from jobs.output import sheets
+from jobs.output import recordings
+from jobs.output.audacity import audacity
+from jobs.output.cue import cue
+from jobs.output.summary import summarize
 from pipeline.errors import ParameterError
-from pipeline.identification import ANSWERS
+from pipeline.identification import MATCHES
 
 
 def row(clip: str, start_s: float, end_s: float, **more: object) -> dict[str, object]:
@@ -28,11 +30,11 @@ ROWS = [
     {"clip": "b/torn.wav", "status": "failed", "message": "no samples"},
     row("b/mix.mp3", 1.0, 2.0, title="Other"),
 ]
-TABLES = [pa.Table.from_pylist(ROWS[:1], schema=ANSWERS), pa.Table.from_pylist(ROWS[1:], schema=ANSWERS)]
+TABLES = [pa.Table.from_pylist(ROWS[:1], schema=MATCHES), pa.Table.from_pylist(ROWS[1:], schema=MATCHES)]
 
 
 def test_a_cue_sheet_has_a_track_for_each_match_and_no_quotation_mark_inside_a_name() -> None:
-    assert sheets.cue("a/mix.mp3", TABLES[0].to_pylist()) == (
+    assert cue("a/mix.mp3", TABLES[0].to_pylist()) == (
         'TITLE "mix.mp3"\n'
         'FILE "mix.mp3" MP3\n'
         "  TRACK 01 AUDIO\n"
@@ -45,28 +47,28 @@ def test_a_cue_sheet_has_a_track_for_each_match_and_no_quotation_mark_inside_a_n
 
 
 def test_a_cue_sheet_counts_minutes_beyond_the_hour() -> None:
-    assert "INDEX 01 61:01:00" in sheets.cue("mix.wav", TABLES[1].to_pylist()[:1])
+    assert "INDEX 01 61:01:00" in cue("mix.wav", TABLES[1].to_pylist()[:1])
 
 
 def test_a_label_track_has_one_line_per_match_separated_by_tabs() -> None:
-    assert sheets.audacity("a/mix.mp3", TABLES[1].to_pylist()[:1]) == "3661.000000\t3700.000000\t07 Rain\n"
+    assert audacity("a/mix.mp3", TABLES[1].to_pylist()[:1]) == "3661.000000\t3700.000000\t07 Rain\n"
 
 
 def test_each_recording_has_a_sheet_of_its_own_even_under_one_name(tmp_path: Path) -> None:
-    sheets.write(TABLES, AnswerFormat.AUDACITY, str(tmp_path))
+    recordings.write(TABLES, "audacity", str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mix.mp3 (2).txt", "mix.mp3.txt"]
     assert len((tmp_path / "mix.mp3.txt").read_text().splitlines()) == 2
 
 
 def test_several_recordings_need_a_folder(tmp_path: Path) -> None:
-    sheets.check(AnswerFormat.CUE, str(tmp_path), 3)
-    sheets.check(AnswerFormat.CUE, "-", 1)
+    recordings.check("cue", str(tmp_path), 3)
+    recordings.check("cue", "-", 1)
     with pytest.raises(ParameterError, match="3 recordings, and a sheet in --format cue is of one"):
-        sheets.check(AnswerFormat.CUE, "-", 3)
+        recordings.check("cue", "-", 3)
 
 
 def test_the_terminal_shows_each_recording_once_with_times_as_people_read_them() -> None:
-    shown = [row for table in sheets.compact(TABLES) for row in table.to_pylist()]
+    shown = [row for table in summarize(TABLES) for row in table.to_pylist()]
     assert [row["clip"] for row in shown] == ["a/mix.mp3", "a/mix.mp3", "b/talk.wav", "b/torn.wav", "b/mix.mp3"]
     assert (shown[1]["from"], shown[1]["to"], shown[1]["speed"]) == ("1:01:01", "1:01:40", 1.04)
     assert [row["song"] for row in shown[2:4]] == ["unknown", "failed: no samples"]

@@ -10,35 +10,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.matching import segments
-from pipeline.matching.segments import BIN_S, Trace
+from pipeline.matching.calibration import recording_threshold
+from pipeline.matching.segments import SLOT_S, Trace
 from tests import naive
 
 HALF = 0.5
 """Confidence that the segments of these tests need."""
 
 
-def trace(song_id: int, start_s: float, levels: list[float], place_s: float = 0.0, pace: float = 1.0) -> Trace:
+def trace(song_id: int, start_s: float, levels: list[float], song_s: float = 0.0, pace: float = 1.0) -> Trace:
     """A song at one place; `levels` is how far its 20 peaks of each half second stand above chance, on the mean."""
     n_bins = len(levels)
     return Trace(
         song_id=song_id,
-        first=round(start_s / BIN_S),
-        place_s=place_s + pace * BIN_S * np.arange(n_bins),
+        first=round(start_s / SLOT_S),
+        song_s=song_s + pace * SLOT_S * np.arange(n_bins),
         peaks=np.full(n_bins, 20.0),
         level=20.0 * np.array(levels),
-        spread=np.full(n_bins, 20.0),
-        loudness=np.full(n_bins, 20.0),
-        loud_level=20.0 * np.array(levels),
+        variance=np.full(n_bins, 20.0),
+        weight=np.full(n_bins, 20.0),
+        weighted_level=20.0 * np.array(levels),
         votes=np.where(np.array(levels) > 0.5, 5.0, 0.0),
     )
 
 
 def playing(seconds: float) -> list[float]:
-    return [1.0] * round(seconds / BIN_S)
+    return [1.0] * round(seconds / SLOT_S)
 
 
 def silent(seconds: float) -> list[float]:
-    return [0.0] * round(seconds / BIN_S)
+    return [0.0] * round(seconds / SLOT_S)
 
 
 def spans(*traces: Trace) -> list[tuple[int, float, float]]:
@@ -47,8 +48,8 @@ def spans(*traces: Trace) -> list[tuple[int, float, float]]:
 
 @given(st.lists(st.integers(-40, 40), min_size=1, max_size=60))
 def test_the_best_span_is_that_of_its_slow_twin(scores: list[int]) -> None:
-    start, stop, total = segments.best_span(np.array(scores, float), segments.GAP)
-    assert total == naive.best_span_score(scores, segments.GAP)
+    start, stop, total = segments.best_span(np.array(scores, float), segments.MAX_DROP)
+    assert total == naive.best_span_score(scores, segments.MAX_DROP)
     assert total == sum(scores[start:stop])
 
 
@@ -75,22 +76,22 @@ def test_a_long_absence_does() -> None:
 
 
 def test_stretches_of_one_performance_are_one_segment() -> None:
-    first, second = trace(7, 0, playing(120), place_s=30), trace(7, 105, playing(60), place_s=135.1)
+    first, second = trace(7, 0, playing(120), song_s=30), trace(7, 105, playing(60), song_s=135.1)
     (segment,) = segments.segments([second, first], HALF)
     assert (segment.clip_start_s, segment.clip_end_s, segment.song_start_s) == (0, 165, 30)
-    assert segment.votes == 165 / BIN_S * 5
+    assert segment.votes == 165 / SLOT_S * 5
 
 
 def test_a_jump_inside_a_song_begins_a_new_segment() -> None:
-    before = trace(7, 0, playing(30) + silent(30), place_s=10)
-    after = trace(7, 0, silent(30) + playing(30), place_s=70)
+    before = trace(7, 0, playing(30) + silent(30), song_s=10)
+    after = trace(7, 0, silent(30) + playing(30), song_s=70)
     found = segments.segments([before, after], HALF)
     assert [(m.clip_start_s, m.clip_end_s, m.song_start_s) for m in found] == [(0, 30, 10), (30, 60, 100)]
 
 
 def test_a_refrain_that_returns_has_no_second_that_the_true_place_has() -> None:
     true = trace(7, 0, playing(60))
-    refrain = trace(7, 0, silent(20) + [0.9] * 30 + silent(25), place_s=90)
+    refrain = trace(7, 0, silent(20) + [0.9] * 30 + silent(25), song_s=90)
     assert spans(true, refrain) == [(7, 0, 60)]
 
 
@@ -103,23 +104,23 @@ def test_what_chance_brings_is_not_named(rng: np.random.Generator) -> None:
     for song_id in range(50):
         noise = trace(song_id, 0, (rng.standard_normal(240) / np.sqrt(20)).tolist())
         noise = dataclasses.replace(noise, votes=rng.poisson(0.1, 240).astype(float))
-        assert segments.segments([noise], segments.threshold(0.01)) == []
+        assert segments.segments([noise], recording_threshold(0.01)) == []
 
 
 def test_a_performance_has_the_songs_loud_peaks() -> None:
     """Noise drowns the quiet ones first; what has only those is other music that shares some sounds."""
     drowned = trace(7, 0, [0.6] * 120)
-    assert spans(dataclasses.replace(drowned, loud_level=2 * drowned.loud_level)) == [(7, 0, 60)]
-    assert spans(dataclasses.replace(drowned, loud_level=0.5 * drowned.loud_level)) == []
+    assert spans(dataclasses.replace(drowned, weighted_level=2 * drowned.weighted_level)) == [(7, 0, 60)]
+    assert spans(dataclasses.replace(drowned, weighted_level=0.5 * drowned.weighted_level)) == []
 
 
 def test_fewer_false_positives_need_more_confidence() -> None:
-    assert segments.threshold(0.001) > segments.threshold(0.01) > segments.threshold(0.1)
+    assert recording_threshold(0.001) > recording_threshold(0.01) > recording_threshold(0.1)
 
 
 @pytest.mark.parametrize("pace", [0.96, 1.003, 1.04])
 def test_a_segment_tells_its_speed(pace: float) -> None:
-    (segment,) = segments.segments([trace(7, 0, playing(60), place_s=30, pace=pace)], HALF)
+    (segment,) = segments.segments([trace(7, 0, playing(60), song_s=30, pace=pace)], HALF)
     assert segment.speed == pytest.approx(pace, abs=1e-3)
     assert segment.song_end_s == pytest.approx(30 + 60 * pace, abs=0.1)
 

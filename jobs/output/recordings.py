@@ -1,0 +1,59 @@
+"""Files of one recording each: cue sheets and label tracks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from jobs.output.formats import RECORDINGS
+from jobs.output.summary import rows_by_clip
+from pipeline.errors import ParameterError
+
+
+def check(format_: str, output: str, n_clips: int) -> None:
+    """Refuse several recordings for an output of one, before the work begins."""
+    if not os.path.isdir(output) and n_clips != 1:
+        raise ParameterError(
+            f"{n_clips} recordings, and a sheet in --format {format_} is of one: give --output an existing folder"
+        )
+
+
+def write(tables: Iterable[pa.Table], format_: str, output: str) -> None:
+    """Write a file for each recording in which something was found.
+
+    Parameters
+    ----------
+    format_
+        A name in `RECORDINGS`.
+    output
+        An existing folder, where each file has its recording's name and a suffix; a file; or ``-`` to print.
+    """
+    chosen = RECORDINGS[format_]
+    taken: set[str] = set()
+    for clip, rows in rows_by_clip(tables):
+        matches = [row for row in rows if row["status"] == "matched"]
+        if not matches:
+            continue
+        text = chosen.text(clip, matches)
+        if output == "-":
+            print(text, end="")
+            continue
+        path = _free_name(os.path.join(output, os.path.basename(clip)), chosen.suffix, taken)
+        path = path if os.path.isdir(output) else output
+        part = f"{path}.part"
+        with open(part, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        os.replace(part, path)
+
+
+def _free_name(path: str, suffix: str, taken: set[str]) -> str:
+    """A name that no earlier recording of this run has; two folders may hold files of one name."""
+    for number in itertools.count(1):
+        name = f"{path}{suffix}" if number == 1 else f"{path} ({number}){suffix}"
+        if name not in taken:
+            taken.add(name)
+            return name
+    raise AssertionError
