@@ -24,6 +24,7 @@ from jobs.commands.listen import listen
 from jobs.commands.remove import remove
 from jobs.commands.songs import songs
 from jobs.commands.stats import stats
+from jobs.commands.upgrade import upgrade
 from jobs.output.text import printable
 from pipeline.errors import SongprintError
 from pipeline.execution.process import block_pandas_import
@@ -71,6 +72,7 @@ app.command()(songs)
 app.command()(remove)
 app.command()(compact)
 app.command()(check)
+app.command()(upgrade)
 app.command()(stats)
 app.command()(duplicates)
 app.command()(evaluate)

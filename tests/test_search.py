@@ -128,7 +128,7 @@ def test_the_fullest_windows_are_those_of_the_plain_count(query, songs, most, ga
     with pytest.MonkeyPatch.context() as patch:  # so few flags that cells meet in them
         patch.setattr(voting, "MANY", many)
         patch.setattr(voting, "FLAG_BITS", flag_bits)
-        patch.setattr(voting, "FLAGGED_AT_ONCE", 7)
+        patch.setattr(voting, "HITS_AT_ONCE", 7)
         found = fullest_windows(query_of(query), shard, most)
     told = list(zip(found.song_id.tolist(), found.cell.tolist(), found.n_hits.tolist(), strict=True))
     expected = naive.fullest_windows(query, songs, most)

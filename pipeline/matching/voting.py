@@ -11,6 +11,7 @@ sorting their cells: 10 million take 60 ms. Only those in the fullest cells are 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ParameterError
-from pipeline.fingerprinting.landmarks import Postings, anchor_bins
+from pipeline.fingerprinting.landmarks import Postings, Slices, anchor_bins
 from pipeline.matching.types import Library, Shard
 
 TICKS = 8  # to a frame: the finest step by which a clip's frames are shifted
@@ -31,8 +32,10 @@ WINDOWS_PER_CANDIDATE = 4  # windows in which votes are counted, for each candid
 CELL_BIAS = 1 << 30
 # Hits of which few are three to a window.
 MANY = 100_000
-# To find the hits of some cells, flags of all cells by their last bits: as many as the cache holds; hits at once.
-FLAG_BITS, FLAGGED_AT_ONCE = 20, 1 << 16
+# To find the hits of some cells, flags of all cells by their last bits: as many as the cache holds.
+FLAG_BITS = 20
+# Hits that are worked on at a time: the cache holds them, where a pass over all of them would wait for memory.
+HITS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,19 +153,19 @@ def fullest_windows(query: QueryHashes, shard: Shard, most: int) -> Windows:
     """
     entries = _Entries(query)
     found = shard.find(entries.hash)
-    cell = found.position  # in place: of a clip of 10 s in 100,000 songs it has 40 MB
-    cell -= np.repeat(entries.frame[found.entry], found.count)
+    cell = _subtract_frames(found, entries.frame)
     last = np.cumsum(found.count)
     ordered = np.sort(cell)
-    least = _hits_of_the_fullest(ordered, most)
+    least, first = _fullest_places(ordered, most)
     while True:
         # two songs may share a cell of the shard, so that this finds the windows of each and perhaps some more
-        some = _hits_in(cell, _fuller(ordered, least)) if least > 1 else np.arange(len(cell))
+        some = _hits_in(cell, ordered[first]) if least > 1 else np.arange(len(cell))
         entry = found.entry[np.searchsorted(last, some, "right")]
         windows = _windows_by_song(entries, entry, cell[some] + entries.frame[entry], shard, most)
         if least == 1 or (len(windows) >= most and windows.n_hits[-1] >= least):
             return windows
         least = max(1, min(least - 1, int(windows.n_hits[-1]) if len(windows) >= most else least))
+        first = _starts(ordered, least)
 
 
 def join_windows(parts: Sequence[Windows], most: int) -> Windows:
@@ -221,8 +224,26 @@ class _Entries:
         return Hits(np.repeat(song_id, count), offset, bin_, offset * np.int32(TICKS) - tick)
 
 
-def _hits_of_the_fullest(ordered: NDArray[np.int32], most: int) -> int:
-    """So many hits, or more, have the `most` fullest windows, as far as the shard tells; 1 if there are fewer."""
+def _subtract_frames(found: Slices, frame: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The cells of the hits, in place of their positions: of a clip of 10 s in 100,000 songs they have 40 MB."""
+    last = np.cumsum(found.count)
+    total = int(last[-1]) if len(last) else 0
+    # whole slices, as many at a time as the cache holds
+    cuts = np.searchsorted(last, np.arange(0, total, HITS_AT_ONCE), "right").tolist()
+    at = 0
+    for start, stop in itertools.pairwise([0, *cuts, len(last)]):
+        if start < stop:
+            end = int(last[stop - 1])
+            found.position[at:end] -= np.repeat(frame[found.entry[start:stop]], found.count[start:stop])
+            at = end
+    return found.position
+
+
+def _fullest_places(ordered: NDArray[np.int32], most: int) -> tuple[int, NDArray[np.int64]]:
+    """How many hits the `most` fullest windows have at least, as far as the shard tells, and where those start.
+
+    Windows of two hits or more are found by their first place in the sorted cells; 1 if there are not enough of them.
+    """
     least = 3 if len(ordered) > MANY else 1  # of many hits the windows of three are few, and are found in one pass
     first = _starts(ordered, least)
     while least > 1 and _distinct(ordered, first) < most:
@@ -230,14 +251,17 @@ def _hits_of_the_fullest(ordered: NDArray[np.int32], most: int) -> int:
         first = _starts(ordered, least)
     while _distinct(ordered, fuller := _followed(ordered, first, least)) >= most:
         least, first = least + 1, fuller
-    return least
+    return least, first
 
 
 def _starts(ordered: NDArray[np.int32], least: int) -> NDArray[np.int64]:
     """The places in sorted cells at which windows with at least so many hits start."""
     if least == 1:
         return np.arange(len(ordered))
-    return np.flatnonzero(ordered[least - 1 :] - ordered[: 1 - least] <= 1)
+    first, last = ordered[: 1 - least], ordered[least - 1 :]
+    chunks = [slice(start, start + HITS_AT_ONCE) for start in range(0, len(first), HITS_AT_ONCE)]
+    parts = [np.flatnonzero(last[chunk] - first[chunk] <= 1) + chunk.start for chunk in chunks]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def _followed(ordered: NDArray[np.int32], first: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
@@ -252,19 +276,14 @@ def _distinct(ordered: NDArray[np.int32], first: NDArray[np.int64]) -> int:
     return min(1, len(cells)) + int(np.count_nonzero(cells[1:] != cells[:-1]))
 
 
-def _fuller(ordered: NDArray[np.int32], least: int) -> NDArray[np.int32]:
-    """The cells, rising, of all windows with at least so many hits, two or more: both cells of each."""
-    first = _starts(ordered, least)
-    return np.unique(np.concatenate([ordered[first], ordered[first] + np.int32(1)]))
-
-
-def _hits_in(cell: NDArray[np.int32], cells: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The places of hits that lie in some cells."""
+def _hits_in(cell: NDArray[np.int32], first: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The places of hits that lie in windows, given by their first cells, rising."""
+    cells = np.unique(np.concatenate([first, first + np.int32(1)]))
     flags = np.zeros(1 << FLAG_BITS, bool)
     mask = np.int32((1 << FLAG_BITS) - 1)
     flags[cells & mask] = True
-    starts = range(0, len(cell), FLAGGED_AT_ONCE)
-    parts = [np.flatnonzero(flags[cell[start : start + FLAGGED_AT_ONCE] & mask]) + start for start in starts]
+    starts = range(0, len(cell), HITS_AT_ONCE)
+    parts = [np.flatnonzero(flags[cell[start : start + HITS_AT_ONCE] & mask]) + start for start in starts]
     some = np.concatenate([np.zeros(0, np.int64), *parts])
     place = np.minimum(np.searchsorted(cells, cell[some]), max(len(cells) - 1, 0))
     return some[cells[place] == cell[some]] if len(cells) else some[:0]

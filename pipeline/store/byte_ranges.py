@@ -1,8 +1,9 @@
-"""Pieces of a file by their places: mapped into memory when it is local, fetched in runs and cached when it is not."""
+"""Pieces of a file by their places: read when it is local, fetched in runs and cached when it is not."""
 
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 from collections import OrderedDict
 from typing import Protocol
@@ -24,17 +25,14 @@ Bytes = NDArray[np.uint8]
 class ByteRanges(Protocol):
     """A file of which many small pieces are wanted."""
 
-    def take(self, first: NDArray[np.int64], count: NDArray[np.int64]) -> Bytes:
-        """The bytes ``first[i]`` to ``first[i] + count[i]`` of each piece, end to end."""
+    def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
+        """Write the bytes ``first[i]`` to ``first[i] + count[i]`` of each piece, end to end, to ``out``."""
 
     def view(self, first: int, count: int) -> Bytes:
         """One piece that stays in use."""
 
     def read(self, first: int, count: int) -> Bytes:
         """One long piece, from front to back."""
-
-    def release(self) -> None:
-        """Give back what the operating system counts as this process's memory."""
 
 
 def open_ranges(location: Location, name: str, size: int) -> ByteRanges:
@@ -61,41 +59,48 @@ def open_ranges(location: Location, name: str, size: int) -> ByteRanges:
             f"{location.path(name)}: the file is damaged (it has {found} of {size} bytes); "
             "`songprint check --repair` says what is lost"
         )
-    return MappedFile(location.path(name)) if location.local else FetchedFile(location, name, size)
+    return LocalFile(location.path(name)) if location.local else FetchedFile(location, name, size)
 
 
-class MappedFile:
-    """A local file, mapped: its pages belong to the operating system's cache, which all processes share."""
+class LocalFile:
+    """A local file. Pieces are read, not mapped: mapped pages would count as this process's memory."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):
-            self._map.madvise(mmap.MADV_RANDOM)  # else each piece brings 64 kB of the disk along
         self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
 
-    def take(self, first: NDArray[np.int64], count: NDArray[np.int64]) -> Bytes:
+    def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
         """As `ByteRanges` says."""
-        data = self._bytes
-        if not len(first):
-            return np.zeros(0, np.uint8)
-        return np.concatenate([data[at:end] for at, end in zip(first.tolist(), (first + count).tolist(), strict=True)])
+        ends = np.cumsum(count)
+        if not hasattr(os, "preadv"):  # Windows
+            for start, stop, end in zip(first.tolist(), (first + count).tolist(), ends.tolist(), strict=True):
+                out[end - (stop - start) : end] = self._bytes[start:stop]
+            return
+        view = out.data
+        # opened each time, since a large store has more files than a process may have open
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # else each piece brings 64 kB of the disk
+            at = 0
+            for start, end in zip(first.tolist(), ends.tolist(), strict=True):
+                if os.preadv(descriptor, (view[at:end],), start) != end - at:
+                    raise StoreError(f"{self._path}: the file ends too early; `songprint check --repair` helps")
+                at = end
+        finally:
+            os.close(descriptor)
 
     def view(self, first: int, count: int) -> Bytes:
-        """As `ByteRanges` says."""
+        """As `ByteRanges` says: mapped, its pages belong to the operating system's cache, which all processes share."""
         return self._bytes[first : first + count]
 
     def read(self, first: int, count: int) -> Bytes:
-        """As `ByteRanges` says: past the mapping, whose pages come one by one."""
+        """As `ByteRanges` says."""
         with open(self._path, "rb") as file:
             file.seek(first)
             return np.fromfile(file, np.uint8, count)
-
-    def release(self) -> None:
-        """As `ByteRanges` says: the pages stay in the operating system's cache, but in no process."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class _Blocks:
@@ -130,7 +135,7 @@ class FetchedFile:
         self._path = location.path(name)
         self._size = size
 
-    def take(self, first: NDArray[np.int64], count: NDArray[np.int64]) -> Bytes:
+    def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
         """As `ByteRanges` says."""
         end = first + count
         wanted = _covered(first // BLOCK_BYTES, -(-end // BLOCK_BYTES))
@@ -142,7 +147,7 @@ class FetchedFile:
             for block in range(at // BLOCK_BYTES, -(-stop // BLOCK_BYTES)):
                 start = block * BLOCK_BYTES
                 parts.append(np.frombuffer(have[block], np.uint8)[max(at - start, 0) : stop - start])
-        return np.concatenate(parts)
+        np.concatenate(parts, out=out)
 
     def view(self, first: int, count: int) -> Bytes:
         """As `ByteRanges` says."""
@@ -171,9 +176,6 @@ class FetchedFile:
                 made[block] = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
                 _BLOCKS.put(self._path, block, made[block])
         return made
-
-    def release(self) -> None:
-        """As `ByteRanges` says; the cache is bounded as it is."""
 
 
 def _covered(first: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,10 +13,6 @@ from pipeline.store.delta_log import DataFile
 from pipeline.store.postings import PART_ROWS, Int32s, PostingsFile, ShardPostings, merge, sort
 from pipeline.store.schema import POSTINGS
 from pipeline.store.storage import Location
-
-# After so many bytes of positions the mapped files are given back. They are never this process's own, but some count
-# them as if they were (Dask, to see whether a worker is full).
-RELEASE_BYTES = 128_000_000
 
 
 class ShardLookup:
@@ -49,8 +44,6 @@ class ShardLookup:
         self._first = first
         self._stop = stop
         self._song_id = song_id
-        self._taken = 0
-        self._lock = threading.Lock()
 
     @property
     def rows(self) -> int:
@@ -65,20 +58,22 @@ class ShardLookup:
         hashes
             ``(n_hashes,)`` int32, rising; one that comes twice is found twice.
         """
-        entries, counts, positions = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+        wanted = []
         for file in self._files:
-            ends = np.searchsorted(hashes, np.array([file.low, file.high], np.int32), "left").tolist()
-            ends[1] = int(np.searchsorted(hashes, np.int32(file.high), "right"))
-            if ends[0] == ends[1]:
-                continue
-            first, count = file.find(hashes[ends[0] : ends[1]])
+            start = int(np.searchsorted(hashes, np.int32(file.low), "left"))
+            stop = int(np.searchsorted(hashes, np.int32(file.high), "right"))
+            first, count = file.find(hashes[start:stop])
             some = np.flatnonzero(count)
-            entries.append(some + ends[0])
-            counts.append(count[some])
-            positions.append(file.positions(first[some], count[some]))
-        found = Slices(np.concatenate(entries), np.concatenate(counts), np.concatenate(positions))
-        self._release(found.position.nbytes)
-        return found
+            wanted.append((file, some + start, first[some], count[some]))
+        position = np.empty(sum(int(count.sum()) for *_, count in wanted), np.int32)
+        at = 0
+        for file, _, first, count in wanted:
+            if len(first):
+                end = at + int(count.sum())
+                file.read_positions(first, count, position[at:end])
+                at = end
+        entry = np.concatenate([np.zeros(0, np.int64), *(some for _, some, _, _ in wanted)])
+        return Slices(entry, np.concatenate([np.zeros(0, np.int64), *(count for *_, count in wanted)]), position)
 
     def locate(self, position: Int32s) -> tuple[Int32s, Int32s]:
         """The song of each position, and the frame in it; song 0 where none counts: removed, or never finished."""
@@ -108,15 +103,6 @@ class ShardLookup:
         if not counts.all():
             song_id, offset = song_id[counts], offset[counts]
         return Postings(found.hash if counts.all() else found.hash[counts], song_id, offset)
-
-    def _release(self, n_bytes: int) -> None:
-        with self._lock:
-            self._taken += n_bytes
-            if self._taken < RELEASE_BYTES:
-                return
-            self._taken = 0
-        for file in self._files:
-            file.release()
 
 
 def join_shards(parts: Sequence[Postings]) -> Postings:

@@ -204,20 +204,14 @@ class PostingsFile:
         first = np.searchsorted(self._hashes, hashes, "left")
         return first, np.searchsorted(self._hashes, hashes, "right") - first
 
-    def positions(self, first: NDArray[np.int64], count: NDArray[np.int64]) -> Int32s:
-        """The positions of some rows: those of each hash, as `find` gave them, end to end."""
+    def read_positions(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Int32s) -> None:
+        """Write the positions of some rows, those of each hash as `find` gave them, end to end to ``out``."""
         if not self.mapped:
-            every = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
-            some: Int32s = self._positions[every]
-            return some
+            out[:] = self._positions[np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())]
+            return
         group = np.searchsorted(self._group_start, first, "right") - 1
         at = self._byte[group] + 4 * (first - self._group_start[group])
-        found: Int32s = self._ranges.take(at, 4 * count).view("<i4")
-        return found
-
-    def release(self) -> None:
-        """Give back what the operating system counts as this process's memory."""
-        self._ranges.release()
+        self._ranges.take(at, 4 * count, out.view(np.uint8))
 
     def range(self, low: int, high: int) -> ShardPostings:
         """All postings with ``low <= hash < high``."""

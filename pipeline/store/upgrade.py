@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline.errors import StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, frames, metadata, postings
 from pipeline.store.append import MapFunction
-from pipeline.store.delta_log import DataFile, Version
+from pipeline.store.delta_log import Conflict, DataFile, Version
 from pipeline.store.frames import Places
 from pipeline.store.postings import PostingsFile, ShardPostings
 from pipeline.store.schema import (
@@ -118,10 +119,10 @@ def _convert(root: Location, songs: Version, settings: Settings, map_tasks: MapF
         map_tasks(_copy, [(root, new, f"{CONSTELLATIONS}/{file.name}") for file in old[CONSTELLATIONS].files])
     )
     assert len(copies) == len(old[CONSTELLATIONS].files)
-    pins = {}
-    for table, files in ((POSTINGS, written), (CONSTELLATIONS, old[CONSTELLATIONS].files)):
-        version = delta_log.load(new, table)
-        pins[PINS[table]] = (version if version.files else delta_log.commit(new, version, files)).number
+    pins = {
+        PINS[table]: _commit_once(new, table, files).number
+        for table, files in ((POSTINGS, written), (CONSTELLATIONS, old[CONSTELLATIONS].files))
+    }
     columns = {
         "shard": pa.array(places.shard, pa.int32()),
         "first_frame": pa.array(places.first.astype(np.int32)),
@@ -130,13 +131,23 @@ def _convert(root: Location, songs: Version, settings: Settings, map_tasks: MapF
     for name, column in columns.items():
         rows = rows.append_column(SCHEMAS[SONGS].field(name), column)
     numbers |= pins | {NEXT_SONG_ID: songs.numbers.get(NEXT_SONG_ID, 1), FENCE: songs.numbers.get(FENCE, 0)}
-    version = delta_log.load(new, SONGS)
-    if not version.numbers:
-        made = [write_songs(new, rows.select(SCHEMAS[SONGS].names))] if len(rows) else []
-        version = delta_log.commit(new, version, made, numbers=numbers)
+    made = [write_songs(new, rows.select(SCHEMAS[SONGS].names))] if len(rows) else []
+    _commit_once(new, SONGS, made, numbers)
     before = sum(file.size_bytes for part in (songs, *old.values()) for file in part.files)
     after = sum(file.size_bytes for table in SCHEMAS for file in delta_log.load(new, table).files)
     return Upgrade(len(rows), before, after)
+
+
+def _commit_once(
+    location: Location, table: str, files: Sequence[DataFile], numbers: Mapping[str, int] | None = None
+) -> Version:
+    """Add files to a new table, unless an earlier run did."""
+    for version in delta_log.attempts(location, table):
+        if version.number > 0:
+            return version
+        with suppress(Conflict):  # a power cut had torn the entry of an earlier run
+            return delta_log.commit(location, version, files, numbers=numbers)
+    raise AssertionError("attempts end with an error")
 
 
 def _begin(root: Location, new: Location, version: int) -> None:
@@ -144,6 +155,11 @@ def _begin(root: Location, new: Location, version: int) -> None:
     recorded: object = None
     if new.exists(MARKER):
         recorded = json.loads(new.read(MARKER))
+    try:
+        for table in SCHEMAS if recorded else ():
+            delta_log.load(new, table)
+    except StoreError:  # ended while the tables were created
+        recorded = None
     if recorded != {"songs_version": version}:
         for name, _, _ in list(root.files(metadata.UPGRADED_FOLDER)):
             root.delete(name)
