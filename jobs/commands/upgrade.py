@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from jobs import options
 from jobs.runtime import executor, log, messages
 
