@@ -22,7 +22,7 @@ from tests.fakes import MemoryLibrary
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
 WITHIN_S = 2.0
-STRANGER = 1001
+UNKNOWN_SONG = 1001
 Samples = NDArray[np.float32]
 
 
@@ -67,7 +67,7 @@ def rows(matches: Iterable[Match], speed: float = 1.0) -> list[tuple[int, object
 
 
 def test_songs_in_a_row_with_a_pause_and_an_unknown_song_between(library: MemoryLibrary) -> None:
-    medley = np.concatenate([cut(1, 10, 40), silence(5), cut(STRANGER, 0, 25), cut(2, 0, 30), cut(3, 5, 45)])
+    medley = np.concatenate([cut(1, 10, 40), silence(5), cut(UNKNOWN_SONG, 0, 25), cut(2, 0, 30), cut(3, 5, 45)])
     assert rows(matches_in(medley, library)) == [(1, 0, 30, 10), (2, 60, 90, -60), (3, 90, 130, -85)]
 
 
@@ -93,13 +93,13 @@ def test_the_same_song_twice_and_a_jump_inside_it_are_segments_of_their_own(libr
 
 
 def test_a_seam_between_stretches_leaves_no_trace(library: MemoryLibrary) -> None:
-    medley = np.concatenate([cut(STRANGER, 0, 60), cut(1, 0, 55), cut(2, 0, 60), cut(4, 0, 17)])
+    medley = np.concatenate([cut(UNKNOWN_SONG, 0, 60), cut(1, 0, 55), cut(2, 0, 60), cut(4, 0, 17)])
     expected = [(1, 60, 115, -60), (2, 115, 175, -115), (4, 175, 192, -175)]
     assert expected == rows(matches_in(medley, library))
 
 
 def test_out_of_library_songs_are_not_named(library: MemoryLibrary) -> None:
-    strange = np.concatenate([cut(seed, 0, 60) for seed in (STRANGER, STRANGER + 1, STRANGER + 2)])
+    strange = np.concatenate([cut(seed, 0, 60) for seed in (UNKNOWN_SONG, UNKNOWN_SONG + 1, UNKNOWN_SONG + 2)])
     assert matches_in(strange, library) == []
 
 
@@ -123,7 +123,7 @@ def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
     loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
     of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.5 * music.song(33, 50.0, RATE)
     library = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
-    other = np.tile(loop, 10)[: 40 * RATE] + 10.0 * music.song(STRANGER, 40.0, RATE)
+    other = np.tile(loop, 10)[: 40 * RATE] + 10.0 * music.song(UNKNOWN_SONG, 40.0, RATE)
     assert all(match.clip_end_s - match.clip_start_s < 10 for match in matches_in(other.astype(np.float32), library))
     assert rows(matches_in(of_loops, library)) == [(1, 0, 50, 0)]
 
@@ -133,7 +133,7 @@ def test_a_loop_is_suspected_by_its_share_elsewhere() -> None:
     loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
     of_loops = np.tile(loop, 14)[: 50 * RATE] + 0.7 * music.song(33, 50.0, RATE)
     library = MemoryLibrary.of_samples({1: of_loops.astype(np.float32), 2: song(2)}, SETTINGS)
-    other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * music.song(STRANGER, 40.0, RATE)).astype(np.float32)
+    other = (np.tile(loop, 10)[: 40 * RATE] + 7.0 * music.song(UNKNOWN_SONG, 40.0, RATE)).astype(np.float32)
     named = {}
     for loop_share in (live.LOOP_LIMIT, LOOP_SHARE, 2.0):
         recording = Recording(library, Query(), loop_share=loop_share)

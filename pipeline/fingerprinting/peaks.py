@@ -78,18 +78,18 @@ def find_maxima(
     """
     width = n_bins(settings)
     row = width + 2 * reach_bins  # zeros beyond the lowest and the highest bin
-    held = np.zeros((reach_frames, row), np.float32)  # and before the first frame
+    pending = np.zeros((reach_frames, row), np.float32)  # and before the first frame
     first = 0  # the first frame whose maxima are not known yet
     found: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
     bands = []
 
     def add_frames(power: NDArray[np.float32]) -> None:
         """Take the next frames, and find the maxima of the frames whose neighbours are now all there."""
-        nonlocal held, first
-        rows = np.zeros((len(held) + len(power), row), np.float32)
-        rows[: len(held)] = held
-        rows[len(held) :, reach_bins : reach_bins + width] = power
-        held = rows[-2 * reach_frames :]
+        nonlocal pending, first
+        rows = np.zeros((len(pending) + len(power), row), np.float32)
+        rows[: len(pending)] = pending
+        rows[len(pending) :, reach_bins : reach_bins + width] = power
+        pending = rows[-2 * reach_frames :]
         n_frames = len(rows) - 2 * reach_frames
         if n_frames <= 0:
             return

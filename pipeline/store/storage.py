@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
-from pipeline.paths import filesystem, is_url
+from pipeline.paths import filesystem, is_url, modified_s
 
 TEMPORARY = ".tmp-"
 
@@ -93,9 +93,7 @@ class Location:
         remote = self._remote()
         root = remote._strip_protocol(self.url)
         for path, info in remote.find(self.path(folder), detail=True).items():
-            changed = info.get("LastModified") or info.get("mtime") or info.get("created")
-            seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed or 0.0)
-            yield path[len(root) + 1 :], int(info["size"]), seconds
+            yield path[len(root) + 1 :], int(info["size"]), modified_s(info)
 
     def delete(self, name: str) -> None:
         """Delete a file, if it exists."""
@@ -212,24 +210,30 @@ class Location:
             ) from error
 
     def storage_options(self) -> dict[str, str]:
-        """The settings of fsspec in the names of Delta's object store, which does not read them."""
-        if self.local or not self.url.startswith(("s3://", "s3a://")):
-            return {}
-        remote = self._remote()
-        client = dict(remote.client_kwargs)
-        options = {
-            "aws_access_key_id": remote.key or client.get("aws_access_key_id"),
-            "aws_secret_access_key": remote.secret or client.get("aws_secret_access_key"),
-            "aws_session_token": remote.token or client.get("aws_session_token"),
-            "aws_endpoint_url": remote.endpoint_url or client.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL"),
-            "aws_region": client.get("region_name")
-            or os.environ.get("AWS_REGION")
-            or os.environ.get("AWS_DEFAULT_REGION"),
-            "aws_skip_signature": "true" if remote.anon else None,
-        }
-        if (options["aws_endpoint_url"] or "").startswith("http://"):
-            options["aws_allow_http"] = "true"
-        return {name: value for name, value in options.items() if value}
+        """What Delta's object store needs to know of fsspec's; it does not read fsspec's settings."""
+        options = DELTA_OPTIONS.get(self.url.partition("://")[0])
+        return {} if self.local or options is None else {k: v for k, v in options(self._remote()).items() if v}
+
+
+def _s3_options(files: Any) -> dict[str, str | None]:
+    """Of s3fs, in the names of Delta's S3 client."""
+    client = dict(files.client_kwargs)
+    endpoint = files.endpoint_url or client.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
+    region = client.get("region_name") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return {
+        "aws_access_key_id": files.key or client.get("aws_access_key_id"),
+        "aws_secret_access_key": files.secret or client.get("aws_secret_access_key"),
+        "aws_session_token": files.token or client.get("aws_session_token"),
+        "aws_endpoint_url": endpoint,
+        "aws_region": region,
+        "aws_skip_signature": "true" if files.anon else None,
+        "aws_allow_http": "true" if (endpoint or "").startswith("http://") else None,
+    }
+
+
+# An object store whose settings Delta must be told is one entry: its scheme, and a function from fsspec's file system
+# to Delta's options. Without an entry Delta finds its settings in the environment by itself.
+DELTA_OPTIONS: dict[str, Callable[[Any], dict[str, str | None]]] = {"s3": _s3_options, "s3a": _s3_options}
 
 
 class _ChecksumWriter:
