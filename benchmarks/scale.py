@@ -306,9 +306,10 @@ def main() -> None:
         postings_per_s = like.snapshot().stats()["postings_per_second"]
         plans = [probed("--probe", str(n_songs)) for n_songs in PLANNED]
     constants = fit(sizes[:-1], plans[:-1])
+    by_postings = ", ".join(BY_POSTINGS)
     print(
-        f"\nPer million postings ({', '.join(BY_POSTINGS)}, stage_s) or million songs (plan_s, driver_mb): a start and a"
-        " slope; commit_s: a start, per million songs, per million postings.\n"
+        f"\nPer million postings ({by_postings}, stage_s) or million songs (plan_s, driver_mb): a start and"
+        " a slope; commit_s: a start, per million songs, per million postings.\n"
     )
     print(
         table(
