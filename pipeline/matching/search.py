@@ -46,7 +46,7 @@ FINE = SearchLevel(
     fan_out=10,
     clips_per_lookup=64,
     candidates=300,
-    filtered=300,
+    filtered=100,
 )
 # Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
 BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
