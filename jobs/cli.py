@@ -7,6 +7,7 @@ query do not pay for what they do not use.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Annotated
@@ -86,6 +87,9 @@ def main() -> None:
     A script's shell starts a command in the background with SIGINT ignored, and Python keeps it so: Ctrl-C then stops
     the script, and the command goes on.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it may be closed, or replaced by a program that calls this
+            stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding does not have
     code = run(sys.argv[1:])
     processes = sys.modules.get("multiprocessing")
     if processes and processes.active_children():

@@ -127,28 +127,9 @@ def progress_bar(what: str, quiet: bool, log_json: bool) -> Iterator[Callable[[P
         yield log_progress
         return
 
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from pipeline.progress import bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=1.0, figures="")
-
-        def draw(progress: Progress) -> None:
-            seconds = time.monotonic() - began
-            figures = (
-                f"{progress.done:,} of {progress.total:,} · {progress.audio_s / 3600:,.1f} h · "
-                f"{progress.audio_s / seconds:,.0f}x · {progress.failures:,} failed"
-            )
-            bar.update(task, completed=progress.share, figures=figures)
-
+    with bar(what) as draw:
         yield draw
 
 

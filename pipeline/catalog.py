@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.audio import formats
 from pipeline.errors import AudioError, CatalogError
-from pipeline.paths import filesystem, is_url, modified_s, open_regular, printable_path
+from pipeline.paths import Paths, filesystem, is_url, modified_s, open_regular, path_list, printable_path
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +40,16 @@ class Entry:
     modified_ns: int
 
 
-def walk(paths: Sequence[str]) -> list[Entry]:
+def walk(paths: Paths) -> list[Entry]:
     """Find the audio files under some paths.
 
     Parameters
     ----------
     paths
-        Files and folders, local or as fsspec URLs. A folder is searched recursively: files with one of the suffixes in
-        `pipeline.audio.formats.SUFFIXES` (upper or lower case) are taken, all others are skipped silently. A file
-        given by itself is also taken if its first bytes look like audio.
+        A file or folder, or several of them, local or as fsspec URLs. A folder is searched recursively: files with one
+        of the suffixes in `pipeline.audio.formats.SUFFIXES` (upper or lower case) are taken, all others are skipped
+        silently. A file given by itself is also taken if its first bytes look like audio. Among paths that lead to
+        audio, one that does not (a cover image that a shell's ``*`` names) is a warning.
 
     Returns
     -------
@@ -60,13 +61,26 @@ def walk(paths: Sequence[str]) -> list[Entry]:
     Raises
     ------
     CatalogError
-        If a path does not exist, or leads to no audio file at all.
+        If a path does not exist, or none leads to an audio file.
     """
     found: dict[str, Entry] = {}
-    for path in paths:
-        entries = _remote(path) if is_url(path) else _local(path)
-        found.update((entry.path, entry) for entry in entries)
+    without: list[_NoAudio] = []
+    for path in path_list(paths):
+        try:
+            entries = _remote(path) if is_url(path) else _local(path)
+        except _NoAudio as error:
+            without.append(error)
+        else:
+            found.update((entry.path, entry) for entry in entries)
+    if without and not found:
+        raise CatalogError(str(without[0]))
+    for reason in without:
+        log.warning("%s", reason)
     return [found[path] for path in sorted(found)]
+
+
+class _NoAudio(CatalogError):
+    """A path that is there, and leads to no audio file."""
 
 
 def folders(entries: Sequence[Entry]) -> list[str]:
@@ -110,8 +124,9 @@ def local_copy(path: str) -> Iterator[str]:
         try:
             fs, name = filesystem(path)
             fs.get_file(name, local)
-        except Exception as error:  # every object store's client has its own
-            raise AudioError(f"{printable_path(path)}: not fetched: {_reason(error)}") from None
+        except Exception as error:
+            reason = _reason(error).removeprefix(f"{path}: ")
+            raise AudioError(f"{printable_path(path)}: not fetched: {reason}") from None
         try:
             yield local
         except AudioError as error:  # its message names the copy, which is deleted
@@ -127,7 +142,7 @@ def _local(path: str) -> list[Entry]:
         if not stat.S_ISREG(status.st_mode):
             raise CatalogError(f"{printable_path(path)}: a pipe, socket or device; only regular files are read")
         if not _has_suffix(path) and not _looks_like_audio(path):
-            raise CatalogError(f"{printable_path(path)}: not an audio file; give one, or a folder that holds some")
+            raise _NoAudio(f"{printable_path(path)}: not an audio file; give one, or a folder that holds some")
         return [Entry(path, status.st_size, status.st_mtime_ns)]
     entries: list[Entry] = []
     links = 0
@@ -152,7 +167,7 @@ def _local(path: str) -> list[Entry]:
             entries.append(Entry(folder, 0, 0))
     if not entries:
         hint = f" ({links} symbolic links are not followed: give what they lead to)" if links else ""
-        raise CatalogError(f"{printable_path(path)}: no audio file in this folder{hint}")
+        raise _NoAudio(f"{printable_path(path)}: no audio file in this folder{hint}")
     return entries
 
 
@@ -169,13 +184,13 @@ def _remote(url: str) -> list[Entry]:
         if fs.isfile(root):  # given by itself
             return [_entry(fs, root, fs.info(root))]
         infos: dict[str, dict[str, Any]] = fs.find(root, detail=True)
-    except Exception as error:  # every object store's client has its own
-        raise CatalogError(f"{url}: {_reason(error)}") from None
+    except Exception as error:
+        raise CatalogError(f"{url}: {_reason(error).removeprefix(f'{url}: ')}") from None
     entries = [
         _entry(fs, name, info) for name, info in infos.items() if _has_suffix(name) and info.get("type") == "file"
     ]
     if not entries:
-        raise CatalogError(f"{url}: no audio file there")
+        raise _NoAudio(f"{url}: no audio file there")
     return entries
 
 

@@ -31,5 +31,9 @@ class ConfigMismatch(SongprintError):
     """The settings of a store and of a request differ."""
 
 
+class RemoteError(SongprintError):
+    """An object store or another remote file system cannot be used: a package is missing, or it does not answer."""
+
+
 class ClusterError(SongprintError):
     """The scheduler or its workers cannot be reached, or cannot read the files."""

@@ -20,18 +20,21 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline import catalog
+from pipeline.arguments import query_of, snapshot_of
 from pipeline.audio import decoder, decoding
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, CatalogError, SongprintError
+from pipeline.execution.cluster import ExecutorLike, open_executor
 from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import find_matches
 from pipeline.matching.types import Match, Query
-from pipeline.paths import is_url, printable_path
+from pipeline.paths import Paths, is_url, printable_path
+from pipeline.progress import OnProgress, shown
 from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -105,25 +108,31 @@ class BatchRows:
 
 
 def identify(
-    paths: Sequence[str],
-    store: Store,
+    paths: Paths,
+    store: Store | Snapshot,
     query: Query | None = None,
-    executor: Executor | None = None,
+    executor: ExecutorLike = None,
     *,
     limit_s: float | None = None,
+    progress: bool | OnProgress = False,
 ) -> pa.Table:
     """Name the songs in the clips and recordings under ``paths``.
 
     Parameters
     ----------
     paths
-        Files and folders, local or fsspec URLs.
+        A file or folder, or several of them, local or fsspec URLs.
+    store
+        A store, or one version of it (`Store.snapshot`).
     query
         What this run chooses; the defaults when ``None``.
     executor
-        Where batches run; one after the other in this process when ``None``.
+        Where batches run: what `local_cluster` opens, or a ``distributed.Client``; one after the other in this process
+        when ``None``.
     limit_s
         Seconds that one file may take.
+    progress
+        Whether to draw a bar, on a terminal or in a notebook; or a function that is called with each ``Progress``.
 
     Returns
     -------
@@ -135,15 +144,87 @@ def identify(
     ------
     CatalogError
         If a path does not exist or holds no audio file.
+    ParameterError
+        If an argument is out of range.
     """
-    entries = catalog.walk(paths)
-    tables = [rows.table for rows in identify_entries(entries, store, query, executor, limit_s=limit_s)]
+    tables = list(iter_matches(paths, store, query, executor, limit_s=limit_s, progress=progress))
     return pa.concat_tables(tables) if tables else MATCHES.empty_table()
+
+
+def iter_matches(
+    paths: Paths,
+    store: Store | Snapshot,
+    query: Query | None = None,
+    executor: ExecutorLike = None,
+    *,
+    limit_s: float | None = None,
+    progress: bool | OnProgress = False,
+) -> Iterator[pa.Table]:
+    """The rows of `identify` as they come, for results that are too large to hold.
+
+    Parameters
+    ----------
+    paths, store, query, executor, limit_s, progress
+        As for `identify`. They are checked at the call, before the first table.
+
+    Yields
+    ------
+    pyarrow.Table
+        The rows of a batch of clips, which are those of `identify`, in the same order.
+
+    Raises
+    ------
+    CatalogError, ParameterError
+        As `identify`.
+    """
+    snapshot, query = snapshot_of(store), query_of(query)
+    entries = catalog.walk(paths)
+    running = open_executor(executor)
+
+    def tables() -> Iterator[pa.Table]:
+        with shown(progress, "identify") as on_progress:
+            for rows in identify_entries(entries, snapshot, query, running, limit_s=limit_s, progress=on_progress):
+                yield rows.table
+
+    return tables()
+
+
+def identify_samples(
+    samples: ArrayLike, sample_rate: float, store: Store | Snapshot, query: Query | None = None
+) -> pa.Table:
+    """Name the songs in samples in memory.
+
+    Parameters
+    ----------
+    samples
+        ``(n,)`` or ``(n, channels)`` floating point, about -1 to 1; a clip or a recording, however long.
+    sample_rate
+        Hz.
+    store
+        A store, or one version of it. For many clips give a version (`Store.snapshot`): what it has read it keeps.
+    query
+        What this run chooses; the defaults when ``None``.
+
+    Returns
+    -------
+    pyarrow.Table
+        The rows that `identify` gives for a file with these samples; ``clip`` is an empty text.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of range.
+    """
+    snapshot, query = snapshot_of(store), query_of(query)
+    blocks, _ = decoding.array_blocks(samples, sample_rate, snapshot.settings.sample_rate)
+    found = _clip_or_matches(blocks, snapshot, query)
+    matches = found if isinstance(found, list) else find_matches([found], snapshot, query)[0]
+    return match_table("", matches, snapshot)
 
 
 def identify_entries(
     entries: Sequence[Entry],
-    store: Store,
+    store: Store | Snapshot,
     query: Query | None = None,
     executor: Executor | None = None,
     *,
@@ -152,7 +233,7 @@ def identify_entries(
 ) -> Iterator[BatchRows]:
     """`identify` as a stream: the rows batch by batch, in the order of the entries."""
     executor = executor or SerialExecutor()
-    snapshot = store.snapshot()
+    snapshot = snapshot_of(store)
     batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s)
     executor.require_visible([snapshot.url, *catalog.folders(entries)])
     total_bytes = sum(entry.size_bytes for entry in entries) + len(entries)
@@ -318,16 +399,36 @@ class _FileConsumer:
 
     def consume(self, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:
         """The samples of a clip, to be matched together with others; of a recording, its matches."""
-        longest = round(LONGEST_CLIP_S * self.batch.snapshot.settings.sample_rate)
-        start = _first_samples(blocks, longest + 1)
-        if len(start) <= longest:
-            return start
-        recording = Recording(self.batch.snapshot, self.batch.query)
-        for samples in itertools.chain([start], blocks):
-            recording.feed(samples)
-            share = min(recording.duration_s / self.declared_s, 1.0) if self.declared_s else 0.0
-            self.progress(self.audio_s + recording.duration_s, self.size_bytes + share * self.entry.size_bytes)
-        return recording.finish()
+        return _clip_or_matches(blocks, self.batch.snapshot, self.batch.query, self._report)
+
+    def _report(self, duration_s: float) -> None:
+        """Report the progress within a recording."""
+        share = min(duration_s / self.declared_s, 1.0) if self.declared_s else 0.0
+        self.progress(self.audio_s + duration_s, self.size_bytes + share * self.entry.size_bytes)
+
+
+def _clip_or_matches(
+    blocks: Iterator[NDArray[np.float32]],
+    snapshot: Snapshot,
+    query: Query,
+    report: Callable[[float], None] = lambda duration_s: None,
+) -> NDArray[np.float32] | list[Match]:
+    """The samples of a clip, to be matched together with others; of a recording, its matches.
+
+    Parameters
+    ----------
+    report
+        Called with the seconds of a recording that were searched.
+    """
+    longest = round(LONGEST_CLIP_S * snapshot.settings.sample_rate)
+    start = _first_samples(blocks, longest + 1)
+    if len(start) <= longest:
+        return start
+    recording = Recording(snapshot, query)
+    for samples in itertools.chain([start], blocks):
+        recording.feed(samples)
+        report(recording.duration_s)
+    return recording.finish()
 
 
 def _first_samples(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDArray[np.float32]:

@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline import catalog
+from pipeline.arguments import require_store
 from pipeline.audio.tags import read_tags
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, SongprintError
+from pipeline.execution.cluster import ExecutorLike, open_executor
 from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
 from pipeline.fingerprinting.extract import fingerprint
 from pipeline.fingerprinting.settings import Settings
-from pipeline.paths import is_url, path_exists, printable_path
+from pipeline.paths import Paths, is_url, path_exists, path_list, printable_path
+from pipeline.progress import OnProgress, shown
 from pipeline.store import Manifest, StagedSong, Store, stage
 
 log = logging.getLogger(__name__)
@@ -121,18 +124,27 @@ class IndexReport:
 
 
 def index(
-    paths: Sequence[str], store: Store, executor: Executor | None = None, *, limit_s: float | None = None
+    paths: Paths,
+    store: Store,
+    executor: ExecutorLike = None,
+    *,
+    limit_s: float | None = None,
+    progress: bool | OnProgress = False,
 ) -> IndexReport:
     """Fingerprint the songs under ``paths`` and add those that the store does not have.
 
     Parameters
     ----------
     paths
-        Files and folders, local or fsspec URLs; or other stores, whose songs are added without their audio.
+        A file or folder, or several of them, local or fsspec URLs; or other stores, whose songs are added without
+        their audio.
     executor
-        Where batches run; one after the other in this process when ``None``.
+        Where batches run: what `local_cluster` opens, or a ``distributed.Client``; one after the other in this process
+        when ``None``.
     limit_s
         Seconds that one file may take.
+    progress
+        Whether to draw a bar, on a terminal or in a notebook; or a function that is called with each ``Progress``.
 
     Returns
     -------
@@ -145,13 +157,19 @@ def index(
         If a path does not exist or holds no audio file.
     ConfigMismatch
         If another store was made with other settings.
+    ParameterError
+        If an argument is out of range.
     StoreError
         If the store cannot be written; what was committed before stays.
     """
-    stores, files = split_paths(paths)
+    require_store(store)
+    stores, files = split_paths(path_list(paths))
+    entries = catalog.walk(files) if files else []
+    running = open_executor(executor)
     began = time.monotonic()
-    added, present = absorb(stores, store, executor)
-    report = index_entries(catalog.walk(files) if files else [], store, executor, limit_s=limit_s)
+    with shown(progress, "index") as on_progress:
+        added, present = absorb(stores, store, running)
+        report = index_entries(entries, store, running, limit_s=limit_s, progress=on_progress)
     return dataclasses.replace(
         report, added=report.added + added, present=report.present + present, wall_s=time.monotonic() - began
     )

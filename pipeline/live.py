@@ -78,12 +78,13 @@ def _start_s(match: Match) -> float:
     return match.clip_start_s - match.song_start_s / match.speed
 
 
-def read_pcm(stream: BinaryIO) -> Iterator[NDArray[np.float32]]:
-    """Read signed 16-bit little-endian mono samples from a pipe, as they come."""
+def read_pcm(stream: BinaryIO, head: bytes = b"") -> Iterator[NDArray[np.float32]]:
+    """Read signed 16-bit little-endian mono samples from a pipe, as they come, after the ``head`` that was read."""
     rest = b""
     # `read1` returns what the pipe has; `read` would wait until a block is full.
     read = getattr(stream, "read1", stream.read)
-    while data := read(RAW_BYTES):
+    while data := head or read(RAW_BYTES):
+        head = b""
         data = rest + data
         whole = len(data) // 2 * 2
         rest = data[whole:]

@@ -4,15 +4,71 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
-from pipeline.errors import AudioError
+from pipeline.errors import AudioError, ParameterError, RemoteError
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""The extra of songprint that installs what a scheme needs."""
+
+PathLike: TypeAlias = str | os.PathLike[str]
+"""A path as users give it: text (also a URL), or a `pathlib.Path` of a local file or folder."""
+Paths: TypeAlias = PathLike | Iterable[PathLike]
+"""One path, or any number of them."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_URL_IN_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")  # Path("s3://bucket") drops a slash
+
+
+def path_text(path: PathLike, argument: str = "path") -> str:
+    """The text of a path.
+
+    Parameters
+    ----------
+    argument
+        What the caller calls it, for the error.
+
+    Raises
+    ------
+    ParameterError
+        If it is no path, or a URL in a `pathlib.Path`, which changes it.
+    """
+    text = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else None
+    if not isinstance(text, str):
+        raise ParameterError(f"{argument}: {path!r:.80} is no path; give a str or a pathlib.Path")
+    if text is not path and _URL_IN_PATH.match(text):
+        raise ParameterError(f"{argument}: {path!r} has lost a slash of its URL; give URLs as str")
+    return text
+
+
+def path_list(paths: Paths, argument: str = "paths") -> list[str]:
+    """The texts of one path or of several.
+
+    Parameters
+    ----------
+    paths
+        A path, or an iterable of paths: a list, a column of pandas, a generator.
+
+    Raises
+    ------
+    ParameterError
+        As `path_text`; also if it is neither.
+
+    Examples
+    --------
+    >>> path_list("Music"), path_list(["Music", "More"])
+    (['Music'], ['Music', 'More'])
+    """
+    if isinstance(paths, str | os.PathLike):
+        return [path_text(paths, argument)]
+    if isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise ParameterError(f"{argument}: {paths!r:.80} is no path; give a str, a pathlib.Path, or a list of them")
+    return [path_text(path, argument) for path in paths]
 
 
 def is_url(path: str) -> bool:
@@ -27,11 +83,57 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     ----------
     options
         For the file system, as fsspec takes them.
+
+    Raises
+    ------
+    RemoteError
+        If no package serves the scheme; and, from each method of the file system, if it does not answer.
     """
     import fsspec  # 55 ms, which runs on local files do not pay
 
-    found: tuple[Any, str] = fsspec.url_to_fs(url, **options)
-    return found
+    scheme = url.partition("://")[0].lower()
+    if scheme not in fsspec.available_protocols():
+        raise RemoteError(f"{url}: unknown scheme {scheme}://; give a local path, or a URL such as s3://… or gs://…")
+    try:
+        files, name = fsspec.url_to_fs(url, **options)
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        how = f"pip install 'songprint[{extra}]'" if extra else str(error)
+        raise RemoteError(f"{url}: {scheme}:// needs a package that is not installed: {how}") from error
+    except Exception as error:  # every object store's client has its own
+        raise _remote_error(url, error) from error
+    return _RemoteFiles(files, url), name
+
+
+class _RemoteFiles:
+    """A file system of fsspec whose clients' own errors become a `RemoteError`; errors that Python has stay."""
+
+    def __init__(self, files: Any, url: str) -> None:
+        self._files = files
+        self._url = url
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._files, name)
+        return functools.partial(self._call, attribute) if callable(attribute) else attribute
+
+    def _call(self, method: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return method(*arguments, **options)
+        except Exception as error:
+            ours = type(error).__module__ == "builtins" and not isinstance(error, ConnectionError | TimeoutError)
+            if ours:
+                raise
+            raise _remote_error(self._url, error) from error
+
+
+def _remote_error(url: str, error: Exception) -> RemoteError:
+    """The error for a remote file system, with the first line of what its client says."""
+    said = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+    if "Credential" in type(error).__name__:
+        hint = "set them in the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://"
+    else:
+        hint = "check the URL, the network and the environment (AWS_ENDPOINT_URL for s3://), then run the same again"
+    return RemoteError(f"{url}: {said}; {hint}")
 
 
 # Under which key a file system gives the time of the last change: the first that is there counts.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 from pathlib import Path
+
+from pipeline import __version__
 
 
 @functools.cache
@@ -14,8 +15,4 @@ def version_with_digest() -> str:
     digest = hashlib.blake2b(digest_size=4)
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    try:
-        number = importlib.metadata.version("songprint")
-    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-        number = "checkout"
-    return f"{number} (code {digest.hexdigest()})"
+    return f"{__version__} (code {digest.hexdigest()})"

@@ -72,6 +72,22 @@ def test_what_is_not_there_or_holds_no_audio_is_an_error(tmp_path: Path) -> None
         walk(["a\0b"])
 
 
+def test_what_is_no_audio_is_passed_over_with_a_warning_when_other_paths_are(
+    song: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cover.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00")
+    (tmp_path / "scans").mkdir()
+    assert [entry.path for entry in walk([str(tmp_path / "cover.jpg"), str(tmp_path / "scans"), str(song)])] == [
+        str(song)
+    ]
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "not an audio file; give one, or a folder that holds some",
+        "no audio file in this folder",
+    ]
+    with pytest.raises(CatalogError, match="No such file"):
+        walk([str(song), str(tmp_path / "mistyped.flac")])
+
+
 def test_links_are_not_followed_below_a_folder(song: Path, tmp_path: Path) -> None:
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "loop").symlink_to(tmp_path, target_is_directory=True)

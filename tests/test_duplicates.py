@@ -10,7 +10,7 @@ import pytest
 import pipeline
 from jobs.cli import run
 from pipeline import Store
-from pipeline.duplicates import COMMON, EXCERPT, SAME, SHIFTED, Span, classify, find_candidates, find_duplicates
+from pipeline.duplicate_detection import COMMON, EXCERPT, SAME, SHIFTED, Span, classify, duplicates, find_candidates
 from pipeline.simulation import encoding, music
 
 RATE = music.SAMPLE_RATE
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_each_planted_pair_is_found_for_what_it_is_and_no_other(store: Store) -> None:
     found = {
         frozenset((Path(row["song_path"]).name, Path(row["other_path"]).name)): row
-        for row in find_duplicates(store.snapshot()).to_pylist()
+        for row in duplicates(store.snapshot()).to_pylist()
     }
     kinds = {
         frozenset(("0.flac", "copy of 0.opus")): SAME,
@@ -63,7 +63,7 @@ def test_copies_of_copies_are_one_group(store: Store, tmp_path: Path) -> None:
     encoding.write(tmp_path / "part of 2.wav", music.song(2, 50.0)[10 * RATE : 30 * RATE])
     three = Store.open_or_create(str(tmp_path / "store"))
     pipeline.index([songs["2.flac"], songs["2 without its intro.ogg"], str(tmp_path / "part of 2.wav")], three)
-    rows = find_duplicates(three.snapshot()).to_pylist()
+    rows = duplicates(three.snapshot()).to_pylist()
     assert len(rows) == 3
     assert {row["group"] for row in rows} == {min(row["song_id"] for row in rows)}
 
@@ -71,7 +71,7 @@ def test_copies_of_copies_are_one_group(store: Store, tmp_path: Path) -> None:
 def test_a_library_without_songs_has_no_duplicates(tmp_path: Path) -> None:
     empty = Store.open_or_create(str(tmp_path / "store"))
     assert find_candidates(empty.snapshot()) == {}
-    assert len(find_duplicates(empty.snapshot())) == 0
+    assert len(duplicates(empty.snapshot())) == 0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -233,6 +234,14 @@ def test_the_tables_say_the_same_in_every_format(store: Store, tmp_path: Path) -
             read[suffix] = table["digest"].to_pylist()
     assert read[".csv"] == read[".jsonl"] == read[".parquet"]
     assert len(read[".csv"]) == store.snapshot().n_songs
+
+
+def test_a_file_in_place_of_the_demos_folder_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert run(["demo", "--folder", str(tmp_path / "file")]) == 1
+    assert re.fullmatch(r"ParameterError: .*file: a file; --folder takes a folder.*\n", capsys.readouterr().err)
 
 
 def test_the_demo_names_every_clip_and_leaves_its_store(demo_folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 import pipeline
 from jobs.cli import run
 from pipeline import Store, live
+from pipeline.audio import formats
 from pipeline.errors import AudioError
 from pipeline.live import Listener
 from pipeline.matching.types import Match, Query
@@ -87,6 +89,39 @@ def test_a_file_is_identified_as_a_pipe_is(
     assert run(command[:-2]) == 0
     shown = capsys.readouterr().out
     assert shown.index("2, at") < shown.index("1, at") < shown.index("clip")
+
+
+def encoded(samples: NDArray[np.float32], suffix: str, folder: Path) -> bytes:
+    encoding.write(folder / f"piped{suffix}", samples)
+    return (folder / f"piped{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".opus"])
+def test_encoded_audio_on_standard_input_is_decoded(suffix: str, store: Store, tmp_path: Path) -> None:
+    data = encoded(music.song(2, 20.0), suffix, tmp_path)
+    command = [sys.executable, "-m", "jobs", "listen", "--store", store.url, "--input", "-", "--format", "json"]
+    done = subprocess.run(command, input=data, cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert [Path(row["song_path"]).stem for row in json.loads(done.stdout)] == ["2"]
+
+
+def test_encoded_audio_that_cannot_be_read_from_a_pipe_is_refused(store: Store, tmp_path: Path) -> None:
+    data = encoded(music.song(2, 20.0), ".m4a", tmp_path)  # its index is at its end
+    command = [sys.executable, "-m", "jobs", "listen", "--store", store.url, "--input", "-"]
+    done = subprocess.run(command, input=data, cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 1
+    assert re.fullmatch(r"AudioError: standard input: .*; if it is a file, give its name\n", done.stderr.decode())
+
+
+def test_samples_are_not_taken_for_a_container(rng: np.random.Generator) -> None:
+    for scale in (1, 3, 1000):
+        for _ in range(300):
+            samples = rng.normal(0, scale, formats.HEAD_BYTES // 2).astype("<i2")
+            samples[0] = -1  # as a header of MP3 starts
+            assert not formats.is_container(samples.tobytes())
+    assert not formats.is_container(b"")
+    assert not formats.is_container(bytes(formats.HEAD_BYTES))
+    assert not formats.is_container(b"\xff" * formats.HEAD_BYTES)
 
 
 def test_samples_may_come_in_any_pieces(rng: np.random.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.cli import run
 from pipeline.errors import StoreError
 from pipeline.store import Store, byte_ranges, postings, stage
 from pipeline.store.storage import Location
@@ -158,3 +160,25 @@ def test_a_missing_store_is_reported_in_a_sentence(bucket: str) -> None:
     with pytest.raises(StoreError, match="holds other things"):
         Store.create(f"{bucket}/other")
     assert np.array_equal(s3fs.S3FileSystem().cat_file(f"{bucket}/other/song.mp3"), b"x")
+
+
+def test_a_server_that_is_down_or_credentials_that_are_missing_are_one_sentence(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3fs.S3FileSystem.clear_instance_cache()
+    commands = (["songs", "--store", f"{bucket}/x"], ["index", f"{bucket}/x", "--store", str(tmp_path / "store")])
+    with monkeypatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", ""), ("SECRET_ACCESS_KEY", ""), ("EC2_METADATA_DISABLED", "true")):
+            patch.setenv(f"AWS_{name}", value)
+        for command in commands:
+            assert run(command) == 1
+            assert re.fullmatch(r"RemoteError: s3://music/x: .*redentials; set them .*\n", capsys.readouterr().err)
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for command in commands:
+        assert run(command) == 1
+        assert re.fullmatch(
+            r"RemoteError: s3://music/x: .*127\.0\.0\.1:9.*; check the URL.*\n", capsys.readouterr().err
+        )
+    s3fs.S3FileSystem.clear_instance_cache()

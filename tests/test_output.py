@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +22,8 @@ from jobs.output import tables
 from jobs.output.formats import FILES, FORMATS, PRINTED, RECORDINGS
 from jobs.runtime import PlainLines
 from pipeline.errors import AudioError
+from pipeline.store import Store, stage
+from tests.fakes import make_song
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://127.0.0.1/")', "\uff1d1+1"]
 PLAIN = ["Plain", "a=b", "1-2", "", "日本\u3000語", 'Quo"ted, and so', "two\nlines", "'Round Midnight"]
@@ -78,6 +84,16 @@ def test_messages_and_errors_do_not_steer_a_terminal(
     monkeypatch.setattr(cli, "app", fail)
     assert cli.run([]) == 1
     assert capsys.readouterr().err == "AudioError: \ufffd[31mred.mp3: bad\n"
+
+
+def test_what_a_terminals_encoding_does_not_have_is_escaped(tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path / "store"))
+    store.commit([stage(store.url, "a", [dataclasses.replace(make_song(1), title="夜に", path="/music/Ж.flac")])])
+    command = [sys.executable, "-m", "jobs", "songs", "--store", store.url]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, check=True)
+    assert rb"\u591c\u306b" in done.stdout
+    assert rb"\u0416.flac" in done.stdout
 
 
 def test_every_format_is_in_the_readme_and_a_choice_of_the_commands() -> None:

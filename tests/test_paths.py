@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry
 
-from pipeline.errors import AudioError
-from pipeline.paths import audio_error, is_url, modified_s, open_regular, path_exists, printable_path
+from pipeline.errors import AudioError, RemoteError
+from pipeline.paths import audio_error, filesystem, is_url, modified_s, open_regular, path_exists, printable_path
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,26 @@ def test_the_time_of_change_is_found_under_the_key_of_each_object_store(
     info: dict[str, object], seconds: float
 ) -> None:
     assert modified_s(info) == seconds
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("nosuch://bucket/x", "unknown scheme nosuch://; give a local path, or a URL such as s3://"),
+        ("s3://bucket/x", r"s3:// needs a package that is not installed: pip install 'songprint\[s3\]'"),
+    ],
+)
+def test_a_url_that_nothing_here_reads_says_what_to_do(url: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(RemoteError, match=reason):
+        filesystem(url)
+
+
+def test_a_remote_file_systems_own_errors_are_translated_and_those_that_python_has_stay() -> None:
+    files, _ = filesystem("http://127.0.0.1:9/x")
+    with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:9/x: .*; check the URL"):
+        files.cat_file("http://127.0.0.1:9/x")
+    files, name = filesystem("memory://nothing/here")
+    with pytest.raises(FileNotFoundError, match="nothing/here"):
+        files.cat_file(name)

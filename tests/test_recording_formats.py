@@ -67,6 +67,18 @@ def test_several_recordings_need_a_folder(tmp_path: Path) -> None:
         recordings.check("cue", "-", 3)
 
 
+def test_a_folder_for_sheets_is_made_and_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    folder = f"{tmp_path / 'new' / 'sheets'}/"
+    recordings.check("cue", folder, 3)
+    recordings.write(TABLES, "cue", folder)
+    assert sorted(path.name for path in Path(folder).iterdir()) == ["mix.mp3 (2).cue", "mix.mp3.cue"]
+    (tmp_path / "taken").touch()
+    with pytest.raises(ParameterError, match="taken/: a file, not a folder"):
+        recordings.check("cue", f"{tmp_path / 'taken'}/", 1)
+    with pytest.raises(ParameterError, match="nowhere does not exist; make it first"):
+        recordings.check("cue", str(tmp_path / "nowhere" / "one.cue"), 1)
+
+
 def test_the_terminal_shows_each_recording_once_with_times_as_people_read_them() -> None:
     shown = [row for table in summarize(TABLES) for row in table.to_pylist()]
     assert [row["clip"] for row in shown] == ["a/mix.mp3", "a/mix.mp3", "b/talk.wav", "b/torn.wav", "b/mix.mp3"]

@@ -40,12 +40,15 @@ def demo(
     from jobs.output import tables
     from jobs.output.html_report import page
     from pipeline import catalog
+    from pipeline.errors import ParameterError
     from pipeline.identification import identify_entries
     from pipeline.indexing import index_entries
     from pipeline.matching.types import Query
     from pipeline.simulation import demo
     from pipeline.store import Store
 
+    if folder.exists() and not folder.is_dir():
+        raise ParameterError(f"{folder}: a file; --folder takes a folder, which is made if it is not there")
     began = time.monotonic()
     music, store = folder / "music", folder / "store"
     with executor(workers, None, None, small=False) as running:

@@ -27,14 +27,14 @@ def duplicates(
     """
     messages(quiet, verbose, log_json)
     from jobs.output import tables
-    from pipeline.duplicates import DUPLICATES, find_duplicates
+    from pipeline import duplicate_detection
     from pipeline.store import Store
 
     tables.check_output(output)
     began = time.monotonic()
     snapshot = Store.open(store).snapshot()
-    table = find_duplicates(snapshot)
-    tables.write([table], DUPLICATES, output, format_, SHOWN)
+    table = duplicate_detection.duplicates(snapshot)
+    tables.write([table], duplicate_detection.DUPLICATES, output, format_, SHOWN)
     pairs = {*zip(table["song_id"].to_pylist(), table["other_id"].to_pylist(), strict=True)}
     groups = {group for group in table["group"].to_pylist() if group is not None}
     wall_s = time.monotonic() - began

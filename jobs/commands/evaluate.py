@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from jobs import options
-from jobs.runtime import messages
+from jobs.runtime import messages, progress_bar
 
 
 def evaluate(
@@ -74,11 +73,8 @@ def evaluate(
     snapshot = Store.open(store).snapshot()
     surroundings = make_surroundings(noise or (), seed)
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty() and not quiet:
-            print(f"\r{done} of {total} songs", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    rows = experiment.evaluate(paths, snapshot, query, plan, surroundings, progress)
+    with progress_bar("evaluate", quiet, log_json) as progress:
+        rows = experiment.evaluate(paths, snapshot, query, plan, surroundings, progress)
     if output != "-":
         tables.write([rows], rows.schema, output, format_)
     recall, timing, storage = metrics.recall(rows), metrics.timing(rows), metrics.storage(snapshot)

@@ -22,10 +22,17 @@ def listen(
     store: options.StoreUrl,
     input_: Annotated[
         str | None,
-        typer.Option("--input", metavar="FILE", help="Read a file, or samples on standard input (-: s16le, mono)."),
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="Read a file, or standard input (-): samples (s16le, mono), or any audio format.",
+        ),
     ] = None,
     rate: Annotated[
-        int, typer.Option("--rate", min=4000, max=384_000, metavar="HZ", help="Sample rate of what --input - reads.")
+        int,
+        typer.Option(
+            "--rate", min=4000, max=384_000, metavar="HZ", help="Sample rate of the samples that --input - reads."
+        ),
     ] = 44_100,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Number or name of the microphone.")
@@ -42,7 +49,7 @@ def listen(
     """Identify what the microphone records, live; at the end (Ctrl-C) list the songs that played.
 
     Each song is named as soon as that is sure, some seconds after it starts. The list at the end has the columns of
-    `identify`. With --input - any capture program can feed it.
+    `identify`. With --input - any capture program can feed it, or a stream: curl -s URL | songprint listen --input -
 
     Example: songprint listen --store ~/music.songprint --output evening.jsonl
     """
@@ -51,7 +58,7 @@ def listen(
     from jobs.output.summary import SUMMARY, summarize
     from jobs.output.text import minutes, song_name
     from pipeline import identification
-    from pipeline.audio import decoding, resampling
+    from pipeline.audio import decoding, formats, resampling
     from pipeline.live import Listener, limit, microphone, read_pcm
     from pipeline.matching.types import Query
     from pipeline.store import Store
@@ -87,7 +94,12 @@ def listen(
         matches = identify_live(resampling.resample_blocks(blocks, device_rate, sample_rate))
     elif input_ == "-":
         name = "-"
-        matches = identify_live(resampling.resample_blocks(read_pcm(sys.stdin.buffer), rate, sample_rate))
+        stream = sys.stdin.buffer
+        head = stream.read(formats.HEAD_BYTES)
+        if formats.is_container(head):
+            matches = identify_live(decoding.decode_stream(stream, head, sample_rate))
+        else:
+            matches = identify_live(resampling.resample_blocks(read_pcm(stream, head), rate, sample_rate))
     else:
         name = input_
         matches, _ = decoding.decode(input_, sample_rate, identify_live)

@@ -10,15 +10,25 @@ import pyarrow as pa
 
 from jobs.output.formats import RECORDINGS
 from jobs.output.summary import rows_by_clip
+from jobs.output.tables import check_folder
 from pipeline.errors import ParameterError
 
 
 def check(format_: str, output: str, n_clips: int) -> None:
-    """Refuse several recordings for an output of one, before the work begins."""
-    if not os.path.isdir(output) and n_clips != 1:
-        raise ParameterError(
-            f"{n_clips} recordings, and a sheet in --format {format_} is of one: give --output an existing folder"
-        )
+    """Refuse several recordings for an output of one, before the work begins; make a folder that ends in a slash."""
+    if output == "-" and n_clips == 1:
+        return
+    if output.endswith(("/", os.sep)):
+        if os.path.exists(output.rstrip("/" + os.sep)) and not os.path.isdir(output):
+            raise ParameterError(f"{output}: a file, not a folder; name another")
+        os.makedirs(output, exist_ok=True)
+    elif not os.path.isdir(output):
+        if n_clips != 1:
+            raise ParameterError(
+                f"{n_clips} recordings, and a sheet in --format {format_} is of one: "
+                "give --output a folder, as sheets/ (it is made)"
+            )
+        check_folder(output)
 
 
 def write(tables: Iterable[pa.Table], format_: str, output: str) -> None:
@@ -29,7 +39,7 @@ def write(tables: Iterable[pa.Table], format_: str, output: str) -> None:
     format_
         A name in `RECORDINGS`.
     output
-        An existing folder, where each file has its recording's name and a suffix; a file; or ``-`` to print.
+        A folder that is there, where each file has its recording's name and a suffix; a file; or ``-`` to print.
     """
     chosen = RECORDINGS[format_]
     taken: set[str] = set()

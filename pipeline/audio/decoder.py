@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-_RATES = range(2_000, 768_001)  # Hz; below, a file of a few MB would stand for years of "audio"
-_MAX_CHANNELS = 64
+RATES = range(2_000, 768_001)  # Hz; below, a file of a few MB would stand for years of "audio"
+MAX_CHANNELS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Decoded:
     Parameters
     ----------
     decoder
-        The `Decoder.name` of the decoder: ``"soundfile"`` or ``"ffmpeg"``.
+        The `Decoder.name` of the decoder: ``"soundfile"`` or ``"ffmpeg"``; ``"array"`` for samples in memory.
     sample_rate, channels
         Of the file, before mixing and resampling.
     duration_s
@@ -129,10 +129,10 @@ class Decoder(ABC):
 
     def check_shape(self) -> None:
         """Raise `Unreadable` for a sample rate or a number of channels that no music has."""
-        if self.sample_rate not in _RATES:
-            raise Unreadable(f"a sample rate of {self.sample_rate} Hz; {_RATES.start} to {_RATES[-1]} Hz are read")
-        if not 1 <= self.channels <= _MAX_CHANNELS:
-            raise Unreadable(f"{self.channels} channels; 1 to {_MAX_CHANNELS} are read")
+        if self.sample_rate not in RATES:
+            raise Unreadable(f"a sample rate of {self.sample_rate} Hz; {RATES.start} to {RATES[-1]} Hz are read")
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise Unreadable(f"{self.channels} channels; 1 to {MAX_CHANNELS} are read")
 
 
 def clean_message(message: str) -> str:

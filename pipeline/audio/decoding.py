@@ -13,26 +13,33 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import numbers
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pipeline.audio.decoder import CannotDecode, Decoded, Decoder, Unreadable
+from pipeline.audio.decoder import MAX_CHANNELS, RATES, CannotDecode, Decoded, Decoder, Unreadable
 from pipeline.audio.ffmpeg import FfmpegDecoder
 from pipeline.audio.formats import NOT_AUDIO, kind_of
 from pipeline.audio.libsndfile import LibsndfileDecoder
 from pipeline.audio.resampling import resample_blocks
+from pipeline.errors import ParameterError
 from pipeline.paths import audio_error, open_regular
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DECODERS: tuple[type[Decoder], ...] = (LibsndfileDecoder, FfmpegDecoder)
 """Every decoder, the first to be tried first."""
 _BLOCK_FRAMES = 1 << 16  # smaller blocks halve libsndfile's speed; larger ones do not fit the cache
+_COPY_BYTES = 1 << 16
 
 
 def decode(
@@ -148,6 +155,96 @@ def read(
         return np.concatenate(kept)
 
     return decode(path, sample_rate, collect)
+
+
+def decode_stream(stream: BinaryIO, head: bytes, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
+    """Decode encoded audio as it comes from a pipe, in any format of ffmpeg's that can be read from its start.
+
+    Parameters
+    ----------
+    stream
+        What comes after ``head``.
+    head
+        The first bytes, which were read to see that they are no samples.
+    sample_rate
+        Hz, wanted.
+
+    Yields
+    ------
+    samples
+        Blocks as those of `decode`.
+
+    Raises
+    ------
+    AudioError
+        If ffmpeg cannot read it.
+    """
+    output, input_ = os.pipe()
+    threading.Thread(target=_copy, args=(head, stream, input_), daemon=True).start()
+    try:
+        with contextlib.closing(FfmpegDecoder(output, 0, "other", None)) as decoder:
+            yield from _mono(decoder, sample_rate)
+            if not decoder.frames:
+                raise CannotDecode(decoder.fault or "no audio in it")
+            if decoder.fault:
+                log.warning("standard input: %s, after %.1f s", decoder.fault, decoder.frames / decoder.sample_rate)
+    except CannotDecode as error:
+        raise audio_error("standard input", f"{error}; if it is a file, give its name") from None
+    finally:
+        os.close(output)  # a copy that goes on then ends
+
+
+def _copy(head: bytes, stream: BinaryIO, fd: int) -> None:
+    read = getattr(stream, "read1", stream.read)  # what the pipe has; `read` would wait until a block is full
+    with contextlib.suppress(OSError), open(fd, "wb", buffering=0) as file:
+        file.write(head)
+        while data := read(_COPY_BYTES):
+            file.write(data)
+
+
+def array_blocks(samples: ArrayLike, sample_rate: float, wanted: int) -> tuple[Iterator[NDArray[np.float32]], Decoded]:
+    """Samples in memory as blocks, the same as `decode` makes of a file that holds them.
+
+    Parameters
+    ----------
+    samples
+        ``(n,)`` or ``(n, channels)`` floating point, about -1 to 1.
+    sample_rate
+        Hz, of the samples.
+    wanted
+        Hz, of the blocks.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of range.
+    """
+    frames = np.asarray(samples)
+    if frames.dtype.kind != "f":
+        hint = f"; divide it by {np.iinfo(frames.dtype).max + 1}" if frames.dtype.kind == "i" else ""
+        raise ParameterError(f"samples: {frames.dtype}; floating point is needed, about -1 to 1{hint}")
+    if frames.ndim not in (1, 2):
+        raise ParameterError(f"samples: shape {frames.shape}; it must be (n,) or (n, channels)")
+    if frames.ndim == 1:
+        frames = frames[:, np.newaxis]
+    channels = frames.shape[1]
+    if not 1 <= channels <= MAX_CHANNELS:
+        hint = "; is it (channels, n)? give its transpose" if len(frames) <= MAX_CHANNELS else ""
+        raise ParameterError(
+            f"samples: {channels} channels in shape {frames.shape}; 1 to {MAX_CHANNELS} are read{hint}"
+        )
+    if not isinstance(sample_rate, numbers.Real) or sample_rate % 1 or int(sample_rate) not in RATES:
+        raise ParameterError(f"sample_rate: {sample_rate!r}; it must be a whole number, {RATES[0]} to {RATES[-1]} Hz")
+    rate = int(sample_rate)
+    duration_s = len(frames) / rate
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(frames), _BLOCK_FRAMES):
+            with np.errstate(over="ignore", invalid="ignore"):
+                block = frames[start : start + _BLOCK_FRAMES].astype(np.float32, copy=False)
+            yield _finite(_mix(block))
+
+    return resample_blocks(blocks(), rate, wanted), Decoded("array", rate, channels, duration_s, duration_s)
 
 
 def _mono(decoder: Decoder, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:

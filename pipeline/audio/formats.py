@@ -57,6 +57,49 @@ def is_audio(path: str) -> bool:
         return kind_of(fd, size) not in {*NOT_AUDIO, "unknown"}
 
 
+HEAD_BYTES = 4096
+"""Bytes of a stream that `is_container` looks at: three frames of MP3."""
+_CONTAINER = re.compile(
+    b"RIFF....WAVE|RF64....WAVE|FORM....AIF[FC]|fLaC|OggS|ID3|....ftyp|\x1a\x45\xdf\xa3|"
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11|wvpk|TTA1|caff|MAC |FLV|#!AMR",
+    re.DOTALL,
+)
+_KBIT_S = {3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+           2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)}  # fmt: skip
+_HZ = (44_100, 48_000, 32_000)
+
+
+def is_container(head: bytes) -> bool:
+    """Whether a stream that starts so is encoded audio, and not samples.
+
+    Stricter than `kind_of`, since samples may be any bytes: MP3 and AAC are three frames in a row.
+    """
+    if _CONTAINER.match(head):
+        return True
+    offset = 0
+    for _ in range(3):
+        frame_bytes = _frame_bytes(head[offset : offset + 6])
+        if frame_bytes < 6:
+            return False
+        offset += frame_bytes
+    return True
+
+
+def _frame_bytes(head: bytes) -> int:
+    """The length of the frame of MP3, or of AAC in ADTS, that starts so; 0 if none does."""
+    if len(head) < 6 or head[0] != 0xFF or head[1] < 0xE0:
+        return 0
+    if head[1] & 0xF6 == 0xF0:
+        return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    rate, hz = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer != 1 or rate in (0, 15) or hz == 3:
+        return 0
+    kbit_s = _KBIT_S[3 if version == 3 else 2][rate]
+    sample_rate = _HZ[hz] // {3: 1, 2: 2, 0: 4}[version]
+    return (144 if version == 3 else 72) * 1000 * kbit_s // sample_rate + (head[2] >> 1 & 1)
+
+
 def pread(fd: int, n: int, offset: int) -> bytes:
     """Bytes at a place, without moving the descriptor; nothing where the file cannot be read."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,30 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import catalog
+from pipeline.arguments import query_of, snapshot_of
 from pipeline.audio import decoding
 from pipeline.audio.resampling import resample_blocks
-from pipeline.duplicates import classify, find_spans
+from pipeline.catalog import Entry
+from pipeline.duplicate_detection import classify, find_spans
 from pipeline.errors import AudioError, CatalogError
-from pipeline.evaluation.conditions import LONGEST_READ_S, RATE, Plan, Surroundings, cut_clips, speed_range
+from pipeline.evaluation.conditions import (
+    LONGEST_READ_S,
+    RATE,
+    Plan,
+    Surroundings,
+    cut_clips,
+    make_surroundings,
+    speed_range,
+)
+from pipeline.execution.executor import Progress
 from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.search import find_matches
 from pipeline.matching.types import Library, Match, Query, Shard
-from pipeline.store import Snapshot
+from pipeline.paths import Paths
+from pipeline.progress import OnProgress, shown
+from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
 START_ERROR_S = 0.1
@@ -93,21 +106,32 @@ class LibraryWithoutSong:
 
 
 def evaluate(
-    paths: Sequence[str],
-    snapshot: Snapshot,
-    query: Query,
-    plan: Plan,
-    surroundings: Surroundings,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    paths: Paths,
+    store: Store | Snapshot,
+    query: Query | None = None,
+    plan: Plan | None = None,
+    surroundings: Surroundings | None = None,
+    progress: bool | OnProgress = False,
 ) -> pa.Table:
-    """Cut clips, degrade them, and identify them.
+    """Cut clips of the user's own songs, degrade them, and identify them.
+
+    `pipeline.evaluation.metrics` has the tables that are made of the result, such as ``metrics.recall(rows)``.
 
     Parameters
     ----------
     paths
-        The user's songs; clips of songs that the store does not have are out-of-library clips only.
+        The songs: a file or folder, or several. Clips of songs that the store does not have are out-of-library clips
+        only.
+    store
+        A store, or one version of it (`Store.snapshot`).
+    query
+        How the clips are identified; the defaults when ``None``.
+    plan
+        What is cut and how it is degraded: a `pipeline.evaluation.conditions.Plan`; the default one when ``None``.
+    surroundings
+        Rooms and noise, as `pipeline.evaluation.conditions.make_surroundings` makes them; its defaults when ``None``.
     progress
-        Called with the songs that are done, and how many there are.
+        Whether to draw a bar, on a terminal or in a notebook; or a function that is called with each ``Progress``.
 
     Returns
     -------
@@ -118,16 +142,38 @@ def evaluate(
     ------
     CatalogError
         If a path leads to no audio file, or to none that a clip can be cut from.
+    ParameterError
+        If an argument is out of range.
     """
+    snapshot, query, plan = snapshot_of(store), query_of(query), plan or Plan()
+    entries = catalog.walk(paths)
+    surroundings = surroundings or make_surroundings(seed=plan.seed)
+    with shown(progress, "evaluate") as on_progress:
+        rows = _run_trials(entries, snapshot, query, plan, surroundings, on_progress)
+    if not rows:
+        raise CatalogError(
+            f"{entries[0].path}: no clip could be cut: the songs are shorter than the clips, silent, or broken"
+        )
+    return pa.Table.from_pylist(rows, schema=ROWS)
+
+
+def _run_trials(
+    entries: Sequence[Entry],
+    snapshot: Snapshot,
+    query: Query,
+    plan: Plan,
+    surroundings: Surroundings,
+    on_progress: OnProgress,
+) -> list[dict[str, object]]:
+    """The rows of all clips of the songs that are drawn."""
     songs = {song["song_id"]: song for song in snapshot.songs(["song_id", "digest", "path", "duration_s"]).to_pylist()}
     known = {song["digest"]: song_id for song_id, song in songs.items()}
     rng = np.random.default_rng([plan.seed, 1])
-    entries = catalog.walk(paths)
     drawn = [entries[place] for place in sorted(rng.permutation(len(entries))[: plan.songs])]
     rows: list[dict[str, object]] = []
     _identify(surroundings.noise[:RATE], snapshot, query)  # opens the store's files, which no clip is to pay
     for done, entry in enumerate(drawn):
-        progress(done, len(drawn))
+        on_progress(_progress(done, len(drawn)))
         try:
             with catalog.local_copy(entry.path) as local:
                 song_id = known.get(catalog.digest(local))
@@ -147,10 +193,12 @@ def evaluate(
                 trials.append(Trial(clip.condition, clip.length_s, hidden, clip.start_s, best, match_s))
         copies = _copies(trials, song_id, snapshot, songs)
         rows += [{"clip": entry.path} | _row(trial, song_id, copies, songs) for trial in trials]
-    progress(len(drawn), len(drawn))
-    if not rows:
-        raise CatalogError(f"{paths[0]}: no clip could be cut: the songs are shorter than the clips, silent, or broken")
-    return pa.Table.from_pylist(rows, schema=ROWS)
+    on_progress(_progress(len(drawn), len(drawn)))
+    return rows
+
+
+def _progress(done: int, total: int) -> Progress:
+    return Progress(done=done, total=total, share=done / max(total, 1), audio_s=0.0, failures=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from distributed import Client, LocalCluster
 from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ParameterError
 from pipeline.execution.executor import Died, Done, Outcomes
 from pipeline.execution.process import block_pandas_import, interrupts_handled_here, keep_memory
 from pipeline.execution.timeouts import within
@@ -69,6 +69,11 @@ class DaskExecutor:
     def workers(self) -> int:
         """Threads of all workers that are there now."""
         return max(1, sum(int(worker["nthreads"]) for worker in self._known_workers().values()))
+
+    @property
+    def client(self) -> Client:
+        """Dask's client, for other work on the same workers."""
+        return self._client
 
     @property
     def dashboard(self) -> str:
@@ -272,15 +277,35 @@ def connect(address: str, report: str | None = None) -> Iterator[DaskExecutor]:
             f"{address}: no Dask scheduler answers ({error}); start one with `dask scheduler`"
         ) from error
     with client:
-        try:
-            client.wait_for_workers(1, timeout=CONNECT_S)
-        except TimeoutError as error:
-            raise ClusterError(
-                f"{address}: the scheduler has no workers; start some with `dask worker {address}`"
-            ) from error
-        _check_versions(client)
+        executor = from_client(client)
         with _performance_report(report, client):
-            yield DaskExecutor(client)
+            yield executor
+
+
+def from_client(client: object) -> DaskExecutor:
+    """An executor over the workers of a client that is open already, and stays open.
+
+    Raises
+    ------
+    ParameterError
+        If it is no client, or an asynchronous one.
+    ClusterError
+        If no worker has joined, or scheduler, workers and this process differ in their versions.
+    """
+    if not isinstance(client, Client) or client.asynchronous:
+        kind = "an asynchronous client" if isinstance(client, Client) else f"a {type(client).__name__}"
+        raise ParameterError(
+            f"executor: {kind}; give a distributed.Client, what pipeline.local_cluster(n) opens, or None"
+        )
+    address = client.scheduler.address
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except TimeoutError as error:
+        raise ClusterError(
+            f"{address}: the scheduler has no workers; start some with `dask worker {address}`"
+        ) from error
+    _check_versions(client)
+    return DaskExecutor(client)
 
 
 def _performance_report(path: str | None, client: Client) -> contextlib.AbstractContextManager[Any]:
@@ -380,6 +405,9 @@ def _is_visible(path: str) -> bool:
         if is_url(path):
             files, name = filesystem(path)
             return bool(files.exists(name))
-        return os.path.isfile(path) or any(os.scandir(path))
+        if os.path.isfile(path):
+            return True
+        with os.scandir(path) as found:
+            return any(found)
     except OSError:
         return False

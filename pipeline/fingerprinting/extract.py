@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.audio.decoder import Decoded
-from pipeline.audio.decoding import decode
+from pipeline.audio.decoding import array_blocks, decode
+from pipeline.errors import ParameterError
 from pipeline.fingerprinting.landmarks import Hashes, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks, find_maxima, most_salient
 from pipeline.fingerprinting.settings import PEAK_REACH_BINS, PEAK_REACH_FRAMES, Settings
 from pipeline.fingerprinting.spectrogram import power_batches
+from pipeline.paths import PathLike, path_text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,20 +40,42 @@ def constellation(blocks: Iterator[NDArray[np.float32]], settings: Settings) -> 
     return most_salient(maxima, settings, settings.peaks_per_s)
 
 
-def fingerprint(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
-    """Decode a song and fingerprint it, block by block; memory grows only with the number of its peaks.
+def fingerprint(
+    source: PathLike | ArrayLike,
+    settings: Settings | None = None,
+    limit_s: float | None = None,
+    *,
+    sample_rate: float | None = None,
+) -> Fingerprint:
+    """Fingerprint a song, block by block; memory grows only with the number of its peaks.
 
     Parameters
     ----------
-    path
-        A local audio file.
+    source
+        A local audio file; or samples in memory, ``(n,)`` or ``(n, channels)`` floating point, about -1 to 1.
+    settings
+        How fingerprints are made; the defaults when ``None``. Only those of equal settings can be compared.
     limit_s
-        Seconds of wall time that decoding may take.
+        Seconds of wall time that decoding a file may take.
+    sample_rate
+        Hz, of samples in memory; a file has its own.
 
     Raises
     ------
     AudioError
         If the file gives no usable samples.
+    ParameterError
+        If an argument is out of range.
     """
-    peaks, decoded = decode(path, settings.sample_rate, lambda blocks: constellation(blocks, settings), limit_s)
+    settings = settings or Settings()
+    if isinstance(source, str | os.PathLike):
+        if sample_rate is not None:
+            raise ParameterError("sample_rate: only for samples in memory; a file has its own")
+        path = path_text(source, "source")
+        peaks, decoded = decode(path, settings.sample_rate, lambda blocks: constellation(blocks, settings), limit_s)
+    else:
+        if sample_rate is None:
+            raise ParameterError("sample_rate: missing; samples in memory need one, for example sample_rate=44100")
+        blocks, decoded = array_blocks(source, sample_rate, settings.sample_rate)
+        peaks = constellation(blocks, settings)
     return Fingerprint(pair_peaks(peaks, settings.fan_out), peaks, decoded)

@@ -59,9 +59,9 @@ class Query:
 
     def __post_init__(self) -> None:
         if not 0 < self.false_positives <= 1:
-            raise ParameterError(f"false positives is {self.false_positives}; it must be above 0 and at most 1")
+            raise ParameterError(f"false_positives is {self.false_positives}; it must be above 0 and at most 1")
         if not 0 <= self.speed_range <= 20:
-            raise ParameterError(f"speed range is {self.speed_range} %; it must be 0 to 20")
+            raise ParameterError(f"speed_range is {self.speed_range} %; it must be 0 to 20")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.arguments import snapshot_of
 from pipeline.fingerprinting.landmarks import Postings
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.matching.segments import SLOT_S, best_span
-from pipeline.store import Snapshot
+from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +91,13 @@ class Span:
     peaks_share: float
 
 
-def find_duplicates(snapshot: Snapshot) -> pa.Table:
-    """Find the pairs of songs that hold the same recording, in whole or in part.
+def duplicates(store: Store | Snapshot) -> pa.Table:
+    """Find the pairs of songs that hold the same recording, in whole or in part; nothing is deleted.
+
+    Parameters
+    ----------
+    store
+        A store, or one version of it (`Store.snapshot`).
 
     Returns
     -------
@@ -100,7 +106,13 @@ def find_duplicates(snapshot: Snapshot) -> pa.Table:
         ``other_share`` are the shares of each song that all spans of the pair cover. Songs that hold the same
         recording, also as an excerpt or cut differently, directly or through a third song, are one ``group``, which is
         the id of its first song. Songs that only have an intro or a jingle in common make no group.
+
+    Raises
+    ------
+    ParameterError
+        If ``store`` is something else.
     """
+    snapshot = snapshot_of(store)
     songs = {row["song_id"]: row for row in snapshot.songs(["song_id", "path", "duration_s"]).to_pylist()}
     pairs = find_candidates(snapshot)
     log.info("%d pairs of %d songs share hashes; comparing their peaks", len(pairs), len(songs))
