@@ -22,7 +22,9 @@ from jobs.commands.evaluate import evaluate
 from jobs.commands.identify import identify
 from jobs.commands.index import index
 from jobs.commands.listen import listen
+from jobs.commands.print import print_
 from jobs.commands.remove import remove
+from jobs.commands.same import same
 from jobs.commands.songs import songs
 from jobs.commands.stats import stats
 from jobs.commands.upgrade import upgrade
@@ -47,6 +49,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -77,6 +80,8 @@ app.command()(upgrade)
 app.command()(stats)
 app.command()(duplicates)
 app.command()(evaluate)
+app.command()(same)
+app.command("print")(print_)
 app.command()(listen)
 app.command()(demo)
 

@@ -51,6 +51,7 @@ Output = Annotated[
     str,
     typer.Option("--output", "-o", metavar="FILE", help=f"Write the table to a {', '.join(FILES)} file; - prints it."),
 ]
+Bom = Annotated[bool, typer.Option("--bom", help="Begin a CSV with a byte order mark, for Excel.")]
 TableFormat = Annotated[_TableFormat, typer.Option("--format", help="How the table is printed.")]
 MatchFormat = Annotated[
     _MatchFormat,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.output.text import printable
+from jobs.output.text import count, printable
 from pipeline.errors import ParameterError
 from pipeline.execution.executor import Executor, Progress, SerialExecutor
 
@@ -91,7 +91,7 @@ def executor(workers: int, scheduler: str | None, report: Path | None, *, small:
         # A user with a cluster wants to watch it; four processes on a laptop are not worth a line.
         log.log(
             logging.INFO if scheduler else logging.DEBUG,
-            "%d workers, dashboard at %s", running.workers, running.dashboard or "no address",
+            "%s, dashboard at %s", count(running.workers, "worker"), running.dashboard or "no address",
             extra={"fields": {"workers": running.workers, "dashboard": running.dashboard}},
         )  # fmt: skip
         yield running

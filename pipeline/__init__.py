@@ -2,14 +2,14 @@
 
 >>> import pipeline
 >>> sorted(pipeline.__all__)  # doctest: +NORMALIZE_WHITESPACE
-['Query', 'Settings', 'SongprintError', 'Store', 'duplicates', 'evaluate', 'fingerprint', 'identify',
+['Query', 'Settings', 'SongprintError', 'Store', 'compare', 'duplicates', 'evaluate', 'fingerprint', 'identify',
  'identify_samples', 'index', 'iter_matches', 'local_cluster']
 
 `index` adds songs to a `Store`, `identify` finds the songs in recordings, `duplicates` the songs that are in a store
 twice, `evaluate` how many clips are named rightly; the commands of the same names call them. `identify_samples` takes
 samples in memory, `iter_matches` gives the rows of `identify` as they come. `fingerprint` gives the peaks and hashes of
-one file. `local_cluster` opens workers for all of these. A name is loaded when it is first used, so that the import
-itself costs nothing.
+one file, `compare` says whether two files hold the same recording. `local_cluster` opens workers for all of these. A
+name is loaded when it is first used, so that the import itself costs nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pipeline.comparison import compare
     from pipeline.duplicate_detection import duplicates
     from pipeline.errors import SongprintError
     from pipeline.evaluation.experiment import evaluate
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "SongprintError",
     "Store",
+    "compare",
     "duplicates",
     "evaluate",
     "fingerprint",
@@ -51,6 +53,7 @@ _MODULES = {
     "Settings": "fingerprinting.settings",
     "SongprintError": "errors",
     "Store": "store",
+    "compare": "comparison",
     "duplicates": "duplicate_detection",
     "evaluate": "evaluation.experiment",
     "fingerprint": "fingerprinting.extract",

@@ -248,7 +248,10 @@ def find_spans(song: Peaks, other: Peaks, distances: list[int], frame_s: float) 
             (distance, _among(keys + (distance << 10), other_keys))
             for distance in range(cell - 1, cell + (1 << CELL_BITS) + 1)
         ]
-        distance, agrees = max(tried, key=lambda pair: int(pair[1].sum()))
+        # Peaks agree to a frame, so that of a copy three distances agree equally: the middle one is right.
+        most = max(int(agrees.sum()) for _, agrees in tried)
+        tied = [pair for pair in tried if int(pair[1].sum()) == most]
+        distance, agrees = tied[len(tied) // 2]
         agree = np.bincount(place, agrees, len(peaks))
         scores = agree - NEUTRAL_SHARE * peaks
         while True:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,12 @@ BATCH_BYTES = 200_000_000
 BATCHES_PER_WORKER = 6
 # A clip costs at least as much as so many bytes, however short it is.
 BYTES_PER_CLIP = 200_000
+
+# A clip sounds where its loudest sample in a step reaches this share of its loudest.
+SILENCE_SHARE = 0.001
+SOUND_STEP_S = 0.05
+# The ends of a match are right within some two seconds: a shorter gap says nothing.
+SHORTEST_GAP_S = 2.0
 
 MATCHES = pa.schema(
     [
@@ -216,10 +223,12 @@ def identify_samples(
         If an argument is out of range.
     """
     snapshot, query = snapshot_of(store), query_of(query)
-    blocks, _ = decoding.array_blocks(samples, sample_rate, snapshot.settings.sample_rate)
+    blocks, decoded = decoding.array_blocks(samples, sample_rate, snapshot.settings.sample_rate)
     found = _clip_or_matches(blocks, snapshot, query)
     matches = found if isinstance(found, list) else find_matches([found], snapshot, query)[0]
-    return match_table("", matches, snapshot)
+    whole_s = (0.0, decoded.duration_s)
+    sounds_s = whole_s if isinstance(found, list) else _sounding_s(found, snapshot.settings.sample_rate)
+    return match_table("", matches, snapshot, sounds_s)
 
 
 def identify_entries(
@@ -330,6 +339,7 @@ class _ClipResult:
     matches: list[Match] = field(default_factory=list)
     duration_s: float = 0.0
     message: str = ""
+    sounds_s: tuple[float, float] = (0.0, math.inf)  # what lies before and behind it is silence
 
 
 def _match_together(clips: Sequence[tuple[_ClipResult, NDArray[np.float32]]], batch: ClipBatch) -> None:
@@ -365,8 +375,9 @@ def _decode_clip(consumer: _FileConsumer) -> tuple[_ClipResult, NDArray[np.float
         log.exception("%s: unexpected error", printable_path(path))
         return _ClipResult(entry.path, message=f"unexpected {type(error).__name__}: {error}"), None
     if isinstance(found, list):
-        return _ClipResult(entry.path, found, decoded.duration_s), None
-    return _ClipResult(entry.path, duration_s=decoded.duration_s), found
+        return _ClipResult(entry.path, found, decoded.duration_s, sounds_s=(0.0, decoded.duration_s)), None
+    sounds_s = _sounding_s(found, batch.snapshot.settings.sample_rate)
+    return _ClipResult(entry.path, duration_s=decoded.duration_s, sounds_s=sounds_s), found
 
 
 def _decode(path: str, consumer: _FileConsumer) -> tuple[NDArray[np.float32] | list[Match], decoder.Decoded]:
@@ -443,19 +454,37 @@ def _first_samples(blocks: Iterator[NDArray[np.float32]], n_samples: int) -> NDA
     return np.concatenate(parts)
 
 
-def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, str | None]]:
-    table = snapshot.songs(["song_id", "path", "title", "artist"])
+def _sounding_s(samples: NDArray[np.float32], sample_rate: int) -> tuple[float, float]:
+    """Where a clip begins and ends to sound, in seconds: above 60 dB below its loudest sample."""
+    block = max(1, round(SOUND_STEP_S * sample_rate))
+    peaks = np.maximum.reduceat(np.abs(samples), np.arange(0, len(samples), block)) if len(samples) else samples
+    loud = np.flatnonzero(peaks > SILENCE_SHARE * peaks.max(initial=0.0))
+    if len(loud) == 0:
+        return 0.0, len(samples) / sample_rate
+    return loud[0] * block / sample_rate, min((loud[-1] + 1) * block, len(samples)) / sample_rate
+
+
+def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, Any]]:
+    table = snapshot.songs(["song_id", "path", "title", "artist", "duration_s"])
     wanted = table.filter(pc.is_in(table["song_id"], pa.array(sorted(song_ids), pa.int32())))
     return {row["song_id"]: row for row in wanted.to_pylist()}
 
 
-def match_table(clip: str, matches: Sequence[Match], snapshot: Snapshot) -> pa.Table:
-    """The rows of one clip in which these matches were found, in the schema `MATCHES`."""
+def match_table(
+    clip: str, matches: Sequence[Match], snapshot: Snapshot, sounds_s: tuple[float, float] = (0.0, math.inf)
+) -> pa.Table:
+    """The rows of one clip in which these matches were found, in the schema `MATCHES`.
+
+    Parameters
+    ----------
+    sounds_s
+        Seconds at which the clip begins and ends to sound; no match is longer.
+    """
     songs = _songs(snapshot, {match.song_id for match in matches})
-    return pa.Table.from_pylist(_rows(_ClipResult(clip, list(matches)), songs), schema=MATCHES)
+    return pa.Table.from_pylist(_rows(_ClipResult(clip, list(matches), sounds_s=sounds_s), songs), schema=MATCHES)
 
 
-def _rows(clip: _ClipResult, songs: dict[int, dict[str, str | None]]) -> list[dict[str, object]]:
+def _rows(clip: _ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str, object]]:
     path = printable_path(clip.path)
     if clip.message:
         return [{"clip": path, "status": "failed", "message": clip.message}]
@@ -468,10 +497,75 @@ def _rows(clip: _ClipResult, songs: dict[int, dict[str, str | None]]) -> list[di
             "song_path": songs[match.song_id]["path"],
             "title": songs[match.song_id]["title"],
             "artist": songs[match.song_id]["artist"],
-            **dataclasses.asdict(match),
+            **dataclasses.asdict(_within_bounds(match, clip.sounds_s, songs[match.song_id]["duration_s"])),
         }
         for match in sorted(clip.matches, key=lambda match: match.clip_start_s)
     ]
+
+
+def _within_bounds(match: Match, sounds_s: tuple[float, float], song_s: float) -> Match:
+    """The match without what lies outside of its song, or where the clip is silent.
+
+    Parameters
+    ----------
+    song_s
+        Duration of the song.
+    """
+
+    def in_clip(song_time_s: float) -> float:
+        return match.clip_start_s + (song_time_s - match.song_start_s) / match.speed
+
+    def in_song(clip_time_s: float) -> float:
+        return match.song_start_s + (clip_time_s - match.clip_start_s) * match.speed
+
+    start_s = max(match.clip_start_s, sounds_s[0], in_clip(0.0))
+    end_s = min(match.clip_end_s, sounds_s[1], in_clip(song_s))
+    if not start_s < end_s:
+        return match
+    return dataclasses.replace(
+        match,
+        clip_start_s=start_s + 0.0,  # no -0.0
+        clip_end_s=end_s,
+        song_start_s=max(in_song(start_s), 0.0) + 0.0,
+        song_end_s=min(in_song(end_s), song_s),
+    )
+
+
+def with_gaps(rows: BatchRows) -> pa.Table:
+    """The table of a batch, and a row for each stretch of a recording in which nothing is known.
+
+    Parameters
+    ----------
+    rows
+        As `identify_entries` gives them.
+
+    Returns
+    -------
+    pyarrow.Table
+        In the schema `MATCHES`. A stretch is ``unknown`` with ``clip_start_s`` and ``clip_end_s``, at least
+        `SHORTEST_GAP_S` long; of a recording in which nothing was found it is the whole.
+    """
+    found: list[dict[str, Any]] = []
+    for clip, of_clip in itertools.groupby(rows.table.to_pylist(), key=lambda row: row["clip"]):
+        known_s, duration_s = 0.0, rows.duration_s.get(clip, 0.0)
+        for row in of_clip:
+            if row["status"] == "matched":
+                found += [*_gap(clip, known_s, row["clip_start_s"]), row]
+                known_s = max(known_s, row["clip_end_s"])
+            elif row["status"] == "unknown":
+                found.append(row | {"clip_start_s": 0.0, "clip_end_s": duration_s})
+                known_s = duration_s
+            else:
+                found.append(row)
+        found += _gap(clip, known_s, duration_s)
+    return pa.Table.from_pylist(found, schema=MATCHES)
+
+
+def _gap(clip: str, start_s: float, end_s: float) -> list[dict[str, Any]]:
+    """The row of a gap, if it is long enough."""
+    if end_s - start_s < SHORTEST_GAP_S:
+        return []
+    return [{"clip": clip, "status": "unknown", "clip_start_s": start_s, "clip_end_s": end_s}]
 
 
 def _batch_rows(outcome: Done[ClipBatch, BatchRows] | Died[ClipBatch]) -> BatchRows:

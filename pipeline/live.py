@@ -1,7 +1,7 @@
 """Live identification of samples from a microphone, or from any program that writes them to a pipe.
 
 It is the search of recordings, in short steps: each second is searched together with the 15 s before it. So a song is
-named some seconds after it starts. A name that was given is never taken back.
+named some seconds after it starts. A name that was given is never taken back; where in the song it plays, is corrected.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SEARCHES = 5
 LOOP_LIMIT = 0.62
 # Two matches of one song are one performance if they put its start within this many seconds.
 SAME_START_S = 2.0
+# Matches of one song with so few seconds between them are one performance, whose position was wrong or has jumped.
+SAME_PERFORMANCE_S = 5.0
 RAW_BYTES = 8192
 
 
@@ -43,6 +45,7 @@ class Listener:
         query = dataclasses.replace(query, false_positives=query.false_positives / SEARCHES)
         self._recording = Recording(library, query, STEP_S, loop_share=LOOP_LIMIT)
         self._named: list[Match] = []
+        self.corrected: list[Match] = []
 
     @property
     def duration_s(self) -> float:
@@ -52,25 +55,36 @@ class Listener:
     def add(self, samples: NDArray[np.float32]) -> list[Match]:
         """Append samples, and return the new performances that are now certain.
 
+        Afterwards ``corrected`` has the matches of songs that were named before, and play at another place than was
+        said.
+
         Parameters
         ----------
         samples
             ``(n,)`` float32 at the library's sample rate; the shorter they are, the sooner a song is named.
         """
         self._recording.feed(samples)
-        new = [match for match in self._recording.matches() if not self._is_named(match)]
-        self._named += new
+        new: list[Match] = []
+        self.corrected = []
+        for match in self._recording.matches():
+            of_song = [i for i, named in enumerate(self._named) if named.song_id == match.song_id]
+            known = [i for i in of_song if abs(_start_s(self._named[i]) - _start_s(match)) <= SAME_START_S]
+            if known:
+                self._named[known[0]] = match
+                continue
+            named_now = any(_gap_s(self._named[i], match) <= SAME_PERFORMANCE_S for i in of_song)
+            (self.corrected if named_now else new).append(match)
+            self._named.append(match)
         return new
 
     def finish(self) -> list[Match]:
         """End the stream, and return all performances with their spans, by start."""
         return self._recording.finish()
 
-    def _is_named(self, match: Match) -> bool:
-        return any(
-            named.song_id == match.song_id and abs(_start_s(named) - _start_s(match)) <= SAME_START_S
-            for named in self._named
-        )
+
+def _gap_s(match: Match, other: Match) -> float:
+    """Seconds between the spans of two matches in the stream; below 0 where they overlap."""
+    return max(match.clip_start_s, other.clip_start_s) - min(match.clip_end_s, other.clip_end_s)
 
 
 def _start_s(match: Match) -> float:

@@ -95,3 +95,8 @@ def best_span_score(scores, gap):
                 break
             best = max(best, total)
     return best
+
+
+def shared_frames(song: list[tuple[int, int]], clip: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The frames at which a song and a clip, lists of hash and frame, have the same hash: all pairs, sorted."""
+    return sorted((at, clip_at) for hash_, at in song for clip_hash, clip_at in clip if hash_ == clip_hash)

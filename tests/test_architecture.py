@@ -34,6 +34,7 @@ MAP: dict[str, set[str]] = {
     "indexing": {"arguments", "audio", "catalog", "execution", "fingerprinting", "paths", "progress", "store"},
     "identification": {"arguments", "audio", "catalog", "execution", "matching", "paths", "progress", "store"},
     "live": {"matching"},
+    "comparison": {"audio", "catalog", "duplicate_detection", "fingerprinting", "matching", "paths"},
     "duplicate_detection": {"arguments", "fingerprinting", "matching", "store"},
     "arguments": {"matching", "store"},
     "store": {"fingerprinting", "paths"},

@@ -201,7 +201,7 @@ def test_a_broken_file_is_a_row_and_the_rest_go_on(
     url, failures = str(tmp_path / "store"), tmp_path / "failures.csv"
     command = ["index", str(folder), "--store", url, "--failures", str(failures)]
     assert run(command) == 0
-    assert "1 songs added" in capsys.readouterr().err
+    assert "1 song added" in capsys.readouterr().err
     with failures.open(newline="") as file:
         rows = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
     assert set(rows) == {"broken.mp3", "empty.flac", "silent.wav"}

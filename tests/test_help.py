@@ -53,6 +53,15 @@ def test_the_picture_of_the_architecture_is_the_map_that_is_tested() -> None:
     assert architecture.PAGE.read_text(encoding="utf-8") == architecture.page(), "run: make reference"
 
 
+def test_help_fits_a_terminal_and_cuts_no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ([], *([name] for name, _ in COMMANDS)):
+        lines = CliRunner().invoke(app, [*words, "-h"], prog_name="songprint").output.splitlines()
+        assert [line for line in lines if len(line) > 80] == []
+    commands = CliRunner().invoke(app, ["-h"]).output.partition("Commands:")[2]
+    assert "..." not in commands
+
+
 def test_the_version_is_printed() -> None:
     shown = CliRunner().invoke(app, ["--version"])
     assert shown.exit_code == 0

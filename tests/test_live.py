@@ -76,6 +76,32 @@ def test_a_song_is_named_once_and_soon_after_it_starts(store: Store, evening: ND
     assert [at_s for at_s, _ in named] == pytest.approx([6.5, 41.5], abs=6.5)
 
 
+def test_a_song_whose_position_jumps_is_named_once_and_corrected(store: Store) -> None:
+    import soxr
+
+    rate = store.settings.sample_rate
+    song = music.song(2, SONG_S)
+    samples = soxr.resample(np.concatenate([song[: 10 * RATE], song[18 * RATE :]]), RATE, rate)
+    listener = Listener(store.snapshot(), Query())
+    named, corrected = [], []
+    for start in range(0, len(samples), rate):
+        named += listener.add(samples[start : start + rate])
+        corrected += listener.corrected
+    assert [match.song_id for match in named] == [2]
+    assert [round(match.song_start_s - match.clip_start_s) for match in corrected] == [8]
+
+
+def test_a_song_that_plays_again_later_is_named_again(store: Store) -> None:
+    import soxr
+
+    rate = store.settings.sample_rate
+    song = music.song(2, SONG_S)[: 10 * RATE]
+    samples = soxr.resample(np.concatenate([song, music.song(1001, 15.0), song]), RATE, rate)
+    listener = Listener(store.snapshot(), Query())
+    named = [match for start in range(0, len(samples), rate) for match in listener.add(samples[start : start + rate])]
+    assert [match.song_id for match in named] == [2, 2]
+
+
 def test_a_file_is_identified_as_a_pipe_is(
     store: Store, evening: NDArray[np.float32], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import io
 import json
 import logging
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,6 +98,48 @@ def test_what_a_terminals_encoding_does_not_have_is_escaped(tmp_path: Path) -> N
     done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, check=True)
     assert rb"\u591c\u306b" in done.stdout
     assert rb"\u0416.flac" in done.stdout
+
+
+def test_a_csv_has_milliseconds_and_four_digits_of_all_else(tmp_path: Path) -> None:
+    schema = pa.schema([(name, pa.float64()) for name in ("clip_start_s", "song_start_s", "confidence", "speed")])
+    row = {"clip_start_s": 12.345678, "song_start_s": -1e-9, "confidence": 0.99999991, "speed": 1.03456789}
+    given = pa.Table.from_pylist([row], schema=schema)
+    tables.write([given], schema, str(tmp_path / "t.csv"))
+    assert (tmp_path / "t.csv").read_text().splitlines()[1] == "12.346,0.0,1.0,1.0346"
+    tables.write([given], schema, str(tmp_path / "t.jsonl"))
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == row
+
+
+def test_a_byte_order_mark_begins_a_csv_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store.create(str(tmp_path / "store"))
+    command = ["songs", "--store", str(tmp_path / "store"), "--bom"]
+    assert cli.run([*command, "--output", str(tmp_path / "songs.csv")]) == 0
+    assert (tmp_path / "songs.csv").read_bytes().startswith("\ufeffsong_id,".encode())
+    assert list(FILES[".csv"].read_column(tmp_path / "songs.csv", "song_id")) == []
+    assert cli.run([*command, "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("\ufeffsong_id,")
+    assert cli.run([*command, "--output", str(tmp_path / "songs.jsonl")]) == 1
+    assert "--bom is for CSV" in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_too_narrow_shows_a_block_for_each_row(tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path / "store"))
+    store.commit([stage(store.url, "a", [make_song("first"), make_song("second")])])
+    command = [sys.executable, "-m", "jobs", "songs", "--store", store.url]
+    shown = {}
+    for columns in (60, 200):
+        terminal, its_end = pty.openpty()
+        fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+        subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, stdout=its_end, check=True)
+        os.close(its_end)
+        shown[columns] = os.read(terminal, 1 << 16).decode().splitlines()
+        os.close(terminal)
+    assert len(shown[200]) == 3
+    assert max(map(len, shown[60])) <= 60
+    blocks = [block.splitlines() for block in "\n".join(shown[60]).split("\n\n")]
+    assert [line.split()[0] for line in blocks[0]] == shown[200][0].split()[:3] + shown[200][0].split()[4:]  # no artist
+    assert [block[1].split() for block in blocks] == [["path", "/music/first.flac"], ["path", "/music/second.flac"]]
 
 
 def test_every_format_is_in_the_readme_and_a_choice_of_the_commands() -> None:

@@ -125,6 +125,14 @@ def test_what_tags_say_never_becomes_part_of_the_page(written: Written) -> None:
     assert data["message"][-1] == HOSTILE[0]
 
 
+def test_a_narrow_page_lists_the_names_and_labels_every_column() -> None:
+    template = html_report.TEMPLATE.read_text(encoding="utf-8")
+    narrow = template[template.index("@media (max-width") : template.index("@media print")]
+    assert ".names { display: block" in narrow
+    assert "attr(data-column)" in narrow
+    assert '"data-column": column.name' in template
+
+
 def test_the_page_asks_for_nothing_outside_itself(written: Written) -> None:
     text = written(EVENING)
     assert not re.findall(r"(?i)https?:|//\w+\.\w|url\(|@import|fetch\(|XMLHttp|WebSocket|sendBeacon|innerHTML", text)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from jobs.cli import run
+from pipeline.fingerprinting.settings import Settings
+from pipeline.simulation import encoding, music
 from pipeline.store import Store
 from tests.fakes import make_song
 from tests.test_check import flip, largest, store
@@ -62,3 +65,23 @@ def test_repair_lists_the_songs_to_index_again(store: Store, capsys: pytest.Capt
     largest(store, "constellations").unlink()
     assert run(["check", "--repair", "--store", store.url, "--format", "json"]) == 0
     assert lines(capsys) == [{"place": "lost", "problem": f"/music/{number}.flac"} for number in range(1, 12)]
+
+
+def test_a_new_store_takes_settings_which_stats_shows_and_another_run_may_not_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoding.write(tmp_path / "song.wav", music.song(1, 10.0))
+    command = ["index", str(tmp_path / "song.wav"), "--store", str(tmp_path / "store"), "--quiet", "--setting"]
+    for wrong, reason in (("hop=many", "a whole number is needed, as hop=512"), ("hip=3", "there is none called hip")):
+        assert run([*command, wrong]) == 1
+        assert reason in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+    assert run([*command, "peaks_per_s=40", "--setting", "fan_out=3"]) == 0
+    assert run(["stats", "--store", str(tmp_path / "store"), "--format", "json"]) == 0
+    chosen = {"peaks_per_s": 40, "fan_out": 3}
+    assert json.loads(capsys.readouterr().out)["settings"] == Settings().to_dict() | chosen
+    assert run(["stats", "--store", str(tmp_path / "store")]) == 0
+    assert re.search(r"^settings\.peaks_per_s +40$", capsys.readouterr().out, re.MULTILINE)
+    assert run([*command, "peaks_per_s=50"]) == 1
+    assert capsys.readouterr().err.startswith("ConfigMismatch: ")
+    assert run(command[:-1]) == 0

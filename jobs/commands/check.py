@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs import options
+from jobs.output.text import count
 from jobs.runtime import executor, log, messages
 
 
@@ -19,14 +20,16 @@ def check(
     scheduler: options.Scheduler = None,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
+    bom: options.Bom = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Verify every file, count and invariant of a store; exit with 1 and list what is wrong.
+    """Verify a store; exit with 1 and list what is wrong.
 
-    With --repair, damaged postings are made again from the songs' peaks; songs whose peaks are damaged are dropped and
-    listed, to be indexed again. Let nothing else write to the store meanwhile.
+    Every file, count and invariant is looked at. With --repair, damaged postings are made again from the songs' peaks;
+    songs whose peaks are damaged are dropped and listed, to be indexed again. Let nothing else write to the store
+    meanwhile.
 
     Example: songprint check --store ~/music.songprint
     """
@@ -37,6 +40,7 @@ def check(
     from pipeline.store import Store
 
     tables.check_output(output)
+    tables.check_bom(bom, format_ if output == "-" else output)
     with executor(workers, scheduler, None, small=workers <= 1 and not scheduler) as running:
         if repair:
             report = Store.repair(store, map=running.map)
@@ -50,8 +54,10 @@ def check(
     schema = pa.schema([("place", pa.string()), ("problem", pa.string())])
     table = pa.Table.from_pylist([{"place": place, "problem": what} for place, what in rows], schema=schema)
     if rows or output != "-" or format_ != "table":
-        tables.write([table], schema, output, format_)
+        tables.write([table], schema, output, format_, bom=bom)
     if left:
-        log.error("%d problems; `songprint check --repair --store %s` brings back what can be.", len(left), store)
+        log.error(
+            "%s; `songprint check --repair --store %s` brings back what can be.", count(len(left), "problem"), store
+        )
         raise typer.Exit(1)
-    log.info("The store is whole: %d songs.", Store.open(store).snapshot().n_songs)
+    log.info("The store is whole: %s.", count(Store.open(store).snapshot().n_songs, "song"))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs import options
+from jobs.output.text import count
 from jobs.runtime import executor, log, messages
 
 # Rewriting less than this in one process takes less time than starting several.
@@ -33,7 +34,9 @@ def compact(
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Merge small files, drop removed songs, clean what jobs left that died; queries go on meanwhile.
+    """Merge small files, drop removed songs, clean up.
+
+    Queries go on meanwhile. What jobs left that died is cleaned, too.
 
     Example: songprint compact --store ~/music.songprint
     """
@@ -50,7 +53,7 @@ def compact(
     tables.write_object(dataclasses.asdict(done), format_)
     if done.bytes_waiting:
         log.info(
-            "%.1f MB of replaced files stay for queries that may still read them; compact again in %d hours.",
+            "%.1f MB of replaced files stay for queries that may still read them; compact again in %s.",
             done.bytes_waiting / 1e6,
-            grace_hours,
+            count(grace_hours, "hour"),
         )

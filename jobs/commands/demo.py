@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import options
+from jobs.output.text import count, song_title
 from jobs.runtime import executor, messages, progress_bar
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ def demo(
     workers: options.Workers = 0,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a small library by formula, index it, identify noisy clips, and show the result.
+    """Make a small library by formula, and identify noisy clips.
 
-    Needs nothing, and takes about a minute. Everything stays in the folder, so a second run finds it there.
+    Needs nothing, takes about a minute, and shows the result. Everything stays in the folder, so a second run finds it
+    there.
 
     Example: songprint demo
     """
@@ -59,7 +61,8 @@ def demo(
         with progress_bar("index", quiet, False) as progress:
             report = index_entries(catalog.walk([str(music)]), opened, running, progress=progress)
         print(
-            f"Indexed {report.added} songs, {report.audio_s / 60:.0f} minutes of audio, in {report.wall_s:.1f} s "
+            f"Indexed {count(report.added, 'song')}, {report.audio_s / 60:.0f} minutes of audio, "
+            f"in {report.wall_s:.1f} s "
             f"({report.present} were there already): {store}"
         )
         identify_began = time.monotonic()
@@ -94,5 +97,10 @@ def _line(clip: Clip, row: dict[str, Any]) -> tuple[str, ...]:
     song_starts_s = row["song_start_s"] - row["clip_start_s"]
     right = os.path.abspath(clip.song_path or "") == row["song_path"]
     right = right and abs(song_starts_s - clip.start_s) <= RIGHT_WITHIN_S
-    title = f"{row['title'] or os.path.basename(row['song_path'])}"
-    return (*shown, title, f"{song_starts_s:.1f} s", f"{row['confidence']:.3f}", "right" if right else "wrong")
+    return (
+        *shown,
+        song_title(row),
+        f"{song_starts_s:.1f} s",
+        f"{row['confidence']:.3f}",
+        "right" if right else "wrong",
+    )

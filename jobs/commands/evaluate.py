@@ -40,14 +40,16 @@ def evaluate(
     false_positives: options.FalsePositives = 0.01,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed draws other clips.")] = 1,
     format_: options.TableFormat = "table",
+    bom: options.Bom = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Cut and degrade clips of your songs, identify them, and print how many were right.
+    """Measure how many clips of your own songs are named rightly.
 
-    Each clip is identified twice: as it is, and with its song hidden, as an out-of-library clip. `--output`
-    keeps one row per clip. Rooms are simulated where the extra `evaluation` is installed, and by formula without.
+    Clips are cut and degraded. Each is identified twice: as it is, and with its song hidden, as an out-of-library clip.
+    `--output` keeps one row per clip. Rooms are simulated where the extra `evaluation` is installed, and by formula
+    without.
 
     Example: songprint evaluate ~/Music --store ~/music.songprint --songs 20 --output clips.csv
     """
@@ -60,6 +62,7 @@ def evaluate(
     from pipeline.store import Store
 
     tables.check_output(output)
+    tables.check_bom(bom, output)
     try:
         seconds = tuple(float(part) for part in lengths.split(","))
     except ValueError:
@@ -76,7 +79,7 @@ def evaluate(
     with progress_bar("evaluate", quiet, log_json) as progress:
         rows = experiment.evaluate(paths, snapshot, query, plan, surroundings, progress)
     if output != "-":
-        tables.write([rows], rows.schema, output, format_)
+        tables.write([rows], rows.schema, output, format_, bom=bom)
     recall, timing, storage = metrics.recall(rows), metrics.timing(rows), metrics.storage(snapshot)
     parts = {
         "made": ("Made with", metrics.provenance(plan, surroundings, query)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
+from jobs.output.text import count
 from jobs.runtime import executor, log, messages, progress_bar, speed
 
 if TYPE_CHECKING:
@@ -25,11 +27,15 @@ def identify(
     store: options.StoreUrl,
     output: options.Output = "-",
     format_: options.MatchFormat = "table",
+    bom: options.Bom = False,
     false_positives: options.FalsePositives = 0.01,
     speed_range: Annotated[
         float,
         typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
     ] = 0.0,
+    gaps: Annotated[
+        bool, typer.Option("--gaps", help="Also a row for each stretch of a recording in which nothing is known.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Also write a page to look at: timelines and a table."),
@@ -59,7 +65,7 @@ def identify(
     from jobs.output.html_report import check_report, page
     from jobs.output.summary import SUMMARY, summarize
     from pipeline import catalog
-    from pipeline.identification import MATCHES, identify_entries
+    from pipeline.identification import MATCHES, identify_entries, with_gaps
     from pipeline.matching.types import Query
     from pipeline.paths import printable_path
     from pipeline.store import Store
@@ -68,6 +74,7 @@ def identify(
     in_parts = dataset.is_dataset(output) and not by_recording
     if not by_recording and not in_parts:
         tables.check_output(output)
+    tables.check_bom(bom, format_ if output == "-" else output)
     check_report(report)
     query = Query(false_positives=false_positives, speed_range=speed_range)
     opened = Store.open(store)
@@ -75,12 +82,12 @@ def identify(
     if by_recording:
         recordings.check(format_, output, len(entries))
     if in_parts:
-        run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range}
+        run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range, "gaps": gaps}
         done = dataset.open_dataset(output, run)
         total = len(entries)
         entries = [entry for entry in entries if printable_path(entry.path) not in done]
         if len(entries) < total:
-            log.info("%d of %d clips have an answer in %s already.", total - len(entries), total, output)
+            log.info("%d of %s have an answer in %s already.", total - len(entries), count(total, "clip"), output)
     # One recording is one task: other processes could not help.
     small = (sum(entry.size_bytes for entry in entries) < SMALL_BYTES or len(entries) == 1) and workers <= 1
     began = time.monotonic()
@@ -101,25 +108,26 @@ def identify(
                 statuses = dict(zip(rows.table["clip"].to_pylist(), rows.table["status"].to_pylist(), strict=True))
                 for status in statuses.values():
                     counts[status] += 1
-                add_to_page(rows)
                 if by_recording:
                     warn_unmatched(rows.table)
-                yield rows.table
+                table = with_gaps(rows) if gaps or (by_recording and RECORDINGS[format_].gaps) else rows.table
+                add_to_page(dataclasses.replace(rows, table=table) if gaps else rows)
+                yield table
 
         if by_recording:
             recordings.write(matches(), format_, output)
         elif in_parts:
-            dataset.write(matches(), MATCHES, output)
+            dataset.write(matches(), MATCHES, output, bom)
         elif output == "-" and format_ == "table":
             tables.write(summarize(matches()), SUMMARY)
         else:
-            tables.write(matches(), MATCHES, output, format_)
+            tables.write(matches(), MATCHES, output, format_, bom=bom)
     wall_s = time.monotonic() - began
     rates = speed(audio_s, busy_s, wall_s)
     log.info(
-        "%d clips (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
+        "%s (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
         "%d matched, %d unknown, %d failed.",
-        len(entries), audio_s / 3600, wall_s, *rates.values(), counts["matched"], counts["unknown"], counts["failed"],
+        count(len(entries), "clip"), audio_s / 3600, wall_s, *rates.values(), *counts.values(),
         extra={
             "fields": {
                 "job": "identify",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs import options
+from jobs.output.text import count
 from jobs.runtime import executor, log, messages, progress_bar, speed
 
 # Starting worker processes costs as much as fingerprinting this much.
@@ -19,6 +20,12 @@ def index(
     store: options.StoreUrl,
     failures: Annotated[
         Path | None, typer.Option("--failures", metavar="FILE", help="Write the files that failed, with reasons.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--setting", metavar="NAME=VALUE", help="A setting of a new store, such as peaks_per_s=40; may be repeated."
+        ),
     ] = None,
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
@@ -42,6 +49,7 @@ def index(
 
     from jobs.output import tables
     from pipeline import catalog
+    from pipeline.fingerprinting.settings import Settings
     from pipeline.indexing import absorb, audio_estimate_s, index_entries, split_paths
     from pipeline.store import Store
 
@@ -50,8 +58,10 @@ def index(
     stores, files = split_paths(paths)
     entries = catalog.walk(files) if files else []
     small = sum(map(audio_estimate_s, entries)) < SMALL_AUDIO_S and workers <= 1
-    settings = Store.open(stores[0]).settings if stores and not Store.exists(store) else None
-    opened = Store.open_or_create(store, settings)
+    wanted = Settings.parse(settings) if settings else None
+    if wanted is None and stores and not Store.exists(store):
+        wanted = Store.open(stores[0]).settings
+    opened = Store.open_or_create(store, wanted)
     with (
         executor(workers, scheduler, performance_report, small=small) as running,
         progress_bar("index", quiet, log_json) as progress,
@@ -59,9 +69,9 @@ def index(
         taken, known = absorb(stores, opened, running)
         report = index_entries(entries, opened, running, limit_s=limit_s, progress=progress)
     if stores:
-        log.info("%s: %d songs added without their audio, %d already there.", ", ".join(stores), taken, known)
+        log.info("%s: %s added without audio, %d already there.", ", ".join(stores), count(taken, "song"), known)
     if report.moved:
-        log.info("%d songs were found under new paths.", report.moved)
+        log.info("%s found under new paths.", count(report.moved, "song"))
     for failure in report.failures:
         log.warning("%s: %s", failure.path, failure.reason)
     if failures is not None:
@@ -72,10 +82,10 @@ def index(
     hours = report.audio_s / 3600
     rates = speed(report.audio_s, report.busy_s, report.wall_s)
     log.info(
-        "%d songs added (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy), "
-        "%d already there, %d cut short, %d failed; the store has %d songs, %.2f h, %.1f MB.",
-        report.added, hours, report.wall_s, *rates.values(), report.present, report.cut_short,
-        len(report.failures), size["songs"], size["hours"], size["bytes"] / 1e6,
+        "%s added (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy), "
+        "%d already there, %d cut short, %d failed; the store has %s, %.2f h, %.1f MB.",
+        count(report.added, "song"), hours, report.wall_s, *rates.values(), report.present, report.cut_short,
+        len(report.failures), count(size["songs"], "song"), size["hours"], size["bytes"] / 1e6,
         extra={
             "fields": {
                 "job": "index",

@@ -42,14 +42,16 @@ def listen(
     ] = None,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
+    bom: options.Bom = False,
     false_positives: options.FalsePositives = 0.01,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Identify what the microphone records, live; at the end (Ctrl-C) list the songs that played.
+    """Identify what the microphone records, live; then list it.
 
-    Each song is named as soon as that is sure, some seconds after it starts. The list at the end has the columns of
-    `identify`. With --input - any capture program can feed it, or a stream: curl -s URL | songprint listen --input -
+    Each song is named as soon as that is sure, some seconds after it starts. A line with "now at" corrects the position
+    of the song that plays. Ctrl-C ends the command; the list at the end has the columns of `identify`. With --input -
+    any capture program can feed it, or a stream: curl -s URL | songprint listen --input -
 
     Example: songprint listen --store ~/music.songprint --output evening.jsonl
     """
@@ -64,6 +66,7 @@ def listen(
     from pipeline.store import Store
 
     tables.check_output(output)
+    tables.check_bom(bom, format_ if output == "-" else output)
     snapshot = Store.open(store).snapshot()
     query = Query(false_positives=false_positives)
     sample_rate = snapshot.settings.sample_rate
@@ -76,14 +79,17 @@ def listen(
                 for start in range(0, len(samples), sample_rate):
                     for match in listener.add(samples[start : start + sample_rate]):
                         print_match(match, listener.duration_s)
+                    for match in listener.corrected:
+                        print_match(match, listener.duration_s, corrects=True)
         except KeyboardInterrupt:  # how a user stops it
             log.info("stopped after %s", minutes(listener.duration_s))
         return listener.finish()
 
-    def print_match(match: Match, now_s: float) -> None:
+    def print_match(match: Match, now_s: float, corrects: bool = False) -> None:
         row = identification.match_table("", [match], snapshot).to_pylist()[0]
         place_s = match.song_end_s + (now_s - match.clip_end_s) * match.speed
-        line = f"{minutes(now_s):>7}  {song_name(row)}, at {minutes(place_s)} ({match.confidence:.2f})"
+        what = f"now at {minutes(place_s)}" if corrects else f"{song_name(row)}, at {minutes(place_s)}"
+        line = f"{minutes(now_s):>7}  {what} ({match.confidence:.2f})"
         # Standard output is for the list, unless a person reads both.
         print(line, file=sys.stdout if for_people else sys.stderr, flush=True)
 
@@ -108,4 +114,4 @@ def listen(
         print()
         tables.write(summarize([table]), SUMMARY)
     else:
-        tables.write([table], identification.MATCHES, output, format_)
+        tables.write([table], identification.MATCHES, output, format_, bom=bom)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs import options
+from jobs.output.text import count
 from jobs.runtime import log, messages
 from pipeline.errors import CatalogError
 from pipeline.paths import is_url
@@ -25,12 +26,14 @@ def remove(
     store: options.StoreUrl,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
+    bom: options.Bom = False,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Remove songs from a store, by id, path or glob; their audio is not needed.
+    """Remove songs from a store, by id, path or glob.
 
-    No query names them from now on; `songprint compact` gives the space back. Prints what was removed.
+    Their audio is not needed. No query names them from now on; `songprint compact` gives the space back. Prints what
+    was removed.
 
     Example: songprint remove '*/demos/*' 17 --store ~/music.songprint
     """
@@ -41,15 +44,17 @@ def remove(
     from pipeline.store import Store
 
     tables.check_output(output)
+    tables.check_bom(bom, format_ if output == "-" else output)
     opened = Store.open(store)
     table = opened.snapshot().songs(["song_id", "path", "title", "artist"])
     ids = select_songs(table, songs)
     n_removed = opened.remove(ids)
     removed_songs = table.filter(pa.array([song_id in ids for song_id in table["song_id"].to_pylist()], pa.bool_()))
-    tables.write([removed_songs], removed_songs.schema, output, format_)
+    tables.write([removed_songs], removed_songs.schema, output, format_, bom=bom)
     log.info(
-        "%d songs removed, %d are left.", n_removed, opened.snapshot().n_songs, extra={"fields": {"removed": n_removed}}
-    )
+        "%s removed, %d left.", count(n_removed, "song"), opened.snapshot().n_songs,
+        extra={"fields": {"removed": n_removed}},
+    )  # fmt: skip
 
 
 def select_songs(table: pa.Table, songs: Iterable[str]) -> set[int]:

@@ -11,7 +11,12 @@ COLUMNS = (
 SHOWN = ("song_id", "path", "title", "artist", "duration_s", "landmarks", "decoder", "decoded_share")
 
 
-def songs(store: options.StoreUrl, output: options.Output = "-", format_: options.TableFormat = "table") -> None:
+def songs(
+    store: options.StoreUrl,
+    output: options.Output = "-",
+    format_: options.TableFormat = "table",
+    bom: options.Bom = False,
+) -> None:
     """List the songs of a store.
 
     Example: songprint songs --store ~/music.songprint --output songs.csv
@@ -20,5 +25,6 @@ def songs(store: options.StoreUrl, output: options.Output = "-", format_: option
     from pipeline.store import Store
 
     tables.check_output(output)
+    tables.check_bom(bom, format_ if output == "-" else output)
     table = Store.open(store).snapshot().songs(list(COLUMNS)).sort_by("song_id")
-    tables.write([table], table.schema, output, format_, SHOWN)
+    tables.write([table], table.schema, output, format_, SHOWN, bom=bom)

@@ -6,11 +6,12 @@ from jobs import options
 
 
 def stats(store: options.StoreUrl, format_: options.TableFormat = "table") -> None:
-    """Show how large a store is, and how evenly its hashes are spread.
+    """Show a store's size, settings, and spread of hashes.
 
     Example: songprint stats --store ~/music.songprint --format json
     """
     from jobs.output import tables
     from pipeline.store import Store
 
-    tables.write_object(Store.open(store).snapshot().stats(), format_)
+    opened = Store.open(store)
+    tables.write_object(opened.snapshot().stats() | {"settings": opened.settings.to_dict()}, format_)

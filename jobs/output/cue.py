@@ -15,17 +15,24 @@ CUE_FRAMES = 75
 """To a second: the unit of a cue sheet's times, from the sectors of a CD."""
 
 
-def cue(clip: str, matches: Iterable[Mapping[str, Any]]) -> str:
-    """A cue sheet: one track for each match, in the order of their starts."""
+UNKNOWN_S = 10.0
+"""A gap that lasts longer is a track: else the song before it would play on in it."""
+
+
+def cue(clip: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """A cue sheet: one track for each match, and for each longer gap, in the order of their starts."""
     name = os.path.basename(clip)
     kind = "MP3" if name.lower().endswith(".mp3") else "WAVE"  # the word for all that is neither MP3 nor AIFF
     lines = [f'TITLE "{_quoted(name)}"', f'FILE "{_quoted(name)}" {kind}']
-    for number, row in enumerate(matches, start=1):
-        lines += [f"  TRACK {number:02d} AUDIO", f'    TITLE "{_quoted(song_title(row))}"']
+    tracks = [row for row in rows if row["status"] == "matched" or row["clip_end_s"] - row["clip_start_s"] > UNKNOWN_S]
+    for number, row in enumerate(tracks, start=1):
+        title = song_title(row) if row["status"] == "matched" else "Unknown"
+        lines += [f"  TRACK {number:02d} AUDIO", f'    TITLE "{_quoted(title)}"']
         if row["artist"]:
             lines.append(f'    PERFORMER "{_quoted(row["artist"])}"')
         lines.append(f"    REM END {_cue_time(row['clip_end_s'])}")
-        lines.append(f"    REM CONFIDENCE {row['confidence']:.3f}")
+        if row["confidence"] is not None:
+            lines.append(f"    REM CONFIDENCE {row['confidence']:.3f}")
         lines.append(f"    INDEX 01 {_cue_time(row['clip_start_s'])}")
     return "\n".join(lines) + "\n"
 

@@ -54,20 +54,20 @@ def open_dataset(output: str, run: Mapping[str, Any]) -> set[str]:
         if any(folder.iterdir()):
             raise ParameterError(f"{output}: the folder holds other things; give a new one")
         about.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    before = json.loads(about.read_text(encoding="utf-8"))
+    before = {"gaps": False} | json.loads(about.read_text(encoding="utf-8"))  # gaps came later
     if odd := [f"{name} {before.get(name)}, not {run[name]}" for name in run if before.get(name) != run[name]]:
         raise ParameterError(f"{output}: holds answers of another run ({', '.join(odd)}); give another folder")
     read_column = FILES[folder.suffix].read_column
     return {clip for part in _parts(folder) for clip in read_column(part, "clip")}
 
 
-def write(matches: Iterable[pa.Table], schema: pa.Schema, output: str) -> None:
+def write(matches: Iterable[pa.Table], schema: pa.Schema, output: str, bom: bool = False) -> None:
     """Write each table as the next part, which has its name only when it is complete."""
     folder = Path(output)
     number = max((int(part.stem.rpartition("-")[2]) for part in _parts(folder)), default=0)
     for number, table in enumerate(matches, start=number + 1):  # noqa: B020  goes on counting
         part = folder / f"part-{number:06d}{folder.suffix}"
-        tables.write([table], schema, str(part))
+        tables.write([table], schema, str(part), bom=bom)
 
 
 def _parts(folder: Path) -> list[Path]:

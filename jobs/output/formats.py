@@ -63,13 +63,16 @@ class RecordingFormat:
     Parameters
     ----------
     text
-        Makes the text of a file: takes the recording's path and the rows of its matches.
+        Makes the text of a file: takes the recording's path and its rows, those of gaps included when they are wanted.
     suffix
         Of the files.
+    gaps
+        Whether rows of gaps are always wanted.
     """
 
     text: Callable[[str, Iterable[Mapping[str, Any]]], str]
     suffix: str
+    gaps: bool = False
 
 
 FORMATS: dict[str, PrintedFormat | FileFormat | RecordingFormat] = {
@@ -79,7 +82,7 @@ FORMATS: dict[str, PrintedFormat | FileFormat | RecordingFormat] = {
     ".csv": FileFormat(csv_rows.write, csv_rows.read_column),
     ".jsonl": FileFormat(json_rows.write_lines, json_rows.read_column),
     ".parquet": FileFormat(parquet_rows.write, parquet_rows.read_column, binary=True),
-    "cue": RecordingFormat(cue, ".cue"),
+    "cue": RecordingFormat(cue, ".cue", gaps=True),
     "audacity": RecordingFormat(audacity, ".txt"),
 }
 

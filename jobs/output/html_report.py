@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.output.summary import rows_by_clip
 from jobs.output.tables import check_folder
 from pipeline.errors import ParameterError
 from pipeline.identification import BatchRows
@@ -57,12 +58,12 @@ class Totals:
     def add(self, rows: BatchRows) -> None:
         """Count a batch; it has all rows of its recordings."""
         self.audio_s += rows.audio_s
-        recording, named_until_s = None, 0.0
-        for row in rows.table.to_pylist():
-            if row["clip"] != recording:
-                recording, named_until_s = row["clip"], 0.0
-                setattr(self, row["status"], getattr(self, row["status"]) + 1)
-            if row["status"] == "matched":  # by start: where two songs play at once, the time counts once
+        for _, of_recording in rows_by_clip([rows.table]):
+            matches = [row for row in of_recording if row["status"] == "matched"]
+            status = "matched" if matches else of_recording[0]["status"]  # a gap may come first
+            setattr(self, status, getattr(self, status) + 1)
+            named_until_s = 0.0
+            for row in matches:  # by start: where two songs play at once, the time counts once
                 self.named_s += max(0.0, row["clip_end_s"] - max(row["clip_start_s"], named_until_s))
                 named_until_s = max(named_until_s, row["clip_end_s"])
                 self.songs.add(row["song_id"])

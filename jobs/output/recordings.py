@@ -44,10 +44,9 @@ def write(tables: Iterable[pa.Table], format_: str, output: str) -> None:
     chosen = RECORDINGS[format_]
     taken: set[str] = set()
     for clip, rows in rows_by_clip(tables):
-        matches = [row for row in rows if row["status"] == "matched"]
-        if not matches:
+        if not any(row["status"] == "matched" for row in rows):
             continue
-        text = chosen.text(clip, matches)
+        text = chosen.text(clip, rows)
         if output == "-":
             print(text, end="")
             continue

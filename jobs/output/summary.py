@@ -24,8 +24,9 @@ def summarize(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         for clip, rows in rows_by_clip([table]):
             for place, row in enumerate(rows):
                 line: Row = {"clip": "" if place else clip}
-                if row["status"] == "matched":
+                if row["clip_start_s"] is not None:
                     line["from"], line["to"] = minutes(row["clip_start_s"]), minutes(row["clip_end_s"])
+                if row["status"] == "matched":
                     line["song"], line["at"] = song_name(row), minutes(row["song_start_s"])
                     line["confidence"] = row["confidence"]
                     line["speed"] = row["speed"] if row["speed"] != 1.0 else None

@@ -37,6 +37,7 @@ def write(
     output: str = "-",
     format_: str = "table",
     columns: Sequence[str] | None = None,
+    bom: bool = False,
 ) -> None:
     """Write tables of one schema one after the other, as they come.
 
@@ -48,14 +49,18 @@ def write(
         A name in `PRINTED`.
     columns
         Those of the table on a terminal, all when ``None``; other formats have all of them.
+    bom
+        Begin a CSV with a byte order mark, by which Excel knows UTF-8.
     """
     columns = schema.names if columns is None else columns
     if output == "-":
+        if bom:
+            print("\ufeff", end="")
         PRINTED[format_].write(tables, schema, sys.stdout, columns)
         return
     chosen = next(one for suffix, one in FILES.items() if output.endswith(suffix))
     part = f"{output}.part"
-    with _opened(part, chosen.binary) as file:
+    with _opened(part, chosen.binary, bom) as file:
         chosen.write(tables, schema, file, columns)
     os.replace(part, output)
 
@@ -65,7 +70,13 @@ def write_object(row: Mapping[str, Any], format_: str) -> None:
     PRINTED[format_].write_object(row, sys.stdout)
 
 
-def _opened(path: str, binary: bool) -> IO[Any]:
+def check_bom(bom: bool, output: str) -> None:
+    """Refuse a byte order mark in what is no CSV."""
+    if bom and not output.rstrip("/").endswith("csv"):
+        raise ParameterError("--bom is for CSV: give --format csv, or --output a name that ends in .csv")
+
+
+def _opened(path: str, binary: bool, bom: bool) -> IO[Any]:
     if binary:
         return open(path, "wb")
-    return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
+    return open(path, "w", newline="", encoding="utf-8-sig" if bom else "utf-8", errors="surrogateescape")

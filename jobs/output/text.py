@@ -16,6 +16,27 @@ def printable(text: str) -> str:
     )
 
 
+def count(n: int, noun: str, nouns: str = "") -> str:
+    """A number with its noun.
+
+    >>> count(1, "song"), count(2, "song"), count(0, "match", "matches")
+    ('1 song', '2 songs', '0 matches')
+    """
+    return f"{n} {noun if n == 1 else nouns or f'{noun}s'}"
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same object without objects in it: their names are joined by a dot.
+
+    >>> flat({"songs": 3, "settings": {"hop": 512}})
+    {'songs': 3, 'settings.hop': 512}
+    """
+    names: dict[str, Any] = {}
+    for name, value in row.items():
+        names |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+    return names
+
+
 def minutes(seconds: float) -> str:
     """A time as ``m:ss``, or ``h:mm:ss``.
 
@@ -34,6 +55,8 @@ def song_title(row: Mapping[str, Any]) -> str:
 
 
 def song_name(row: Mapping[str, Any]) -> str:
-    """What the song of a match is called: artist and title."""
+    """What the song of a match is called: artist and title; of a gap, that it is unknown."""
+    if row["status"] == "unknown":
+        return "unknown"
     words = [row["artist"], song_title(row)]
     return printable(" - ".join(str(word) for word in words if word))

@@ -7,6 +7,7 @@ code that uses it: it may change between two queries of the same store, these nu
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,30 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values, in the order of the fields."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def parse(cls, assignments: Iterable[str]) -> Settings:
+        """Settings with some values changed, each given as ``NAME=VALUE``.
+
+        Raises
+        ------
+        ParameterError
+            If a name is unknown, or a value is no whole number above 0.
+
+        Examples
+        --------
+        >>> Settings.parse(["peaks_per_s=40"]).peaks_per_s
+        40
+        """
+        values = cls().to_dict()
+        for assignment in assignments:
+            name, _, value = assignment.partition("=")
+            if name not in values:
+                raise ParameterError(f"setting {assignment!r}: there is none called {name}; known: {', '.join(values)}")
+            if not value.isdecimal():
+                raise ParameterError(f"setting {assignment!r}: a whole number is needed, as {name}={values[name]}")
+            values[name] = int(value)
+        return cls(**values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
