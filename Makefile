@@ -83,7 +83,7 @@ reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come fr
 constraints: ## take the newest versions of everything into constraints.txt (then: make test)
 	@rm -rf build/newest && $(PYTHON) -m venv build/newest
 	@build/newest/bin/python -m pip install -qq --upgrade pip
-	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev '.[evaluation,gcs,microphone,notebooks,s3,slurm]'
+	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev '.[evaluation,gcs,microphone,notebooks,s3,slurm,sql]'
 	@{ head -n 1 constraints.txt; build/newest/bin/python -m pip freeze --all --exclude songprint; } > build/newest.txt
 	@mv build/newest.txt constraints.txt && git diff --stat constraints.txt
 
