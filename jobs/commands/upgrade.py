@@ -15,7 +15,7 @@ def upgrade(
     verbose: options.Verbose = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Convert a store of format 2 to format 3, in place and without the audio.
+    """Convert a store of format 2, without the audio.
 
     It needs room for a second copy until it is done. If it is ended at any moment, the store is what it was, or
     converted; the same command goes on. Let nothing else use the store meanwhile.

@@ -27,7 +27,7 @@ class SearchLevel:
         Over how many frames and bins to either side a peak is the maximum.
     peaks_per_s, fan_out
         As in `Settings`, but more.
-    clips_per_lookup
+    clips_at_once
         Clips whose spectrograms are in memory at once, and whose constellations are read together.
     candidates
         Candidates that voting returns, at most.
@@ -42,7 +42,7 @@ class SearchLevel:
     reach_bins: int
     peaks_per_s: float
     fan_out: int
-    clips_per_lookup: int
+    clips_at_once: int
     candidates: int
     filtered: int
 

@@ -34,7 +34,7 @@ COARSE = SearchLevel(
     reach_bins=8,
     peaks_per_s=80,
     fan_out=5,
-    clips_per_lookup=256,
+    clips_at_once=32,
     candidates=100,
     filtered=40,
 )
@@ -44,7 +44,7 @@ FINE = SearchLevel(
     reach_bins=8,
     peaks_per_s=100,
     fan_out=10,
-    clips_per_lookup=64,
+    clips_at_once=8,
     candidates=300,
     filtered=100,
 )
@@ -85,8 +85,8 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
         unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if speed == 1.0 else needed[i])]
         # Two searches are two chances to be wrong: a coarse one counts only if it resolves the clip.
         least = RESOLVED_CONFIDENCE if level is COARSE else 0.0
-        for start in range(0, len(unresolved), level.clips_per_lookup):
-            some = unresolved[start : start + level.clips_per_lookup]
+        for start in range(0, len(unresolved), level.clips_at_once):
+            some = unresolved[start : start + level.clips_at_once]
             searched = [Clip(at_speed(clips[i], speed), library.settings) for i in some]
             for i, clip, candidates in zip(some, searched, search(searched, library, level), strict=True):
                 found = _matches_above(max(needed[i], least), candidates, clip, speed)
