@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-scale calibrate check fuzz soak audit format notebooks reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check fuzz soak audit format notebooks package reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -38,6 +38,10 @@ bench: .venv/dev.stamp ## measure costs beside ffmpeg, fpcalc and DuckDB, and co
 bench-recognition: .venv/dev.stamp ## measure how many clips of a benchmark set are named rightly: make bench-recognition SET=folder [TIMES=10]
 	@$(BIN)/python -m benchmarks.recognition $(SET) $(if $(TIMES),--times $(TIMES) --workers 4)
 
+bench-large: .venv/dev.stamp ## a set's clips in its library alone and in a large one: make bench-large SET=folder [SONGS=100000]
+	@[ -n "$(SET)" ] || { echo "make: name a benchmark set: make bench-large SET=folder"; exit 2; }
+	@$(BIN)/python -m benchmarks.large $(SET) --songs $(or $(SONGS),100000) $(if $(KEEP),--keep $(KEEP)) $(if $(HIDDEN),--hidden $(HIDDEN))
+
 calibrate: .venv/dev.stamp ## fit the confidence again: make calibrate SETS="folder folder" UNSEEN=folder
 	@$(BIN)/python -m benchmarks.calibrate $(SETS) $(if $(UNSEEN),--unseen $(UNSEEN))
 
@@ -71,6 +75,15 @@ format: .venv/dev.stamp ## format the code
 notebooks: .venv/dev.stamp ## run every notebook from top to bottom and save its pictures
 	@$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
+package: .venv/run.stamp ## build dist/, install the wheel into an empty environment, run the demo there: make package [PYTHON=python3.12]
+	@rm -rf dist build/package
+	@$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" > /dev/null
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w dist dist/songprint-*.tar.gz
+	@$(PYTHON) -m venv build/package
+	@build/package/bin/python -m pip install -qq --disable-pip-version-check --no-input --only-binary=:all: -c constraints.txt dist/songprint-*.whl
+	@folder=$$(mktemp -d) && bin=$$PWD/build/package/bin && cd $$folder && $$bin/songprint demo && rm -r $$folder
+	@ls -l dist
+
 reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come from the code
 	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m docs.architecture
@@ -79,7 +92,7 @@ reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come fr
 constraints: ## take the newest versions of everything into constraints.txt (then: make test)
 	@rm -rf build/newest && $(PYTHON) -m venv build/newest
 	@build/newest/bin/python -m pip install -qq --upgrade pip
-	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev '.[evaluation,gcs,microphone,notebooks,s3,slurm]'
+	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev '.[dashboard,evaluation,gcs,microphone,notebooks,s3,slurm,sql]'
 	@{ head -n 1 constraints.txt; build/newest/bin/python -m pip freeze --all --exclude songprint; } > build/newest.txt
 	@mv build/newest.txt constraints.txt && git diff --stat constraints.txt
 

@@ -55,7 +55,7 @@ Bom = Annotated[bool, typer.Option("--bom", help="Begin a CSV with a byte order 
 TableFormat = Annotated[_TableFormat, typer.Option("--format", help="How the table is printed.")]
 MatchFormat = Annotated[
     _MatchFormat,
-    typer.Option("--format", help="How the matches are printed; cue and audacity give a sheet for each recording."),
+    typer.Option("--format", help="How the matches are printed; cue, audacity, jams give a file for each recording."),
 ]
 FalsePositives = Annotated[
     float,

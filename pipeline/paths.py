@@ -112,6 +112,11 @@ class _RemoteFiles:
         self._files = files
         self._url = url
 
+    @property
+    def unwrapped(self) -> Any:
+        """The file system of fsspec, for libraries that take one."""
+        return self._files
+
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._files, name)
         return functools.partial(self._call, attribute) if callable(attribute) else attribute

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+import pipeline
+from jobs.cli import run
 from jobs.output import recordings
 from jobs.output.audacity import audacity
 from jobs.output.cue import cue
+from jobs.output.jams import jams
 from jobs.output.summary import summarize
 from pipeline.errors import ParameterError
 from pipeline.identification import MATCHES
+from pipeline.simulation import encoding, music
+from pipeline.store import Store
 
 
 def row(clip: str, start_s: float, end_s: float, **more: object) -> dict[str, object]:
@@ -84,3 +90,45 @@ def test_the_terminal_shows_each_recording_once_with_times_as_people_read_them()
     assert [row["clip"] for row in shown] == ["a/mix.mp3", "a/mix.mp3", "b/talk.wav", "b/torn.wav", "b/mix.mp3"]
     assert (shown[1]["from"], shown[1]["to"], shown[1]["speed"]) == ("1:01:01", "1:01:40", 1.04)
     assert [row["song"] for row in shown[2:4]] == ["unknown", "failed: no samples"]
+
+
+GAP = {"clip": "a/mix.mp3", "status": "unknown", "clip_start_s": 42.5, "clip_end_s": 60.0}
+IN_JAMS = pa.Table.from_pylist([{**ROWS[0], "song_id": 7, "votes": 40}, GAP], schema=MATCHES).to_pylist()
+
+
+def test_a_jams_file_has_a_segment_for_each_match_and_gap_and_the_songs_beside_them() -> None:
+    made = json.loads(jams("a/mix.mp3", IN_JAMS, 61.5))
+    assert made["file_metadata"] == {"title": "mix.mp3", "duration": 61.5, "jams_version": "0.3.5"}
+    (annotation,) = made["annotations"]
+    assert (annotation["namespace"], annotation["time"], annotation["duration"]) == ("segment_open", 0.0, 61.5)
+    name = 'Anna - The "Best" of\N{REPLACEMENT CHARACTER}us'
+    assert annotation["data"] == [
+        {"time": 0.0, "duration": 42.5, "value": name, "confidence": 0.98},
+        {"time": 42.5, "duration": 17.5, "value": "unknown", "confidence": None},
+    ]
+    assert [match["song_id"] for match in annotation["sandbox"]["matches"]] == [7, None]
+    assert annotation["sandbox"]["matches"][0]["title"] == ROWS[0]["title"]
+
+
+@pytest.mark.filterwarnings("ignore:Passing a schema:DeprecationWarning")  # jams calls jsonschema in the old way
+def test_the_package_jams_takes_what_is_written(tmp_path: Path) -> None:
+    package = pytest.importorskip("jams")
+    (tmp_path / "mix.jams").write_text(jams("a/mix.mp3", IN_JAMS, 61.5), encoding="utf-8")
+    loaded = package.load(str(tmp_path / "mix.jams"), validate=True, strict=True)
+    assert loaded.validate()
+    (annotation,) = loaded.search(namespace="segment_open")
+    intervals, values = annotation.to_interval_values()
+    assert intervals.tolist() == [[0.0, 42.5], [42.5, 60.0]]
+    assert values[1] == "unknown"
+
+
+def test_a_jams_file_knows_how_long_its_recording_is(tmp_path: Path) -> None:
+    encoding.write(tmp_path / "song.wav", music.song(1, 20.0))
+    store = Store.create(str(tmp_path / "store"))
+    pipeline.index(tmp_path / "song.wav", store)
+    output = str(tmp_path / "sheets") + "/"
+    clip = str(tmp_path / "song.wav")
+    assert run(["identify", clip, "--store", store.url, "--format", "jams", "--output", output, "--quiet"]) == 0
+    made = json.loads((tmp_path / "sheets" / "song.wav.jams").read_text(encoding="utf-8"))
+    assert made["file_metadata"]["duration"] == pytest.approx(20.0, abs=0.01)
+    assert [one["song_path"] for one in made["annotations"][0]["sandbox"]["matches"]] == [clip]

@@ -51,8 +51,9 @@ def identify(
 ) -> None:
     """Name the songs in clips and recordings, and where in them.
 
-    One row per match, however long the recording; a clip in which no song is found is `unknown`. As --format cue or
-    audacity, each recording becomes a cue sheet or a label track; give --output a folder for several.
+    One row per match, however long the recording; a clip in which no song is found is `unknown`. As --format cue,
+    audacity or jams, each recording becomes a cue sheet, a label track or a JAMS file; give --output a folder for
+    several.
 
     For a run of days, end --output in a slash, as matches.parquet/: the rows then come as files of a folder, and
     the same command goes on after an interruption.
@@ -92,6 +93,7 @@ def identify(
     small = (sum(entry.size_bytes for entry in entries) < SMALL_BYTES or len(entries) == 1) and workers <= 1
     began = time.monotonic()
     audio_s = busy_s = 0.0
+    durations_s: dict[str, float] = {}
     counts: dict[str, int] = {"matched": 0, "unknown": 0, "failed": 0}
 
     with (
@@ -109,13 +111,14 @@ def identify(
                 for status in statuses.values():
                     counts[status] += 1
                 if by_recording:
+                    durations_s.update(rows.duration_s)
                     warn_unmatched(rows.table)
                 table = with_gaps(rows) if gaps or (by_recording and RECORDINGS[format_].gaps) else rows.table
                 add_to_page(dataclasses.replace(rows, table=table) if gaps else rows)
                 yield table
 
         if by_recording:
-            recordings.write(matches(), format_, output)
+            recordings.write(matches(), format_, output, durations_s)
         elif in_parts:
             dataset.write(matches(), MATCHES, output, bom)
         elif output == "-" and format_ == "table":

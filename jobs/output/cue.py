@@ -19,7 +19,7 @@ UNKNOWN_S = 10.0
 """A gap that lasts longer is a track: else the song before it would play on in it."""
 
 
-def cue(clip: str, rows: Iterable[Mapping[str, Any]]) -> str:
+def cue(clip: str, rows: Iterable[Mapping[str, Any]], duration_s: float = 0.0) -> str:
     """A cue sheet: one track for each match, and for each longer gap, in the order of their starts."""
     name = os.path.basename(clip)
     kind = "MP3" if name.lower().endswith(".mp3") else "WAVE"  # the word for all that is neither MP3 nor AIFF

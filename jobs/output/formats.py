@@ -15,6 +15,7 @@ import pyarrow as pa
 from jobs.output import csv_rows, json_rows, parquet_rows, terminal
 from jobs.output.audacity import audacity
 from jobs.output.cue import cue
+from jobs.output.jams import jams
 
 Write: TypeAlias = Callable[[Iterable[pa.Table], pa.Schema, IO[Any], Sequence[str]], None]
 """Takes tables of one schema as they come, the schema, an open file, and the columns that a person wants to see;
@@ -63,14 +64,15 @@ class RecordingFormat:
     Parameters
     ----------
     text
-        Makes the text of a file: takes the recording's path and its rows, those of gaps included when they are wanted.
+        Makes the text of a file: takes the recording's path, its rows (also those of gaps when they are wanted), and
+        its length in seconds.
     suffix
         Of the files.
     gaps
         Whether rows of gaps are always wanted.
     """
 
-    text: Callable[[str, Iterable[Mapping[str, Any]]], str]
+    text: Callable[[str, Iterable[Mapping[str, Any]], float], str]
     suffix: str
     gaps: bool = False
 
@@ -84,6 +86,7 @@ FORMATS: dict[str, PrintedFormat | FileFormat | RecordingFormat] = {
     ".parquet": FileFormat(parquet_rows.write, parquet_rows.read_column, binary=True),
     "cue": RecordingFormat(cue, ".cue", gaps=True),
     "audacity": RecordingFormat(audacity, ".txt"),
+    "jams": RecordingFormat(jams, ".jams"),
 }
 
 PRINTED = {name: one for name, one in FORMATS.items() if isinstance(one, PrintedFormat)}

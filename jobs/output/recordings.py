@@ -1,10 +1,11 @@
-"""Files of one recording each: cue sheets and label tracks."""
+"""Files of one recording each: cue sheets, label tracks, JAMS."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -31,7 +32,9 @@ def check(format_: str, output: str, n_clips: int) -> None:
         check_folder(output)
 
 
-def write(tables: Iterable[pa.Table], format_: str, output: str) -> None:
+def write(
+    tables: Iterable[pa.Table], format_: str, output: str, durations_s: Mapping[str, float] = MappingProxyType({})
+) -> None:
     """Write a file for each recording in which something was found.
 
     Parameters
@@ -40,13 +43,15 @@ def write(tables: Iterable[pa.Table], format_: str, output: str) -> None:
         A name in `RECORDINGS`.
     output
         A folder that is there, where each file has its recording's name and a suffix; a file; or ``-`` to print.
+    durations_s
+        The length of each recording, known at the latest when its table comes.
     """
     chosen = RECORDINGS[format_]
     taken: set[str] = set()
     for clip, rows in rows_by_clip(tables):
         if not any(row["status"] == "matched" for row in rows):
             continue
-        text = chosen.text(clip, rows)
+        text = chosen.text(clip, rows, durations_s.get(clip, 0.0))
         if output == "-":
             print(text, end="")
             continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib.util
 import itertools
 import logging
 import os
@@ -347,7 +348,16 @@ async def _greet(address: str) -> None:
 
 
 def _performance_report(path: str | None, client: Client) -> contextlib.AbstractContextManager[Any]:
+    """Dask's report of what is done inside; bokeh, which draws it, is missed before the work rather than after it."""
+    if path is not None and not client.run_on_scheduler(_has_bokeh):
+        raise ClusterError(
+            "the scheduler has no package bokeh, which draws a performance report: pip install 'songprint[dashboard]'"
+        )
     return contextlib.nullcontext() if path is None else _write_report(path, client)
+
+
+def _has_bokeh() -> bool:
+    return importlib.util.find_spec("bokeh") is not None
 
 
 @contextlib.contextmanager
