@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pipeline
 from jobs.cli import run
 from jobs.output import dataset, tables
 from pipeline import Settings, Store, catalog, identification, indexing
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ParameterError
 from pipeline.execution import dask_executor
 from pipeline.execution.executor import Progress
 from pipeline.fingerprinting import extract
@@ -237,6 +238,21 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == 1, printed
     assert printed[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:99999", "tcp://127.0.0.1", "nonsense", "tcp://no.invalid:8786"])
+def test_what_is_no_address_of_a_scheduler_is_refused_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed.comm, "connect", None)  # nothing is tried
+    with pytest.raises(ParameterError, match=f"{address}: (not the address|the host no.invalid is not known)"):
+        dask_executor.connect(address).__enter__()
+
+
+def test_something_else_that_listens_and_never_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"{address}: no Dask scheduler answers"):
+            dask_executor.connect(address).__enter__()
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
