@@ -26,6 +26,7 @@ from jobs.commands.listen import listen
 from jobs.commands.print import print_
 from jobs.commands.remove import remove
 from jobs.commands.same import same
+from jobs.commands.slurm import slurm
 from jobs.commands.songs import songs
 from jobs.commands.sql import sql
 from jobs.commands.stats import stats
@@ -49,6 +50,9 @@ MACHINE_ERRORS = frozenset(
     if hasattr(errno, name)
 )
 """Errors of the machine: they become one sentence. Any other error is a bug and keeps its traceback."""
+
+KEPT = {"index": "what was finished is in the store", "slurm": "the jobs are cancelled"}
+"""What is said of an interrupted command; of others, that the store is whole."""
 
 RETRY_HINT = "what was finished is in the store; put that right and run the same command again"
 
@@ -93,6 +97,7 @@ app.command()(same)
 app.command("print")(print_)
 app.command()(listen)
 app.command()(demo)
+app.command()(slurm)
 
 
 def main() -> None:
@@ -137,7 +142,7 @@ def run(arguments: list[str]) -> int:
     except SystemExit as stop:
         if stop.code != INTERRUPTED:
             return stop.code if isinstance(stop.code, int) else 0
-        kept = "what was finished is in the store" if arguments[:1] == ["index"] else "the store is whole"
+        kept = KEPT.get(" ".join(arguments[:1]), "the store is whole")
         print(f"Interrupted; {kept}. Run the same command again to go on.", file=sys.stderr)
         by = stop.__context__
         while by is not None and not isinstance(by, _Interrupt):

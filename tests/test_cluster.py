@@ -104,7 +104,7 @@ def test_killed_workers_lose_and_double_no_song(
 
 
 def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
-    songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     song = str(songs_folder / "00.wav")
     plain = Store.open_or_create(str(tmp_path / "plain"))
@@ -112,8 +112,12 @@ def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
     shutil.copy(song, tmp_path / "deadly.wav")
     store = Store.open_or_create(str(tmp_path / "store"))
     monkeypatch.setattr(indexing, "index_batch", index_with_a_deadly_decoder)
+    caplog.set_level(logging.WARNING, "pipeline")
     with dask_executor.local(2) as workers:
         report = pipeline.index([song, str(tmp_path / "deadly.wav")], store, workers)
+    killed = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    assert killed
+    assert {*killed[0]} == {"worker", "address", "reason"}
     assert [failure.path for failure in report.failures] == [str(tmp_path / "deadly.wav")]
     assert "died" in report.failures[0].reason
     assert contents(store) == contents(plain)

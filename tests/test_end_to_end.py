@@ -279,6 +279,23 @@ def test_the_tables_say_the_same_in_every_format(store: Store, tmp_path: Path) -
     assert len(read[".csv"]) == store.snapshot().n_songs
 
 
+def test_lines_about_failures_have_fields_and_a_merge_speaks_of_no_audio(
+    library: FormulaLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mp3").write_bytes(b"this is no music" * 1000)
+    command = ["index", str(tmp_path / "broken.mp3"), library.paths[0], "--store", str(tmp_path / "one"), "--log-json"]
+    assert run(command) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (failure,) = [line for line in lines if "path" in line]
+    assert (failure["path"], failure["level"]) == (str(tmp_path / "broken.mp3"), "warning")
+    assert failure["message"] == f"{failure['path']}: {failure['reason']}"
+    assert run(["index", str(tmp_path / "one"), "--store", str(tmp_path / "two")]) == 0
+    said = capsys.readouterr().err
+    assert "1 song added without audio, 0 already there" in said
+    assert re.search(r"^The store has 1 song, ", said, re.MULTILINE)
+    assert "real time" not in said
+
+
 def test_a_file_in_place_of_the_demos_folder_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

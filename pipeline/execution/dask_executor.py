@@ -124,7 +124,13 @@ class DaskExecutor:
                     item = running.pop(future)
                     try:
                         result: Result = _result(future)
-                    except KilledWorker:
+                    except KilledWorker as error:
+                        worker = error.last_worker
+                        log.warning(
+                            "worker %s (%s) died, and so did those before it that ran the same task",
+                            worker.name, worker.address,
+                            extra={"fields": {"worker": str(worker.name), "address": worker.address, "reason": DIED}},
+                        )  # fmt: skip
                         yield Died(item, DIED)
                     except UnfitWorker as error:
                         self._exclude(error)
@@ -163,7 +169,10 @@ class DaskExecutor:
         if not self._known_workers().keys() - self._unfit:
             raise ClusterError(f"no worker can do this job: {error}")
         if not known:
-            log.warning("%s; its tasks go to the others", error)
+            log.warning(
+                "%s; its tasks go to the others", error,
+                extra={"fields": {"worker": error.name, "address": error.address, "reason": error.reason}},
+            )  # fmt: skip
 
     def _warn_if_stuck(self) -> None:
         """Warn when no worker is left, or some are paused."""
@@ -212,6 +221,8 @@ class UnfitWorker(Exception):
     def __init__(self, address: str, name: str, reason: str) -> None:
         super().__init__(address, name, reason)
         self.address = address
+        self.name = name
+        self.reason = reason
         self._text = f"worker {name} ({address}) {reason}"
 
     def __str__(self) -> str:
@@ -362,7 +373,7 @@ def _has_bokeh() -> bool:
 
 @contextlib.contextmanager
 def _write_report(path: str, client: Client) -> Iterator[None]:
-    with client.as_current(), distributed.performance_report(filename=path):
+    with client.as_current(), distributed.performance_report(filename=path, mode="inline"):
         yield
 
 
