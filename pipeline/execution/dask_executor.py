@@ -226,13 +226,19 @@ def local(workers: int, report: str | None = None) -> Iterator[DaskExecutor]:
     profile = NO_PROFILE if report is None else {}
     with dask.config.set(LOCAL_CONFIG | profile), interrupts_handled_here():
         # Not ":0", which is every interface: anyone on the network could watch.
-        processes = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
-        )
+        try:
+            processes = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
+            )
+        except RuntimeError as error:
+            raise ClusterError(
+                f"the worker processes did not start ({error}); a script must open its cluster below "
+                "`if __name__ == '__main__':`, since each of them imports it"
+            ) from error
     with (
         dask.config.set(LOCAL_CONFIG),
         _closing(processes),
