@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-scale calibrate check fuzz soak audit format notebooks package reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check fuzz soak audit format notebooks package reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -37,6 +37,10 @@ bench: .venv/dev.stamp ## measure costs beside ffmpeg, fpcalc and DuckDB, and co
 
 bench-recognition: .venv/dev.stamp ## measure how many clips of a benchmark set are named rightly: make bench-recognition SET=folder [TIMES=10]
 	@$(BIN)/python -m benchmarks.recognition $(SET) $(if $(TIMES),--times $(TIMES) --workers 4)
+
+bench-large: .venv/dev.stamp ## a set's clips in its library alone and in a large one: make bench-large SET=folder [SONGS=100000]
+	@[ -n "$(SET)" ] || { echo "make: name a benchmark set: make bench-large SET=folder"; exit 2; }
+	@$(BIN)/python -m benchmarks.large $(SET) --songs $(or $(SONGS),100000) $(if $(KEEP),--keep $(KEEP)) $(if $(HIDDEN),--hidden $(HIDDEN))
 
 calibrate: .venv/dev.stamp ## fit the confidence again: make calibrate SETS="folder folder" UNSEEN=folder
 	@$(BIN)/python -m benchmarks.calibrate $(SETS) $(if $(UNSEEN),--unseen $(UNSEEN))

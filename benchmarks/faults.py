@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import soxr
 
 from benchmarks.machine import describe
@@ -100,10 +99,10 @@ def same(one: str, other: str) -> bool:
 
 
 def postings(snapshot: Snapshot) -> pa.Table:
-    """All postings of a store, sorted."""
-    files = [f"{snapshot.url}/{name}" for name in snapshot.files("postings")]
-    table = pa.concat_tables([pq.read_table(file) for file in files])
-    return table.sort_by([("hash", "ascending"), ("song_id", "ascending"), ("offset", "ascending")])
+    """All postings of a store, sorted by hash, song_id, offset."""
+    parts = list(snapshot.sweep())
+    names = ("hash", "song_id", "offset")
+    return pa.table({name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 def main() -> None:

@@ -6,11 +6,10 @@ MUSIC is a folder of real music. Its songs are in every store, so that clips of 
 hashes are distributed alike (`benchmarks.synthetic`) fill the store. Clips of 5 s are cut from MUSIC at random and
 degraded by formula: a room, and noise 10 dB below the music.
 
-Look-up and votes of one clip are timed in pairs with DuckDB (join on the hash, group by song and delta, best 20). Each
-pair has another clip. DuckDB reads all of its hashes, songprint those that its budget allows. Both use two threads. The
-files are in the operating system's cache ("warm") or were dropped from it ("cold", on Linux). Whole clips (spectrogram,
-look-up, votes, verification; no decoding) are timed in CPU seconds, one by one and all together. The percentage of
-right clips shows what reading less costs.
+Look-up and votes of one clip are timed in pairs with DuckDB (join on the hash, group by position less frame, best 20).
+Each pair has another clip. DuckDB uses two threads, songprint one. The files are in the operating system's cache
+("warm") or were dropped from it ("cold", on Linux). Whole clips (spectrogram, look-up, votes, verification; no
+decoding) are timed in CPU seconds, one by one and all together.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.identification import CLIPS_AT_ONCE
 from pipeline.indexing import index
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, find_matches, sorted_unique, within_read_budget
+from pipeline.matching.search import COARSE, find_matches
 from pipeline.matching.types import Query
-from pipeline.matching.voting import QueryHashes, find_hits, vote
+from pipeline.matching.voting import TICKS, QueryHashes, find_candidates
 from pipeline.simulation import acoustics
 from pipeline.store import Snapshot, StagedSong, Store, stage
 
@@ -51,14 +50,13 @@ ADDED_SONGS = 100
 ADDED_LENGTH = 7  # four minutes
 CLIP_S = 5.0
 OVER_NOISE_DB = 10.0
-READS = (0.25, 1.0, 4.0)
 
 DUCKDB = """
     with hit as (
-        select song_id, (p.offset - q.frame) as delta
+        select (p.position - q.frame) as delta
         from read_parquet({files}) p join query_hash q on p.hash = q.hash
     )
-    select song_id, delta, count(*) as votes from hit group by all order by votes desc limit 20
+    select delta, count(*) as votes from hit group by all order by votes desc limit 20
 """
 
 
@@ -105,8 +103,7 @@ def drop_cache(folder: str) -> None:
 
 def look_up(snapshot: Snapshot, hashes: QueryHashes) -> object:
     """Look up the hashes of one clip and count votes."""
-    hashes = within_read_budget(hashes, snapshot, COARSE.read_budget)
-    return vote(find_hits(hashes, snapshot.postings(sorted_unique(hashes.hash))), COARSE.candidates)
+    return find_candidates(hashes, snapshot, COARSE.candidates)
 
 
 def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:
@@ -118,7 +115,7 @@ def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:
     connection.execute(f"set threads = {THREADS}")
 
     def search(hashes: QueryHashes) -> object:
-        connection.register("query_hash", pa.table({"hash": hashes.hash, "frame": hashes.tick}))
+        connection.register("query_hash", pa.table({"hash": hashes.hash, "frame": hashes.tick // TICKS}))
         return connection.execute(DUCKDB.format(files=files)).fetchall()
 
     return search
@@ -205,17 +202,6 @@ def at_size(store: Store, clips: list[Excerpt], pairs: int) -> Figures:
     )
 
 
-def by_reads(store: Store, clips: list[Excerpt]) -> list[list[str]]:
-    """CPU time and right clips by `Query.reads`."""
-    snapshot = store.snapshot()
-    rows = []
-    for reads in READS:
-        began = time.process_time()
-        percent = right(snapshot, clips, Query(reads=reads))
-        rows.append([f"{reads:g}", f"{(time.process_time() - began) / len(clips) * 1e3:.0f}", f"{percent:.0f}"])
-    return rows
-
-
 def add(store: Store, songs: list[StagedSong]) -> float:
     """CPU seconds of staging and committing some songs."""
     return seconds(lambda: store.commit([stage(store.url, "added", songs)]), time.process_time)
@@ -259,8 +245,6 @@ def main() -> None:
         head = ["postings", "bytes each", "one clip cold, ms", "warm, ms", "DuckDB warm, ms", "DuckDB over ours",
                 "one clip whole, CPU ms", f"each of {len(clips)} clips, CPU ms", "right, %"]  # fmt: skip
         print(table(head, [size.row() for size in sizes]))
-        print("\nAt the largest size, by `Query.reads`:\n")
-        print(table(["reads", "a clip, CPU ms", "right, %"], by_reads(store, clips[:200])))
         ratios = []
         for place in range(2 * options.pairs):  # every other pair in reverse order: the second store finds warm caches
             songs = drawn.songs(seed=int(time.time()) * 100 + place, count=ADDED_SONGS, length=ADDED_LENGTH)

@@ -3,10 +3,9 @@
     python -m benchmarks.scale [--like STORE] [--clips FOLDER] [--sizes 10,20,40] [--check 100]
 
 Synthetic songs with the hashes of real ones (`benchmarks.synthetic`) are staged, committed, compacted and searched by
-the real code, in stores of growing size. The model is straight lines through the small stores, for searching over the
-root of the size. Its prediction for the largest store is printed beside the measurement, then the tables of
-docs/SCALE.md. All times are CPU seconds of one worker, so that a busy machine gives the same figures. Without STORE and
-FOLDER, songs by formula are used.
+the real code, in stores of growing size. The model is straight lines through the small stores. Its prediction for the
+largest store is printed beside the measurement, then the tables of docs/SCALE.md. All times are CPU seconds of one
+worker, so that a busy machine gives the same figures. Without STORE and FOLDER, songs by formula are used.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ PLANNED = (100_000, 200_000, 400_000, 1_000_000)
 FORMULA_SONGS = 12
 FORMULA_SONG_S = 120.0
 
-# Cost of a window: the larger the store, the fewer of its hashes may be read (`matching.search.within_read_budget`).
-SEARCH_FIGURES = ("window_s", "search_mb")
+# Figures that grow with the postings of the store.
+BY_POSTINGS = ("bytes", "compact_s", "open_s", "window_s", "search_mb")
 
 # A real library: songs of four minutes.
 SONG_S = 240.0
@@ -201,10 +200,8 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
         "stage_s": (sum(row["stage_s"] for row in commits) / sum(row["postings"] for row in commits) * 1e6,),
         "commit_s": tuple(max(0.0, float(value)) for value in commit),
     }
-    for name in ("bytes", "compact_s", "open_s"):
+    for name in BY_POSTINGS:
         constants[name] = line(millions, [size[name] for size in sizes])
-    for name in SEARCH_FIGURES:
-        constants[name] = line(np.sqrt(millions).tolist(), [size[name] for size in sizes])
     for name in ("plan_s", "driver_mb"):
         constants[name] = line(songs, [plan[name] for plan in plans])
     return constants
@@ -213,9 +210,7 @@ def fit(sizes: Sequence[dict[str, Any]], plans: Sequence[dict[str, float]]) -> d
 def predict(constants: dict[str, tuple[float, ...]], postings: float, songs: float) -> dict[str, float]:
     """Figures of the model for a store of so many postings and songs."""
     p, s = postings / 1e6, songs / 1e6
-    predicted = {name: constants[name][0] + constants[name][1] * p
-            for name in ("bytes", "compact_s", "open_s")}  # fmt: skip
-    predicted |= {name: constants[name][0] + constants[name][1] * p**0.5 for name in SEARCH_FIGURES}
+    predicted = {name: constants[name][0] + constants[name][1] * p for name in BY_POSTINGS}
     predicted |= {name: constants[name][0] + constants[name][1] * s for name in ("plan_s", "driver_mb")}
     return predicted
 
@@ -311,11 +306,10 @@ def main() -> None:
         postings_per_s = like.snapshot().stats()["postings_per_second"]
         plans = [probed("--probe", str(n_songs)) for n_songs in PLANNED]
     constants = fit(sizes[:-1], plans[:-1])
+    by_postings = ", ".join(BY_POSTINGS)
     print(
-        "\nPer million postings (bytes, compact_s, open_s, stage_s), the root of those (window_s, search_mb) or million"
-    )
-    print(
-        "songs (plan_s, driver_mb): a start and a slope; commit_s: a start, per million songs, per million postings.\n"
+        f"\nPer million postings ({by_postings}, stage_s) or million songs (plan_s, driver_mb): a start and"
+        " a slope; commit_s: a start, per million songs, per million postings.\n"
     )
     print(
         table(

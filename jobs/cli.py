@@ -28,6 +28,7 @@ from jobs.commands.same import same
 from jobs.commands.songs import songs
 from jobs.commands.sql import sql
 from jobs.commands.stats import stats
+from jobs.commands.upgrade import upgrade
 from jobs.output.text import printable
 from pipeline.errors import SongprintError
 from pipeline.execution.process import block_pandas_import
@@ -76,6 +77,7 @@ app.command()(songs)
 app.command()(remove)
 app.command()(compact)
 app.command()(check)
+app.command()(upgrade)
 app.command()(stats)
 app.command()(sql)
 app.command()(duplicates)

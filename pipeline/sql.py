@@ -23,17 +23,16 @@ if TYPE_CHECKING:
 
 # Rows of songs that were removed, or that a job which died has left, belong to no song.
 OF_A_SONG = "SELECT * FROM {files} WHERE song_id IN (SELECT song_id FROM songs)"
-# Where the frames of songs lie end to end, a posting has a position in place of a song and an offset.
+# The frames of songs lie end to end: a posting has a position in place of a song and an offset.
 BY_POSITION = """
     SELECT hash, song_id, (position - first_frame)::INTEGER AS "offset"
     FROM {files} AS posting ASOF JOIN songs
         ON posting.shard = songs.shard AND posting.position >= songs.first_frame
     WHERE position < first_frame + n_frames
 """
-HAS_POSITIONS = "position" in SCHEMAS[POSTINGS].names
 VIEWS = {
     SONGS: f"SELECT * FROM {{files}} WHERE status = '{INDEXED}'",
-    POSTINGS: BY_POSITION if HAS_POSITIONS else OF_A_SONG,
+    POSTINGS: BY_POSITION,
     CONSTELLATIONS: OF_A_SONG,
 }
 COLUMNS = SCHEMAS | {POSTINGS: pa.schema([(name, pa.int32()) for name in ("hash", "song_id", "offset")])}
@@ -68,7 +67,7 @@ def connect(store: Store | Snapshot) -> DuckDBPyConnection:
         connection.register_filesystem(filesystem(snapshot.url)[0].unwrapped)
     for table, view in VIEWS.items():
         if files := [snapshot.location.path(name) for name in snapshot.files(table)]:
-            in_folders = HAS_POSITIONS and table == POSTINGS  # their shard stands in the name of the folder
+            in_folders = table == POSTINGS  # their shard stands in the name of the folder
             source = f"read_parquet([{', '.join(map(_quoted, files))}], hive_partitioning = {in_folders})"
             connection.execute(f"CREATE VIEW {table} AS {view.format(files=source)}")
         else:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.fingerprinting.extract import constellation, fingerprint
-from pipeline.fingerprinting.landmarks import Hashes, Postings, pair_peaks
+from pipeline.fingerprinting.landmarks import Hashes, Slices, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import StagedSong
@@ -61,6 +61,34 @@ def make_song(
     )
 
 
+class MemoryShard:
+    """Songs end to end in memory, in the order given, as many frames apart as is asked for."""
+
+    def __init__(self, songs: Mapping[int, Hashes], gap: int = 0) -> None:
+        self._song_id = np.array(list(songs), np.int32)
+        frames = np.array([int(hashes.offset.max(initial=0)) + 1 for hashes in songs.values()], np.int64)
+        self._first = np.cumsum(frames + gap) - frames - gap
+        self._stop = self._first + frames
+        hash_ = np.concatenate([np.zeros(0, np.int32), *(hashes.hash for hashes in songs.values())])
+        parts = [first + hashes.offset for first, hashes in zip(self._first, songs.values(), strict=True)]
+        position = np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int32)
+        order = np.lexsort((position, hash_))
+        self._hash, self._position = hash_[order], position[order]
+
+    def find(self, hashes: NDArray[np.int32]) -> Slices:
+        """As a shard of a store has them."""
+        first = np.searchsorted(self._hash, hashes, "left")
+        count = np.searchsorted(self._hash, hashes, "right") - first
+        index = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
+        return Slices(np.arange(len(hashes)), count, self._position[index])
+
+    def locate(self, position: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """As a shard of a store has them."""
+        place = np.maximum(np.searchsorted(self._first, position, "right") - 1, 0)
+        inside = position < self._stop[place]
+        return np.where(inside, self._song_id[place], 0), (position - self._first[place]).astype(np.int32)
+
+
 class MemoryLibrary:
     """Songs in memory, with what recognition uses of a `pipeline.store.Snapshot`.
 
@@ -74,11 +102,7 @@ class MemoryLibrary:
         self.settings = settings
         self.n_songs = len(songs)
         self.peaks = {song_id: peaks for song_id, (_, peaks) in songs.items()}
-        hash_ = np.concatenate([hashes.hash for hashes, _ in songs.values()])
-        song_id = np.repeat(np.array(list(songs), np.int32), [len(hashes) for hashes, _ in songs.values()])
-        offset = np.concatenate([hashes.offset for hashes, _ in songs.values()])
-        order = np.lexsort((offset, song_id, hash_))
-        self._all = Postings(hash_[order], song_id[order], offset[order])
+        self.shards = [MemoryShard({song_id: hashes for song_id, (hashes, _) in songs.items()})]
 
     @classmethod
     def of(cls, paths: Sequence[str], settings: Settings, map_: Callable[..., Iterable[object]] = map) -> MemoryLibrary:
@@ -91,17 +115,6 @@ class MemoryLibrary:
         """Fingerprint the mono samples of each song, by its id."""
         made = {song_id: constellation(iter([samples]), settings) for song_id, samples in songs.items()}
         return cls(settings, {song_id: (pair_peaks(peaks, settings.fan_out), peaks) for song_id, peaks in made.items()})
-
-    def postings(self, hashes: NDArray[np.int32]) -> Postings:
-        """As `Snapshot` does."""
-        first = np.searchsorted(self._all.hash, hashes, "left")
-        count = np.searchsorted(self._all.hash, hashes, "right") - first
-        index = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
-        return Postings(self._all.hash[index], self._all.song_id[index], self._all.offset[index])
-
-    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
-        """All 0: everything is in memory."""
-        return np.zeros(len(hashes))
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As `Snapshot` does."""

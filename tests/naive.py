@@ -57,6 +57,22 @@ def hits(query_hashes, postings):
     ]
 
 
+def fullest_windows(query, songs, most):
+    """(song, cell, hits) of the pairs of cells with most distinct hits, the first of which has one.
+
+    A cell is a frame of the song less a frame of the clip, whose ticks are rounded up to frames.
+    """
+    cells = {}
+    for asked, tick in query:
+        frame = math.ceil(tick / 8)
+        for song, pairs in songs.items():
+            for place, (known, offset) in enumerate(pairs):
+                if asked == known:
+                    cells.setdefault((song, offset - frame), set()).add((asked, frame, place))
+    counts = [(song, cell, len(hits) + len(cells.get((song, cell + 1), ()))) for (song, cell), hits in cells.items()]
+    return sorted(counts, key=lambda window: (-window[2], window[0], window[1]))[:most]
+
+
 def votes(hits, song, delta, width):
     """Distinct anchors of a song that agree on a delta; hits are (song, offset, bin, delta)."""
     return len({(offset, bin_) for s, offset, bin_, d in hits if s == song and abs(d - delta) <= width})
@@ -79,32 +95,6 @@ def best_span_score(scores, gap):
                 break
             best = max(best, total)
     return best
-
-
-def loads(files: list[list[int]], group_rows: int, wanted: set[int]) -> dict[int, float]:
-    """Rows to read for each hash: the rows of each group that may have it, divided among the wanted hashes it may have.
-
-    Files are lists of sorted hashes; a group reaches from its first hash to the next group's first.
-    """
-    rows = dict.fromkeys(wanted, 0.0)
-    for file in files:
-        for start in range(0, len(file), group_rows):
-            group = file[start : start + group_rows]
-            end = file[start + group_rows] if start + group_rows < len(file) else file[-1]
-            inside = [h for h in wanted if group[0] <= h <= end]
-            for h in inside:
-                rows[h] += len(group) / len(inside)
-    return rows
-
-
-def affordable(costs: list[float], budget: float) -> set[int]:
-    """The places of the cheapest costs, of equals the first one first, until the next would exceed the budget."""
-    kept: set[int] = set()
-    for place in sorted(range(len(costs)), key=lambda place: costs[place]):
-        if sum(costs[other] for other in kept) + costs[place] > budget:
-            break
-        kept.add(place)
-    return kept
 
 
 def shared_frames(song: list[tuple[int, int]], clip: list[tuple[int, int]]) -> list[tuple[int, int]]:

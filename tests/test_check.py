@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.fingerprinting.landmarks import Postings
 from pipeline.store import Store, delta_log, postings, stage
-from pipeline.store.schema import NEXT_SONG_ID, PINS
+from pipeline.store.postings import ShardPostings
+from pipeline.store.schema import NEXT_FRAME, NEXT_SONG_ID, PINS
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.storage import Location
 from tests.fakes import make_song
@@ -27,7 +27,8 @@ N_SONGS = 12
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Two commits, then compacted, then one more: a large file and a small one of each kind."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr(postings, "GROUP_ROWS", 512)
+    monkeypatch.setattr(postings, "PART_ROWS", 512)
+    monkeypatch.setattr(postings, "DIRECTORY_ROWS", 1000)
     store = Store.create(str(tmp_path / "library.songprint"))
     songs = [make_song(number) for number in range(1, N_SONGS + 1)]
     for name, batch in (("a", songs[:5]), ("b", songs[5:11])):
@@ -62,14 +63,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def replace_postings(store: Store, change: Callable[[Postings], Postings]) -> None:
+def replace_postings(store: Store, change: Callable[[ShardPostings], ShardPostings]) -> None:
     """Put other postings in place of the large file's, and let the log agree."""
     location = Location.of(store.url)
     version = delta_log.load(location, "postings")
-    old = next(file for file in version.files if file.name == largest(store, "postings").name)
-    found = postings.from_table(pq.read_table(largest(store, "postings")))
+    old = next(file for file in version.files if largest(store, "postings").as_posix().endswith(file.name))
+    found = postings.from_table(pq.read_table(largest(store, "postings"), partitioning=None))
     new = postings.write(
-        location, "postings/other-0000.parquet", iter([change(found)]), json.dumps(store.settings.to_dict())
+        location, "postings/shard=0/other-0000.parquet", iter([change(found)]), json.dumps(store.settings.to_dict())
     )
     assert new is not None
     version = delta_log.commit(location, version, [new], [old])
@@ -77,15 +78,19 @@ def replace_postings(store: Store, change: Callable[[Postings], Postings]) -> No
     delta_log.commit(location, songs, numbers={PINS["postings"]: version.number})
 
 
-def with_unknown_song(found: Postings) -> Postings:
-    return postings.sort(postings.join([found, Postings(*(np.array([value], np.int32) for value in (7, 999, 3)))]))
+def one_posting(hash_: int, position: int) -> ShardPostings:
+    return ShardPostings(np.array([hash_], np.int32), np.array([position], np.int32))
 
 
-def one_less(found: Postings) -> Postings:
+def with_unknown_song(found: ShardPostings) -> ShardPostings:
+    return postings.sort(postings.join([found, one_posting(7, 2_000_000)]))
+
+
+def one_less(found: ShardPostings) -> ShardPostings:
     return postings.take(found, slice(1, None))
 
 
-def unsorted(found: Postings) -> Postings:
+def unsorted(found: ShardPostings) -> ShardPostings:
     return postings.take(found, slice(None, None, -1))
 
 
@@ -95,22 +100,22 @@ def wrong_settings(store: Store) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Store], None], str]] = {
-    "a missing postings file": (lambda store: largest(store, "postings").unlink(), r"postings/c.*file is missing"),
+    "a missing postings file": (lambda store: largest(store, "postings").unlink(), r"postings/.*/c.*is missing"),
     "a missing peaks file": (lambda store: largest(store, "constellations").unlink(), r"constellations/.*is missing"),
     "a missing songs file": (lambda store: largest(store, "songs").unlink(), r"songs/.*: the file is missing"),
-    "a truncated file": (lambda store: cut(largest(store, "postings")), r"postings/c.* bytes, its table's log says"),
-    "a flipped byte in a page of postings": (lambda store: flip(largest(store, "postings"), 0.3), r"postings/c.*sum"),
+    "a truncated file": (lambda store: cut(largest(store, "postings")), r"postings/.*c.* bytes, its table's log says"),
+    "a flipped byte in a page of postings": (lambda store: flip(largest(store, "postings"), 0.3), r"postings/.*c.*sum"),
     "a flipped byte in a page of peaks": (lambda store: flip(largest(store, "constellations"), 0.3), r"const.*/c.*sum"),
     "a flipped byte in a page of songs": (lambda store: flip(largest(store, "songs"), 0.1), r"songs/.*checksum"),
     "a posting of an unknown song": (
         lambda store: replace_postings(store, with_unknown_song),
-        r"postings/other.*: it has rows of song 999, and no song was ever given that id",
+        r"postings/.*other.*: it has rows at frame 2000000 of shard 0, and no song was ever given that",
     ),
     "a wrong count": (
         lambda store: replace_postings(store, one_less),
         r"postings: song \d+ \(/music/\d+.flac\) has \d+ rows where \d+ belong",
     ),
-    "an unsorted file": (lambda store: replace_postings(store, unsorted), r"postings/other.*: its rows are not sorted"),
+    "an unsorted file": (lambda store: replace_postings(store, unsorted), r"postings/.*: its rows are not sorted"),
     "settings that disagree": (wrong_settings, r"songs: its settings are not those of songprint.json"),
 }  # fmt: skip
 
@@ -209,11 +214,11 @@ def test_lost_store_metadata_is_written_again(store: Store) -> None:
     assert Store.open(store.url).check() == []
 
 
-@pytest.mark.parametrize(("version", "way_out"), [(0, "index the music again"), (3, "or a newer one")])
+@pytest.mark.parametrize(("version", "way_out"), [(0, "index the music again"), (4, "or a newer one")])
 def test_another_format_is_refused_with_the_way_out(store: Store, version: int, way_out: str) -> None:
     metadata = Path(store.url) / "songprint.json"
     metadata.write_text(json.dumps({"format": version, "settings": {"unknown": "of another format"}}))
-    with pytest.raises(StoreError, match=f"the store has format {version}, this songprint reads 2; .*{way_out}"):
+    with pytest.raises(StoreError, match=f"the store has format {version}, this songprint reads 3; .*{way_out}"):
         Store.open(store.url)
     with pytest.raises(StoreError, match=f"format {version}"):
         Store.repair(store.url)
@@ -223,10 +228,11 @@ def test_leftovers_of_dead_jobs_are_no_problem(store: Store) -> None:
     """Postings of an id that was reserved, and never committed: no snapshot has them, and `compact` drops them."""
     location = Location.of(store.url)
     songs = delta_log.load(location, "songs")
-    delta_log.commit(location, songs, numbers={NEXT_SONG_ID: N_SONGS + 2})
-    orphan = Postings(*(np.array([value], np.int32) for value in (7, N_SONGS + 1, 3)))
+    frame = songs.numbers[NEXT_FRAME]
+    delta_log.commit(location, songs, numbers={NEXT_SONG_ID: N_SONGS + 2, NEXT_FRAME: frame + 100})
     text = json.dumps(store.settings.to_dict())
-    file = postings.write(location, f"postings/{N_SONGS + 1:010d}-0000.parquet", iter([orphan]), text)
+    name = f"postings/shard=0/{N_SONGS + 1:010d}-0000.parquet"
+    file = postings.write(location, name, iter([one_posting(7, frame + 3)]), text)
     assert file is not None
     delta_log.commit(location, delta_log.load(location, "postings"), [file])
     assert store.check() == []
@@ -254,11 +260,9 @@ def test_an_untrusted_store_cannot_take_all_memory(store: Store) -> None:
 def test_postings_of_impossible_songs_count_nowhere(store: Store, tmp_path: Path) -> None:
     before = everything(store)
 
-    def with_impossible_songs(found: Postings) -> Postings:
-        ids = (-1, -7, 5_000, 2_000_000_000)
-        return postings.sort(
-            postings.join([found, *(Postings(*np.array([[found.hash[9]], [i], [3]], np.int32)) for i in ids)])
-        )
+    def with_impossible_songs(found: ShardPostings) -> ShardPostings:
+        positions = (-1, -7, 5_000_000, 2_000_000_000)
+        return postings.sort(postings.join([found, *(one_posting(int(found.hash[9]), at) for at in positions)]))
 
     replace_postings(store, with_impossible_songs)
     assert everything(store) == before

@@ -19,7 +19,7 @@ CHANGED = (
 )
 # Format of the store, number of peaks and of hashes, and SHA-256 of their bytes.
 GOLDEN = (
-    2,
+    3,
     1237,
     2457,
     "c5715d420db45d947f6ee2b8232c86761ca76b7a302d459e9b2f23df343706d8",

@@ -14,9 +14,11 @@ import pytest
 
 from jobs.cli import run
 from pipeline.errors import StoreError
-from pipeline.store import Store, stage
+from pipeline.store import Store, byte_ranges, postings, stage
+from pipeline.store.storage import Location
 from tests.fakes import make_song
 from tests.test_check import everything
+from tests.test_upgrade import GOLDEN
 
 s3fs = pytest.importorskip("s3fs")
 moto = pytest.importorskip("moto.server")
@@ -73,6 +75,46 @@ def test_a_store_lives_behind_a_url_as_in_a_folder(bucket: str, tmp_path: Path) 
     snapshot = stored.snapshot()
     live = {name for table in ("songs", "postings", "constellations") for name in snapshot.files(table)}
     assert objects(stored) == sorted(live | {"songprint.json"})
+
+
+def test_positions_are_fetched_in_runs_and_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "DIRECTORY_ROWS", 1)
+    monkeypatch.setattr(byte_ranges, "BLOCK_BYTES", 256)
+    store = Store.create(f"{bucket}/ranges")
+    store.commit([stage(store.url, "a", [make_song(n) for n in range(1, 13)])])
+    fetched: list[int] = []
+    read_ranges = Location.read_ranges
+
+    def counted(location: Location, path: str, starts: list[int], ends: list[int]) -> list[bytes]:
+        fetched.extend(end - start for start, end in zip(starts, ends, strict=True))
+        return read_ranges(location, path, starts, ends)
+
+    monkeypatch.setattr(Location, "read_ranges", counted)
+    snapshot = store.snapshot()
+    assert [shard.rows for shard in snapshot.shards] == [sum(make_song(n).landmarks for n in range(1, 13))]
+    fetched.clear()  # the directory
+    few = np.unique(make_song(3).hashes.hash)[:5]
+    assert len(snapshot.postings(few)) >= 5
+    size = snapshot.size()["bytes_per_posting"] * snapshot.size()["postings"]
+    assert 0 < sum(fetched) < size / 2, "much more was read than was asked for"
+    fetched.clear()
+    assert len(snapshot.postings(few)) >= 5
+    assert fetched == []
+    every = snapshot.postings(np.unique(np.concatenate([make_song(n).hashes.hash for n in range(1, 13)])))
+    assert len(every) == snapshot.size()["postings"]
+    assert len(fetched) < 8, "neighbours were fetched one by one"
+
+
+def test_format_2_is_converted_behind_a_url(bucket: str) -> None:
+    fs = s3fs.S3FileSystem()
+    fs.put(str(GOLDEN / "format-2.songprint"), f"{bucket}/old", recursive=True)
+    done = Store.upgrade(f"{bucket}/old")
+    assert done is not None
+    assert done.songs == 4
+    assert Store.open(f"{bucket}/old").check() == []
+    assert Store.open(f"{bucket}/old").snapshot().size()["songs"] == 4
+    left = {name.removeprefix("music/old/").partition("/")[0] for name in fs.find(f"{bucket}/old")}
+    assert left == {"format-3", "songprint.json"}
 
 
 def test_damage_behind_a_url_is_found_and_repaired(bucket: str) -> None:

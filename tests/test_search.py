@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tracemalloc
 
 import numpy as np
@@ -12,13 +11,13 @@ from hypothesis import strategies as st
 from pipeline.audio.resampling import at_speed
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.extract import constellation
-from pipeline.fingerprinting.landmarks import Postings, pack, pair_peaks
+from pipeline.fingerprinting.landmarks import Hashes, Postings, pack, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import LEVEL_DB, Settings
 from pipeline.matching import voting
 from pipeline.matching.calibration import LOGIT_AT_FPR, clip_threshold, confidence
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, FINE, find_matches, search, within_read_budget
+from pipeline.matching.search import COARSE, FINE, find_matches, search
 from pipeline.matching.types import Query
 from pipeline.matching.verification import (
     RESPONSE_BOUNDS,
@@ -28,10 +27,10 @@ from pipeline.matching.verification import (
     filter_response,
     filter_spectrogram,
 )
-from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_hits, vote
+from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, find_hits, fullest_windows, vote
 from pipeline.simulation import acoustics, music
 from tests import naive
-from tests.fakes import MemoryLibrary
+from tests.fakes import MemoryLibrary, MemoryShard
 
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
@@ -98,36 +97,76 @@ def test_the_best_candidate_has_the_votes_of_the_plain_count(rows):
         assert min(near) == 0
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 60), st.integers(0, 3)), min_size=1, max_size=300),
-    st.integers(1, 12),
-    st.integers(1, 9),
-    st.sampled_from([3, 10, 40]),
-    st.sampled_from([1, 3, 127]),
+QUERIES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), max_size=40)
+SONG_CONTENTS = st.lists(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), max_size=40), min_size=1, max_size=6
 )
-def test_counting_hits_before_they_are_sorted_loses_no_candidate(rows, most, bits, crowded, counted):
-    song_id, delta, bin_ = (ints(*(row[column] for row in rows)) for column in range(3))
-    hits = Hits(song_id, np.arange(len(rows), dtype=np.int32), bin_, delta)
-    with pytest.MonkeyPatch.context() as patch:
-        plain = vote(hits, most)
-        patch.setattr(voting, "COUNT_ABOVE_HITS", 0)
-        patch.setattr(voting, "CELL_BITS", bits)  # so few cells that songs meet in them
-        patch.setattr(voting, "SAMPLED_WINDOWS", crowded)
-        patch.setattr(voting, "MAX_COUNT", counted)
-        assert vote(hits, most) == plain
 
 
-def test_of_counted_hits_those_in_the_next_frame_stay(monkeypatch):
-    monkeypatch.setattr(voting, "COUNT_ABOVE_HITS", 0)
-    monkeypatch.setattr(voting, "SAMPLED_WINDOWS", 4)
-    song_id = np.repeat(np.arange(1, 42, dtype=np.int32), 5)  # 41 songs with five hits each, and one has another
-    offset = np.tile(np.arange(5, dtype=np.int32), 41)
-    delta = np.zeros(len(song_id), np.int32)
-    delta[song_id == 17] = TICKS - 1
-    hits = Hits(
-        *(np.append(part, ints(last)) for part, last in ((song_id, 17), (offset, 5), (offset, 5), (delta, TICKS)))
+def query_of(query):
+    query = sorted(query)
+    return QueryHashes(ints(*(hash_ for hash_, _ in query)), ints(*(tick for _, tick in query)))
+
+
+def landmarks(pairs):
+    pairs = sorted(pairs, key=lambda pair: pair[::-1])
+    return Hashes(ints(*(hash_ for hash_, _ in pairs)), ints(*(offset for _, offset in pairs)))
+
+
+@settings(max_examples=300)
+@given(
+    query=QUERIES,
+    songs=SONG_CONTENTS,
+    most=st.integers(1, 30),
+    gap=st.integers(0, 20),
+    many=st.sampled_from([0, 30, 100_000]),
+    flag_bits=st.integers(1, 4),
+)
+def test_the_fullest_windows_are_those_of_the_plain_count(query, songs, most, gap, many, flag_bits):
+    songs = {10 + place: pairs for place, pairs in enumerate(songs)}
+    shard = MemoryShard({song_id: landmarks(pairs) for song_id, pairs in songs.items()}, gap)
+    with pytest.MonkeyPatch.context() as patch:  # so few flags that cells meet in them
+        patch.setattr(voting, "MANY", many)
+        patch.setattr(voting, "FLAG_BITS", flag_bits)
+        patch.setattr(voting, "HITS_AT_ONCE", 7)
+        found = fullest_windows(query_of(query), shard, most)
+    told = list(zip(found.song_id.tolist(), found.cell.tolist(), found.n_hits.tolist(), strict=True))
+    expected = naive.fullest_windows(query, songs, most)
+    assert told == expected
+    hits = found.hits
+    got = zip(hits.song_id.tolist(), hits.offset.tolist(), hits.delta.tolist(), strict=True)
+    chosen = {(song, cell + step) for song, cell, _ in expected for step in (0, 1)}
+    flat = [(hash_, song, offset) for song, pairs in songs.items() for hash_, offset in pairs]
+    assert sorted(got) == sorted(hit for hit in naive.hits(query, flat) if (hit[0], hit[2] // TICKS) in chosen)
+
+
+@settings(max_examples=100)
+@given(QUERIES, SONG_CONTENTS, st.integers(1, 12), st.data())
+def test_candidates_do_not_depend_on_how_songs_are_shared_out_among_shards(query, songs, most, data):
+    songs = {1 + place: landmarks(pairs) for place, pairs in enumerate(songs)}
+    of_shard = [data.draw(st.integers(0, 3)) for _ in songs]
+    shards = [
+        MemoryShard({song_id: songs[song_id] for song_id, of in zip(songs, of_shard, strict=True) if of == number})
+        for number in range(4)
+    ]
+    one, many = MemoryLibrary(SETTINGS, {}), MemoryLibrary(SETTINGS, {})
+    one.shards, many.shards = [MemoryShard(songs)], shards
+    asked = query_of(query)
+    assert find_candidates(asked, many, most) == find_candidates(asked, one, most)
+
+
+def test_songs_that_lie_side_by_side_do_not_share_votes():
+    """A clip that begins before a song does has hits whose deltas lie in the song before."""
+    hashes = np.arange(20, dtype=np.int32)
+    end, start = (
+        Hashes(hashes[:10], np.arange(90, 100, dtype=np.int32)),
+        Hashes(hashes[10:], np.arange(10, dtype=np.int32)),
     )
-    assert [(candidate.song_id, candidate.votes) for candidate in vote(hits, 1)] == [(17, 6)]
+    library = MemoryLibrary(SETTINGS, {})
+    library.shards = [MemoryShard({1: end, 2: start})]
+    asked = QueryHashes(hashes, np.arange(20, dtype=np.int32) * np.int32(TICKS))
+    candidates = find_candidates(asked, library, 5)
+    assert [(c.song_id, c.delta, c.votes) for c in candidates] == [(1, 90 * TICKS, 10), (2, -10 * TICKS, 10)]
 
 
 def test_votes_are_distinct_anchors_of_the_song():
@@ -139,7 +178,12 @@ def test_votes_are_distinct_anchors_of_the_song():
 
 def test_what_is_too_large_to_count_is_refused():
     with pytest.raises(ParameterError, match="too large to be counted"):
-        vote(Hits(ints(1 << 21), ints(0), ints(0), ints(0)), 5)
+        vote(Hits(ints(1, 1), ints(0, 0), ints(0, 0), ints(0, 1 << 25)), 5)
+
+
+def test_any_song_id_can_be_counted():
+    (candidate,) = vote(Hits(ints(2**31 - 1, 2**31 - 1), ints(0, 1), ints(0, 0), ints(0, 0)), 5)
+    assert (candidate.song_id, candidate.votes) == (2**31 - 1, 2)
 
 
 @pytest.mark.parametrize("length_s", [1, 2, 5])
@@ -360,33 +404,3 @@ def test_shifted_copies_make_one_query():
     assert set(np.unique(query.tick % TICKS)) == set(range(TICKS))
     assert query.tick.min() >= 0
     assert query.tick.max() < TICKS * len(clip.power(0))
-
-
-class Priced(MemoryLibrary):
-    """A library that knows what its hashes cost, and nothing else."""
-
-    def __init__(self, prices):
-        self.prices = prices
-
-    def costs(self, hashes):
-        return np.array([self.prices[h] for h in hashes.tolist()], np.float64)
-
-
-@given(
-    prices=st.dictionaries(st.integers(0, 99), st.integers(0, 9), min_size=1),
-    budget=st.integers(0, 60) | st.just(math.inf),
-    data=st.data(),
-)
-def test_a_question_keeps_its_cheapest_hashes(prices, budget, data):
-    asked = sorted(data.draw(st.lists(st.sampled_from(sorted(prices)))))
-    query = QueryHashes(ints(*asked), ints(*range(len(asked))))
-    hashes = sorted(set(asked))
-    kept = {hashes[place] for place in naive.affordable([prices[h] for h in hashes], budget)}
-    part = within_read_budget(query, Priced(prices), budget)
-    assert part.hash.tolist() == [h for h in asked if h in kept]
-    assert part.tick.tolist() == [tick for tick, h in enumerate(asked) if h in kept]
-
-
-def test_a_query_that_may_read_nothing_is_refused():
-    with pytest.raises(ParameterError, match="reads is 0"):
-        Query(reads=0)

@@ -23,7 +23,9 @@ from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.landmarks import Hashes
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
-from pipeline.store import Snapshot, StagedSong, Store, lookup, postings, stage
+from pipeline.store import Snapshot, StagedSong, Store, delta_log, directory, lookup, postings, stage
+from pipeline.store.schema import PINS
+from pipeline.store.storage import Location
 from tests import naive
 from tests.fakes import make_song
 
@@ -75,91 +77,122 @@ def test_songs_come_back_as_they_were_staged(store: Store) -> None:
     assert peaks[3].bin.dtype == peaks[3].frame.dtype == np.int32
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     sizes=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=4), min_size=1, max_size=4),
-    group_rows=st.integers(1, 40),
     part_rows=st.integers(1, 90),
     file_rows=st.integers(20, 200),
-    resident=st.booleans(),
+    staged_rows=st.integers(1, 40),
+    directory_rows=st.sampled_from([1, 50, 1 << 30]),
+    shard_frames=st.sampled_from([1, 3000, 5000, 1 << 28]),
     queried=st.sets(st.integers(0, 40)),
     removed=st.sets(st.integers(1, 8)),
+    compacted=st.booleans(),
 )
 def test_a_lookup_gives_the_same_as_a_list_of_all_postings(
     tmp_path_factory: pytest.TempPathFactory,
     sizes: list[list[int]],
-    group_rows: int,
     part_rows: int,
     file_rows: int,
-    resident: bool,
+    staged_rows: int,
+    directory_rows: int,
+    shard_frames: int,
     queried: set[int],
     removed: set[int],
+    compacted: bool,
 ) -> None:
-    store = Store.create(str(tmp_path_factory.mktemp("stores") / "s"))
+    store = Store.create(str(tmp_path_factory.mktemp("stores") / "s"), shard_frames=shard_frames)
     everything: dict[int, StagedSong] = {}
     with pytest.MonkeyPatch.context() as patch:  # sizes at which a handful of postings has every kind of border
-        patch.setattr(postings, "GROUP_ROWS", group_rows)
         patch.setattr(postings, "PART_ROWS", part_rows)
         patch.setattr(lookup, "PART_ROWS", part_rows)
-        patch.setattr(lookup, "LOOKUP_ROWS", part_rows)
-        patch.setattr(lookup, "THREADED_LOOKUP_ROWS", part_rows)
         patch.setattr(postings, "FILE_ROWS", file_rows)
-        patch.setattr(lookup, "RESIDENT_ROWS", 1 << 30 if resident else 0)
-        patch.setattr("pipeline.store.staging.SAMPLE_STEP", 8)
-        patch.setattr("pipeline.store.append.SAMPLE_STEP", 8)
+        patch.setattr(postings, "STAGED_ROWS", staged_rows)
+        patch.setattr(postings, "DIRECTORY_ROWS", directory_rows)
+        for module in ("staging", "append", "compaction"):
+            patch.setattr(f"pipeline.store.{module}.SAMPLE_STEP", 8)
         for i, batch in enumerate(sizes):
             songs = [random_song(f"{i}-{j}", n_hashes=size, hash_bits=5) for j, size in enumerate(batch)]
             everything |= dict(zip(fill(store, songs), songs, strict=True))
         store.remove(removed)
+        if compacted:
+            store.compact()
+        assert store.check() == []
         left = {song_id: song for song_id, song in everything.items() if song_id not in removed}
-        assert rows(store.snapshot(), queried) == expected(left, queried)
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=3).filter(any),
-    group_rows=st.integers(1, 20),
-    bits=st.integers(0, 6),
-    queried=st.sets(st.integers(0, 64)),
-)
-def test_the_cost_of_a_lookup_is_known_without_reading_a_posting(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], group_rows: int, bits: int, queried: set[int]
-) -> None:
-    store = Store.create(str(tmp_path_factory.mktemp("stores") / "s"))
-    songs = [random_song(f"{i}", n_hashes=size, hash_bits=bits) for i, size in enumerate(sizes)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postings, "GROUP_ROWS", group_rows)
-        patch.setattr(lookup, "RESIDENT_ROWS", 0)
-        patch.setattr(lookup, "HIT_ROWS", 0)
-        for song in songs:
-            fill(store, [song])
         snapshot = store.snapshot()
-        for name in snapshot.files("postings"):  # the footers are all that is left
-            path = Path(store.url) / name
-            with pq.ParquetFile(path) as file:
-                end = file.metadata.row_group(file.num_row_groups - 1).column(2)
-                end_of_data = end.data_page_offset + end.total_compressed_size
-            path.write_bytes(b"PAR1" + bytes(end_of_data - 4) + path.read_bytes()[end_of_data:])
-        costs = snapshot.costs(np.array(sorted(queried), np.int32))
-        files = [sorted(song.hashes.hash.tolist()) for song in songs]
-        expected_costs = naive.loads([file for file in files if file], group_rows, queried)
-        np.testing.assert_allclose(costs, [expected_costs[h] for h in sorted(queried)], rtol=1e-6)
+        assert rows(snapshot, queried) == expected(left, queried)
+        swept = list(snapshot.sweep())
+        columns = [(part.hash.tolist(), part.song_id.tolist(), part.offset.tolist()) for part in swept]
+        found = [row for part in columns for row in zip(*part, strict=True)]
+        assert found == expected(left)
+        assert len({h for part in swept for h in set(part.hash.tolist())}) == sum(
+            len(set(part.hash.tolist())) for part in swept
+        ), "a hash is in two parts"
 
 
-def test_frequent_hashes_cost_most(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postings, "GROUP_ROWS", 16)
-    monkeypatch.setattr(lookup, "RESIDENT_ROWS", 0)
-    hashes = np.sort(np.concatenate([np.arange(500), np.full(200, 99), np.full(100, 300)])).astype(np.int32)
-    song = dataclasses.replace(random_song("a"), hashes=Hashes(hashes, np.arange(800, dtype=np.int32)))
+def test_songs_are_laid_end_to_end_in_shards(tmp_path: Path) -> None:
+    store = Store.create(str(tmp_path / "s"), shard_frames=4_500)
+    songs = [random_song(name) for name in "abcde"]
+    fill(store, songs[:3], songs[3:])
+    placed = store.snapshot().songs(["shard", "first_frame", "n_frames"]).to_pydict()
+    lengths = [song.n_frames for song in songs]
+    assert placed["n_frames"] == lengths
+    assert placed["shard"] == [0, 0, 1, 1, 2]
+    assert placed["first_frame"] == [0, lengths[0], 0, lengths[2], 0]
+    assert [shard.number for shard in store.snapshot().shards] == [0, 1, 2]
+    assert {path.parent.name for path in live_files(store, "postings")} == {"shard=0", "shard=1", "shard=2"}
+
+
+def test_a_large_file_has_a_directory_that_other_readers_do_not_see(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postings, "DIRECTORY_ROWS", 1)
+    song = random_song("a", n_hashes=5_000, hash_bits=16)
     fill(store, [song])
-    costs = store.snapshot().costs(np.arange(500, dtype=np.int32))
-    assert np.argsort(costs)[-2:].tolist() == [300, 99]
-    assert costs[99] > 200 * lookup.HIT_ROWS * 0.9
+    (path,) = live_files(store, "postings")
+    file = postings.PostingsFile(Location.of(store.url), path.relative_to(store.url).as_posix())
+    assert file.directory is not None
+    assert file.mapped
+    table = pq.read_table(path, partitioning=None)
+    np.testing.assert_array_equal(table["hash"].to_numpy(), np.sort(song.hashes.hash))
+    first, count = file.find(np.arange(-5, 1 << 17, dtype=np.int32))
+    np.testing.assert_array_equal(count[5 : 5 + (1 << 16)], np.bincount(song.hashes.hash, minlength=1 << 16))
+    read = np.empty(5_000, np.int32)
+    file.read_positions(first, count, read)
+    np.testing.assert_array_equal(read, table["position"].to_numpy())
 
 
-def test_a_store_in_memory_costs_nothing(store: Store) -> None:
-    fill(store, [random_song("a")])
-    assert store.snapshot().costs(np.arange(9, dtype=np.int32)).tolist() == [0.0] * 9
+@given(counts=st.lists(st.integers(0, 200_000), min_size=1, max_size=700), low=st.integers(0, 1 << 20))
+def test_a_directory_says_where_each_hash_begins(counts: list[int], low: int) -> None:
+    hashes = np.arange(low, low + len(counts), dtype=np.int32)
+    made = directory.build(low, low + len(counts) - 1, [(hashes, np.array(counts, np.int64))])
+    data = np.frombuffer(made.to_bytes(), np.uint8)
+    assert directory.place_of(made.metadata(64)) == (64, len(data))
+    read = directory.from_bytes(made.metadata(64), data)
+    first, count = read.find(np.arange(low - 2, low + len(counts) + 2).astype(np.int32))
+    assert count.tolist() == [0, 0, *counts, 0, 0]
+    assert first[2:-2].tolist() == [sum(counts[:i]) for i in range(len(counts))]
+
+
+def test_postings_that_another_tool_rewrote_are_found(store: Store) -> None:
+    songs = [random_song(name, n_hashes=900) for name in "ab"]
+    fill(store, songs)
+    (path,) = live_files(store, "postings")
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table, path, compression="snappy", row_group_size=100)
+    location = Location.of(store.url)
+    version = delta_log.load(location, "postings")
+    (old,) = version.files
+    delta_log.commit(location, version, [], [old])
+    version = delta_log.load(location, "postings")
+    new = dataclasses.replace(old, size_bytes=path.stat().st_size)
+    version = delta_log.commit(location, version, [new])
+    delta_log.commit(location, delta_log.load(location, "songs"), numbers={PINS["postings"]: version.number})
+    assert rows(store.snapshot()) == expected({1: songs[0], 2: songs[1]})
+    fill(store, [random_song("c")])
+    store.compact()
+    assert rows(store.snapshot()) == expected({1: songs[0], 2: songs[1], 3: random_song("c")})
+    assert store.check() == []
 
 
 def test_a_song_that_is_there_is_not_added_twice(store: Store) -> None:
@@ -185,7 +218,7 @@ def test_the_same_songs_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         store = Store.create(str(tmp_path / name))
         fill(store, [random_song("a"), random_song("b")], [random_song("c")])
-        files = sorted((tmp_path / name).glob("[pc]*s/*.parquet"))
+        files = sorted((tmp_path / name).glob("[pc]*s/**/*.parquet"))
         contents.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in files])
     assert len(contents[0]) == 2
     assert contents[0] == contents[1]
@@ -217,13 +250,13 @@ def test_a_removed_song_can_come_back_under_a_new_id(store: Store) -> None:
 def test_tags_and_paths_change_without_touching_postings(store: Store) -> None:
     fill(store, [random_song("a")], [random_song("b")])
     fill(store, [random_song("c")])
-    files = {path: path.stat().st_mtime_ns for path in Path(store.url).glob("postings/*.parquet")}
+    files = {path: path.stat().st_mtime_ns for path in Path(store.url).glob("postings/**/*.parquet")}
     assert store.update([3, 1, 50], {"path": ["/new/c", "/new/a", "/new/x"], "title": [None, "A", "x"]}) == 2
     assert store.snapshot().songs(["path", "title"]).to_pydict() == {
         "path": ["/new/a", "/music/b.flac", "/new/c"],
         "title": ["A", "b", None],
     }
-    assert files == {path: path.stat().st_mtime_ns for path in Path(store.url).glob("postings/*.parquet")}
+    assert files == {path: path.stat().st_mtime_ns for path in Path(store.url).glob("postings/**/*.parquet")}
     with pytest.raises(ParameterError, match="'digest' cannot be changed"):
         store.update([1], {"digest": ["x"]})
 
@@ -392,7 +425,8 @@ def test_compact_cleans_what_dead_jobs_left_but_not_before_its_time(store: Store
     stage(store.url, "abandoned", [random_song("a")])
     torn = Path(store.url) / "postings" / ".tmp-0123"
     torn.write_bytes(b"half")
-    stray = Path(store.url) / "postings" / "0000000009-0000.parquet"
+    stray = Path(store.url) / "postings" / "shard=0" / "0000000009-0000.parquet"
+    stray.parent.mkdir()
     stray.write_bytes(b"never committed")
     assert store.compact().bytes_deleted == 0
     assert store.compact(grace_hours=0).bytes_deleted > 0

@@ -34,11 +34,11 @@ from pipeline.evaluation.conditions import (
     speed_range,
 )
 from pipeline.execution.executor import Progress
-from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.search import find_matches
-from pipeline.matching.types import Library, Match, Query
+from pipeline.matching.types import Library, Match, Query, Shard
 from pipeline.paths import Paths
 from pipeline.progress import OnProgress, shown
 from pipeline.store import Snapshot, Store
@@ -62,6 +62,23 @@ ROWS = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
+class ShardWithoutSong:
+    """A shard without one of its songs."""
+
+    shard: Shard
+    song_id: int
+
+    def find(self, hashes: NDArray[np.int32]) -> Slices:
+        """As the shard has them."""
+        return self.shard.find(hashes)
+
+    def locate(self, position: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """As the shard has them, with song id 0 for the song."""
+        song_id, offset = self.shard.locate(position)
+        return np.where(song_id == self.song_id, np.int32(0), song_id), offset
+
+
+@dataclass(frozen=True, slots=True)
 class LibraryWithoutSong:
     """A library without one of its songs, for out-of-library clips."""
 
@@ -78,15 +95,10 @@ class LibraryWithoutSong:
         """One fewer than in the library."""
         return self.library.n_songs - 1
 
-    def postings(self, hashes: NDArray[np.int32]) -> Postings:
-        """Postings of the other songs."""
-        found = self.library.postings(hashes)
-        others = found.song_id != self.song_id
-        return Postings(found.hash[others], found.song_id[others], found.offset[others])
-
-    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
-        """As the library has them."""
-        return self.library.costs(hashes)
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """Those of the library, with the other songs."""
+        return [ShardWithoutSong(shard, self.song_id) for shard in self.library.shards]
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As the library has them."""

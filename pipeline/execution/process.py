@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib.metadata
+import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,6 +30,29 @@ def block_pandas_import() -> None:
         pa.array([])
     finally:
         sys.meta_path.remove(_NoPandas)
+
+
+def avoid_slow_sort() -> None:
+    """On AMD's Zen 4, let numpy sort as on processors without AVX-512, if it is not imported yet; child processes too.
+
+    There a sort of int32 takes 6 ns a number instead of 40, since the instruction that numpy's AVX-512 sort is made of
+    is slow in this processor. Counting the hits of a clip in a large store is mostly a sort.
+    """
+    if "numpy" in sys.modules or SETTING in os.environ:
+        return
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            cpu = file.read(4096)
+        zen_4 = "AuthenticAMD" in cpu and re.search(r"cpu family\s*: 25\b", cpu) and " avx512f" in cpu
+        # older versions have other names for the features
+        if zen_4 and tuple(map(int, importlib.metadata.version("numpy").split(".")[:2])) >= (2, 4):
+            os.environ[SETTING] = "X86_V4 AVX512_ICL"
+    except (OSError, ValueError, importlib.metadata.PackageNotFoundError):  # not Linux, or a numpy of one's own
+        return
+
+
+# Read by numpy when it is imported.
+SETTING = "NPY_DISABLE_CPU_FEATURES"
 
 
 class _NoPandas(MetaPathFinder):

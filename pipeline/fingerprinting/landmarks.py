@@ -54,6 +54,25 @@ class Postings:
         return len(self.hash)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Slices:
+    """Where some hashes occur in one shard of a store: a slice of positions for each place that has some.
+
+    Parameters
+    ----------
+    entry
+        ``(n_slices,)`` int64: which of the hashes that were asked for; in no order, and any of them in several slices.
+    count
+        ``(n_slices,)`` int64: positions of each slice.
+    position
+        ``(count.sum(),)`` int32: the slices end to end, each rising. Frames of a shard, whose songs lie end to end.
+    """
+
+    entry: NDArray[np.int64]
+    count: NDArray[np.int64]
+    position: NDArray[np.int32]
+
+
 def pack(
     anchor_bin: NDArray[np.int32], bin_difference: NDArray[np.int32], frame_difference: NDArray[np.int32]
 ) -> NDArray[np.int32]:

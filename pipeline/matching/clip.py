@@ -27,10 +27,8 @@ class SearchLevel:
         Over how many frames and bins to either side a peak is the maximum.
     peaks_per_s, fan_out
         As in `Settings`, but more.
-    read_budget
-        Postings that may be read for a clip in a large store; `search.within_read_budget` has the rule.
-    clips_per_lookup
-        Clips that share a look-up: more clips read less for each, and hold more in memory.
+    clips_at_once
+        Clips whose spectrograms are in memory at once, and whose constellations are read together.
     candidates
         Candidates that voting returns, at most.
     filtered
@@ -44,8 +42,7 @@ class SearchLevel:
     reach_bins: int
     peaks_per_s: float
     fan_out: int
-    read_budget: float
-    clips_per_lookup: int
+    clips_at_once: int
     candidates: int
     filtered: int
 

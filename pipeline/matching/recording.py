@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
+from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.matching import segments
 from pipeline.matching.alignment import Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
 from pipeline.matching.clip import Clip, SearchLevel
-from pipeline.matching.search import COARSE, sorted_unique, speeds, within_read_budget
+from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
-from pipeline.matching.tracks import WINDOW_S, find_tracks, fit_line, sorted_by_tick, take_hits
+from pipeline.matching.tracks import find_tracks, fit_line, hits_in_song
 from pipeline.matching.types import Library, Match, Query
-from pipeline.matching.voting import TICKS, find_hits
+from pipeline.matching.voting import TICKS
 
 STRETCH_S = 120
 # Searched again with the next stretch, so that a song that begins at the seam is found whole.
@@ -134,12 +135,14 @@ class Recording:
         """Songs whose hits in a copy of the stretch at this speed make a track, aligned; the strongest track first."""
         settings = self.library.settings
         clip = stretch.clip if speed == 1.0 else Clip(at_speed(stretch.samples, speed), settings)
-        windows = max(1.0, len(stretch.samples) / settings.sample_rate / WINDOW_S)
-        query = within_read_budget(clip.query_hashes(self.level), self.library, self.level.read_budget * windows)
-        hits = sorted_by_tick(find_hits(query, self.library.postings(sorted_unique(query.hash))))
-        tracks = find_tracks(hits, settings.sample_rate * TICKS / settings.hop)
+        query = clip.query_hashes(self.level)
+        tracks = find_tracks(query, self.library, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({track.song_id for track in tracks})
-        song_hits = {song_id: take_hits(hits, hits.song_id == song_id) for song_id in songs}
+        # the store finds landmarks by hash; those of one song follow from its peaks
+        song_hits = {
+            song_id: hits_in_song(query, song_id, pair_peaks(peaks, settings.fan_out))
+            for song_id, peaks in songs.items()
+        }
         aligned = []
         for track in tracks:
             of_song = song_hits[track.song_id]

@@ -1,7 +1,6 @@
 """Clips to matches: query the library, verify the candidates, and say how probable each is.
 
-Every clip is first searched coarsely. Only clips that stay unresolved are searched finely, then at other speeds. All
-clips of a batch share one look-up in each stage.
+Every clip is first searched coarsely. Only clips that stay unresolved are searched finely, then at other speeds.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pipeline.matching.calibration import (
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.verification import VERSION_SHARE, compare_versions, compute_evidence, filter_response
-from pipeline.matching.voting import TICKS, Candidate, QueryHashes, find_hits, vote
+from pipeline.matching.voting import TICKS, Candidate, find_candidates
 
 COARSE = SearchLevel(
     shifts=2,
@@ -35,8 +34,7 @@ COARSE = SearchLevel(
     reach_bins=8,
     peaks_per_s=80,
     fan_out=5,
-    read_budget=1e6,
-    clips_per_lookup=256,
+    clips_at_once=32,
     candidates=100,
     filtered=40,
 )
@@ -46,10 +44,9 @@ FINE = SearchLevel(
     reach_bins=8,
     peaks_per_s=100,
     fan_out=10,
-    read_budget=1e7,
-    clips_per_lookup=64,
+    clips_at_once=8,
     candidates=300,
-    filtered=300,
+    filtered=100,
 )
 # Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
 BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
@@ -88,10 +85,10 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
         unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if speed == 1.0 else needed[i])]
         # Two searches are two chances to be wrong: a coarse one counts only if it resolves the clip.
         least = RESOLVED_CONFIDENCE if level is COARSE else 0.0
-        for start in range(0, len(unresolved), level.clips_per_lookup):
-            some = unresolved[start : start + level.clips_per_lookup]
+        for start in range(0, len(unresolved), level.clips_at_once):
+            some = unresolved[start : start + level.clips_at_once]
             searched = [Clip(at_speed(clips[i], speed), library.settings) for i in some]
-            for i, clip, candidates in zip(some, searched, search(searched, library, level, query.reads), strict=True):
+            for i, clip, candidates in zip(some, searched, search(searched, library, level), strict=True):
                 found = _matches_above(max(needed[i], least), candidates, clip, speed)
                 if found and found[0].confidence > best[i]:
                     matches[i] = found
@@ -118,15 +115,9 @@ def _stages(query: Query) -> list[tuple[SearchLevel, float]]:
     return [(COARSE, own), (FINE, own), *((level, speed) for level in (COARSE, FINE) for speed in others)]
 
 
-def search(
-    clips: Sequence[Clip], library: Library, level: SearchLevel, reads: float = 1.0
-) -> list[list[VerifiedCandidate]]:
-    """The verified candidates of each clip, best first: one look-up in the library for all clips."""
-    if not clips:
-        return []
-    queries = [within_read_budget(clip.query_hashes(level), library, level.read_budget * reads) for clip in clips]
-    postings = library.postings(sorted_unique(np.concatenate([query.hash for query in queries])))
-    found = [vote(find_hits(query, postings), level.candidates) for query in queries]
+def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[list[VerifiedCandidate]]:
+    """The verified candidates of each clip, best first."""
+    found = [find_candidates(clip.query_hashes(level), library, level.candidates) for clip in clips]
     verified = []
     at_once = SONGS_IN_MEMORY // level.filtered
     for start in range(0, len(clips), at_once):
@@ -211,31 +202,6 @@ def select_for_evidence(candidates: Sequence[Candidate], responses: Sequence[flo
     order = sorted(range(len(candidates)), key=lambda i: -responses[i])
     chosen = {*order[:BEST_BY_RESPONSE], *range(min(BEST_BY_VOTES, len(candidates)))}
     return [candidates[i] for i in sorted(chosen)]
-
-
-def within_read_budget(query: QueryHashes, library: Library, budget: float) -> QueryHashes:
-    """The part of a query whose look-up costs at most the budget, cheapest hashes first.
-
-    Rare hashes are cheap, and so are those whose neighbours are looked up too; frequent hashes, which most songs have,
-    are left out first. Of 5 s in 400 million postings a fifth of the hashes costs a tenth of all, and a clip that this
-    leaves unresolved is searched finely.
-    """
-    hashes = sorted_unique(query.hash)
-    costs = library.costs(hashes)
-    order = np.argsort(costs, kind="stable")
-    kept = np.zeros(len(hashes), bool)
-    kept[order[np.cumsum(costs[order]) <= budget]] = True
-    some = kept[np.searchsorted(hashes, query.hash)]
-    return query if some.all() else QueryHashes(query.hash[some], query.tick[some])
-
-
-def sorted_unique(values: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Each value once, ascending; several times faster than ``np.unique``."""
-    ordered = np.sort(values)
-    once: NDArray[np.int32] = ordered[
-        np.concatenate([np.ones(min(len(ordered), 1), bool), ordered[1:] != ordered[:-1]])
-    ]
-    return once
 
 
 def _matches_above(needed: float, candidates: Sequence[VerifiedCandidate], clip: Clip, speed: float) -> list[Match]:

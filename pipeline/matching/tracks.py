@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.fingerprinting.landmarks import Hashes, Postings
 from pipeline.matching.calibration import background_votes
-from pipeline.matching.voting import TICKS, Hits, vote
+from pipeline.matching.types import Library
+from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, find_hits, take_hits
 
 # Votes are counted in windows of this length and distance.
 WINDOW_S = 10.0
@@ -56,7 +58,7 @@ class Track:
         return ticks if steps > 0 and ticks <= JITTER_TICKS + STEP_TICKS * steps else np.inf
 
 
-def find_tracks(hits: Hits, ticks_per_s: float) -> list[Track]:
+def find_tracks(query: QueryHashes, library: Library, ticks_per_s: float) -> list[Track]:
     """The tracks with most votes above the background, at most `MAX_TRACKS`.
 
     A place in a song that is a candidate in one window is chance; one that continues from window to window is a
@@ -64,19 +66,19 @@ def find_tracks(hits: Hits, ticks_per_s: float) -> list[Track]:
 
     Parameters
     ----------
-    hits
-        Of a stretch, sorted by tick.
+    query
+        Of a stretch.
     """
-    tick = hit_ticks(hits)
     size, step = WINDOW_S * ticks_per_s, WINDOW_STEP_S * ticks_per_s
-    end = float(tick[-1]) if len(tick) else 0.0
+    end = float(query.tick.max(initial=0))
     last = max(end - size, 0.0)
     windows = [(start, start + size) for start in (*np.arange(0.0, last, step), last)]
     windows.append((max(end - LAST_WINDOW_S * ticks_per_s, 0.0), end))
     songs: dict[int, list[Track]] = {}
     for start, stop in windows:
         middle = (start + stop) / 2
-        candidates = vote(take_hits(hits, slice(*np.searchsorted(tick, [start, stop]))), CANDIDATES)
+        inside = (query.tick >= start) & (query.tick < stop)
+        candidates = find_candidates(QueryHashes(query.hash[inside], query.tick[inside]), library, CANDIDATES)
         chance = background_votes(candidates)
         for candidate in candidates:
             of_song = songs.setdefault(candidate.song_id, [])
@@ -122,17 +124,15 @@ def fit_line(track: Track, hits: Hits) -> Line:
     return Line(float(delta - slope * middle), slope)
 
 
-def take_hits(hits: Hits, which: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Hits:
-    """Some of the hits: a slice, a mask or indices."""
-    return Hits(hits.song_id[which], hits.offset[which], hits.bin[which], hits.delta[which])
+def hits_in_song(query: QueryHashes, song_id: int, landmarks: Hashes) -> Hits:
+    """The hits of a query with the landmarks of one song, sorted by tick."""
+    order = np.argsort(landmarks.hash, kind="stable")
+    postings = Postings(landmarks.hash[order], np.full(len(order), song_id, np.int32), landmarks.offset[order])
+    hits = find_hits(query, postings)
+    return take_hits(hits, np.argsort(hit_ticks(hits), kind="stable"))
 
 
 def hit_ticks(hits: Hits) -> NDArray[np.int32]:
     """Where in the clip the anchor of each hit starts, ``(n,)`` int32 ticks."""
     tick: NDArray[np.int32] = hits.offset * np.int32(TICKS) - hits.delta
     return tick
-
-
-def sorted_by_tick(hits: Hits) -> Hits:
-    """The hits in the order of the clip."""
-    return take_hits(hits, np.argsort(hit_ticks(hits), kind="stable"))

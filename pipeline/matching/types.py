@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,9 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ParameterError
-from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
+
+
+class Shard(Protocol):
+    """Some of the songs of a library, laid end to end: a position in it is a frame of one of them."""
+
+    def find(self, hashes: NDArray[np.int32]) -> Slices:
+        """Where some hashes occur, ``(n,)`` int32, rising; one that is given twice is found twice."""
+
+    def locate(self, position: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The song id of each position, 0 where no indexed song lies, and the frame in the song."""
 
 
 class Library(Protocol):
@@ -24,11 +34,9 @@ class Library(Protocol):
     @property
     def n_songs(self) -> int: ...
 
-    def postings(self, hashes: NDArray[np.int32]) -> Postings:
-        """The postings of some hashes, given sorted and unique."""
-
-    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
-        """About what looking up each hash costs, in postings read; zeros where it does not matter."""
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """All songs, each in one of them. What is found does not depend on which song is in which shard."""
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The constellations of some songs."""
@@ -44,22 +52,16 @@ class Query:
         Share of out-of-library clips that may be named all the same, above 0, at most 1.
     speed_range
         Percent by which a clip may be played fast or slow, 0 to 20.
-    reads
-        How much of a large store may be read for a clip, over what is usual, above 0. Less skips more of the frequent
-        hashes and is faster; ``math.inf`` skips none.
     """
 
     false_positives: float = 0.01
     speed_range: float = 0.0
-    reads: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.false_positives <= 1:
             raise ParameterError(f"false_positives is {self.false_positives}; it must be above 0 and at most 1")
         if not 0 <= self.speed_range <= 20:
             raise ParameterError(f"speed_range is {self.speed_range} %; it must be 0 to 20")
-        if not self.reads > 0:
-            raise ParameterError(f"reads is {self.reads}; it must be above 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,26 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.fingerprinting.settings import Settings
-from pipeline.store import constellations, delta_log, postings
+from pipeline.store import constellations, delta_log, frames, postings
 from pipeline.store.constellations import CopyTask
 from pipeline.store.delta_log import Conflict, DataFile, Version
-from pipeline.store.postings import Int32s, MergeTask
-from pipeline.store.schema import CONSTELLATIONS, FENCE, INDEXED, NEXT_SONG_ID, PINS, POSTINGS, SCHEMAS, SONGS
+from pipeline.store.frames import Places
+from pipeline.store.postings import Int32s, MergeTask, Relocation
+from pipeline.store.schema import (
+    CONSTELLATIONS,
+    FENCE,
+    INDEXED,
+    NEXT_SONG_ID,
+    PINS,
+    POSTINGS,
+    SCHEMAS,
+    SHARD_FRAMES,
+    SONGS,
+    shard_folder,
+)
 from pipeline.store.snapshot import Snapshot
 from pipeline.store.songs import write_songs
-from pipeline.store.staging import SAMPLE_STEP, Manifest
+from pipeline.store.staging import SAMPLE_STEP, Manifest, first_frames
 from pipeline.store.storage import Location
 
 # Songs of one constellations file: some 15 MB.
@@ -30,6 +42,7 @@ SONGS_PER_FILE = 1024
 
 # How tasks are run: the builtin `map`, or the map of an executor. Results come in the order of the items.
 MapFunction = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+Numbers = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +54,16 @@ class Addition:
     location
         The store that the files are in.
     rows
-        Rows of the songs table, without song id, status and time.
+        Rows of the songs table, without song id, place, status and time.
     file_ids
-        ``(n_songs,)`` int32: the id that each song has in the files, where it has no song id of the target store yet.
-    postings, constellations
-        Names of the files, inside the store that they are in.
+        ``(n_songs,)`` int32: the id that each song has in the files of peaks, where it has no song id of the target
+        store yet.
+    places
+        Where each song lies in the files of postings.
+    postings
+        Names of the files, inside the store that they are in, each with the shard that it belongs to.
+    constellations
+        Names of the files.
     sample
         The hash of every `staging.SAMPLE_STEP`-th posting.
     """
@@ -53,7 +71,8 @@ class Addition:
     location: Location
     rows: Sequence[dict[str, Any]]
     file_ids: NDArray[np.int32]
-    postings: tuple[str, ...]
+    places: Places
+    postings: tuple[tuple[str, int], ...]
     constellations: tuple[str, ...]
     sample: Int32s
 
@@ -63,14 +82,23 @@ class Addition:
         table[self.file_ids] = song_ids
         return table
 
+    def relocate(self, shard: int, places: Places, new_shard: int) -> Relocation:
+        """Where the songs of one shard of the files go that get a place in a shard of the store."""
+        some = np.flatnonzero(self.places.shard == shard)
+        some = some[np.argsort(self.places.first[some], kind="stable")]
+        new_first = np.where(places.shard[some] == new_shard, places.first[some], -1)
+        return Relocation(self.places.first[some], self.places.stop[some], new_first)
+
 
 def from_manifest(location: Location, manifest: Manifest) -> Addition:
     """The songs of a staged batch."""
+    n_frames = [row["n_frames"] for row in manifest.songs]
     return Addition(
         location=location,
         rows=manifest.songs,
         file_ids=np.arange(len(manifest.songs), dtype=np.int32),
-        postings=(manifest.postings,),
+        places=Places(np.zeros(len(n_frames), np.int32), first_frames(n_frames), np.array(n_frames, np.int64)),
+        postings=((manifest.postings, 0),),
         constellations=(manifest.constellations,),
         sample=np.array(manifest.sample, np.int32),
     )
@@ -80,14 +108,15 @@ def from_snapshot(snapshot: Snapshot) -> Addition:
     """All songs of a store."""
     names = [name for name in SCHEMAS[SONGS].names if name not in ("song_id", "status", "indexed_at")]
     songs = snapshot.songs(["song_id", *names])
-    reader = postings.Reader([(snapshot.location, name, None) for name in snapshot.files(POSTINGS)])
+    shard, first, n_frames = (songs[name].to_numpy() for name in ("shard", "first_frame", "n_frames"))
     return Addition(
         location=snapshot.location,
         rows=songs.select(names).to_pylist(),
         file_ids=songs["song_id"].to_numpy(),
-        postings=snapshot.files(POSTINGS),
+        places=Places(shard, first.astype(np.int64), n_frames.astype(np.int64)),
+        postings=snapshot.postings_files(),
         constellations=snapshot.files(CONSTELLATIONS),
-        sample=reader.sample(SAMPLE_STEP),
+        sample=np.concatenate([np.zeros(0, np.int32), *(shard.sample(SAMPLE_STEP) for shard in snapshot.shards)]),
     )
 
 
@@ -101,13 +130,14 @@ def add_songs(
         if not count:
             break
         first = songs.numbers.get(NEXT_SONG_ID, 1)
-        try:  # reserve the ids; they are never given again, also when this job dies
-            reserved = delta_log.commit(location, songs, numbers={NEXT_SONG_ID: first + count})
+        places, numbers = _reserve_places(new, additions, songs)
+        try:  # reserve ids and frames; they are never given again, also when this job dies
+            reserved = delta_log.commit(location, songs, numbers={NEXT_SONG_ID: first + count, **numbers})
         except Conflict:
             continue
         ids = _assign_ids(new, first)
-        pins = _write_tables(location, settings, additions, ids, first, map_tasks)
-        added = _commit_songs(location, additions, ids, first, pins, reserved)
+        pins = _write_tables(location, settings, additions, ids, places, first, map_tasks)
+        added = _commit_songs(location, additions, ids, places, first, pins, reserved)
         if added is not None:
             return added
     return []
@@ -155,22 +185,71 @@ def _assign_ids(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.in
     return ids
 
 
+def _reserve_places(
+    new: Sequence[Sequence[bool]], additions: Sequence[Addition], songs: Version
+) -> tuple[list[Places], Numbers]:
+    """Places for the songs that are true, shard -1 for the others; and what the log has to say of it."""
+    kept = [np.array(flags, bool) for flags in new]
+    lengths = [addition.places.n_frames[some] for addition, some in zip(additions, kept, strict=True)]
+    shard_frames = int(songs.configuration.get(SHARD_FRAMES, frames.SHARD_FRAMES))
+    given, numbers = frames.reserve(songs.numbers, np.concatenate(lengths).tolist(), shard_frames)
+    places = []
+    at = 0
+    for addition, some in zip(additions, kept, strict=True):
+        stop = at + int(some.sum())
+        shard, first = np.full(len(some), -1, np.int32), np.zeros(len(some), np.int64)
+        shard[some], first[some] = given.shard[at:stop], given.first[at:stop]
+        places.append(Places(shard, first, addition.places.n_frames))
+        at = stop
+    return places, numbers
+
+
+def _merges(
+    location: Location, additions: Sequence[Addition], places: Sequence[Places], first: int, settings: str
+) -> list[MergeTask]:
+    """The merges that bring the postings of the additions to their places, shard by shard."""
+    pairs = list(zip(additions, places, strict=True))
+    merges = []
+    for shard in sorted({int(shard) for place in places for shard in np.unique(place.shard)} - {-1}):
+        sources: list[postings.Source] = []
+        samples = []
+        for addition, place in pairs:
+            relocations = {old: addition.relocate(old, place, shard) for old in {old for _, old in addition.postings}}
+            sources += [
+                (addition.location, name, relocations[old])
+                for name, old in addition.postings
+                if relocations[old].keeps_any
+            ]
+            share = place.n_frames[place.shard == shard].sum() / max(1, place.n_frames.sum())
+            even = np.linspace(0, len(addition.sample), round(len(addition.sample) * share), endpoint=False)
+            samples.append(np.sort(addition.sample)[even.astype(np.int64)])
+        merges += [
+            MergeTask(
+                location,
+                tuple(sources),
+                shard,
+                cuts,
+                f"{POSTINGS}/{shard_folder(shard)}/{first:010d}-{i:04d}-{{crc}}.parquet",
+                settings,
+            )
+            for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
+        ]
+    return merges
+
+
 def _write_tables(
     location: Location,
     settings: Settings,
     additions: Sequence[Addition],
     ids: Sequence[NDArray[np.int32]],
+    places: Sequence[Places],
     first: int,
     map_tasks: MapFunction,
 ) -> dict[str, int]:
     """Merge the files of the additions into the tables and commit them; the version of each table that has them."""
     text = json.dumps(settings.to_dict())
     pairs = [(addition, addition.song_id_table(song_ids)) for addition, song_ids in zip(additions, ids, strict=True)]
-    sources = tuple((addition.location, name, table) for addition, table in pairs for name in addition.postings)
-    merges = [
-        MergeTask(location, sources, None, cuts, f"{POSTINGS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
-        for i, cuts in enumerate(postings.plan_cuts([addition.sample for addition in additions], SAMPLE_STEP))
-    ]
+    merges = _merges(location, additions, places, first, text)
     peaks = [(addition.location, name, table) for addition, table in pairs for name in addition.constellations]
     copies = [
         CopyTask(location, part, None, f"{CONSTELLATIONS}/{first:010d}-{i:04d}-{{crc}}.parquet", text)
@@ -196,6 +275,7 @@ def _commit_songs(
     location: Location,
     additions: Sequence[Addition],
     ids: Sequence[NDArray[np.int32]],
+    places: Sequence[Places],
     first: int,
     pins: dict[str, int],
     reserved: Version,
@@ -203,9 +283,11 @@ def _commit_songs(
     """Add the rows: the commit point. ``None`` if `compaction.compact` has declared the reserved ids void meanwhile."""
     now = datetime.datetime.now(datetime.UTC)
     rows = [
-        row | {"song_id": int(song_id), "status": INDEXED, "indexed_at": now}
-        for addition, song_ids in zip(additions, ids, strict=True)
-        for row, song_id in zip(addition.rows, song_ids, strict=True)
+        row | {"song_id": song_id, "shard": shard, "first_frame": frame, "status": INDEXED, "indexed_at": now}
+        for addition, song_ids, place in zip(additions, ids, places, strict=True)
+        for row, song_id, shard, frame in zip(
+            addition.rows, song_ids.tolist(), place.shard.tolist(), place.first.tolist(), strict=True
+        )
         if song_id
     ]
     for songs in delta_log.attempts(location, SONGS, reserved):

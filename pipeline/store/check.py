@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,12 @@ from pipeline.fingerprinting.settings import Settings
 from pipeline.store import delta_log, postings
 from pipeline.store.append import MapFunction
 from pipeline.store.delta_log import DataFile, Version
+from pipeline.store.frames import LARGEST_SHARD
 from pipeline.store.schema import (
     CONSTELLATIONS,
     INDEXED,
+    NEXT_FRAME,
+    NEXT_SHARD,
     NEXT_SONG_ID,
     PINS,
     POSTINGS,
@@ -38,7 +41,7 @@ from pipeline.store.storage import Location
 REPAIR_HINT = "`songprint check --repair` brings back what can be"
 # The checksum at the end of a file's name.
 CHECKSUM = re.compile(r"-([0-9a-f]{8})\.parquet$")
-# Row groups that are read at once.
+# Row groups of constellations that are read at once: 256 songs. One of postings has two million rows.
 GROUPS_AT_ONCE = 64
 
 
@@ -61,6 +64,35 @@ class Problem:
         return f"{self.place}: {self.what}; {REPAIR_HINT}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SongPlaces:
+    """Where the songs of one shard lie, of all states.
+
+    Parameters
+    ----------
+    first, stop, song_id
+        ``(n_songs,)`` int64, by frame.
+    end
+        Behind the last frame that was ever given.
+    """
+
+    first: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    song_id: NDArray[np.int64]
+    end: int
+
+    def count(self, position: NDArray[np.int32]) -> NDArray[np.int64]:
+        """How many positions each song has, by song id; positions of no song are left out."""
+        if not len(self.first):
+            return np.zeros(0, np.int64)
+        place = np.maximum(np.searchsorted(self.first, position, "right") - 1, 0)
+        inside = (position >= self.first[place]) & (position < self.stop[place])
+        return np.bincount(self.song_id[place[inside]])
+
+
+NOWHERE = SongPlaces(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), LARGEST_SHARD)
+
+
 @dataclass(frozen=True, slots=True)
 class _FileTask:
     """One file to check; picklable."""
@@ -69,6 +101,7 @@ class _FileTask:
     table: str
     file: DataFile
     settings: str
+    songs: SongPlaces = NOWHERE
 
 
 @dataclass(slots=True)
@@ -80,12 +113,15 @@ class FileReport:
     song_ids, counts
         ``(n_songs,)`` int64: the songs in the file, rising, and how many rows (postings) or peaks (constellations)
         each has.
+    nobodys
+        The rows that it has of what was never given to a song: a clause, or nothing.
     """
 
     name: str
     problems: list[Problem] = field(default_factory=list)
     song_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    nobodys: str = ""
 
 
 def find_problems(location: Location, settings: Settings, map_tasks: MapFunction) -> list[Problem]:
@@ -104,17 +140,37 @@ def check_files(
     for table, pin in PINS.items():
         if (number := versions[SONGS].numbers.get(pin, 0)) > versions[table].number:
             problems.append(Problem(table, f"its log ends at version {versions[table].number}, before {number}"))
+    places: dict[int, SongPlaces] | None = None
     for table, version in versions.items():
         if version.configuration.get(SETTINGS) != text:
             problems.append(Problem(table, "its settings are not those of songprint.json"))
-        tasks = [_FileTask(location, table, file, text) for file in version.files]
+        tasks = [
+            _FileTask(location, table, file, text, places.get(file.shard, NOWHERE) if places else NOWHERE)
+            for file in version.files
+        ]
         reports[table] = list(map_tasks(_check_file, tasks))
         problems += [problem for report in reports[table] for problem in report.problems]
-    if not any(report.problems for report in reports[SONGS]):
-        songs = read_songs(location, versions[SONGS])
+        if table == SONGS and not any(report.problems for report in reports[SONGS]):
+            songs = read_songs(location, versions[SONGS])
+            places = song_places(songs, versions[SONGS], {file.shard for file in versions[POSTINGS].files})
+    if places is not None:
         problems += _song_problems(songs, versions[SONGS])
         problems += _count_problems(songs, versions[SONGS], reports)
     return problems, reports
+
+
+def song_places(songs: pa.Table, version: Version, shards: Iterable[int]) -> dict[int, SongPlaces]:
+    """The frames of songs of all states, by shard; also for shards that have none."""
+    names = ("shard", "first_frame", "n_frames", "song_id")
+    shard, first, n_frames, song_id = (songs[name].to_numpy().astype(np.int64) for name in names)
+    last = version.numbers.get(NEXT_SHARD, 0), version.numbers.get(NEXT_FRAME, 0)
+    made = {}
+    for number in sorted({*shards, *np.unique(shard).tolist()}):
+        some = np.flatnonzero(shard == number)
+        some = some[np.argsort(first[some], kind="stable")]
+        end = LARGEST_SHARD if number < last[0] else last[1] if number == last[0] else 0
+        made[number] = SongPlaces(first[some], first[some] + n_frames[some], song_id[some], end)
+    return made
 
 
 def _latest_versions(location: Location) -> dict[str, Version]:
@@ -154,7 +210,7 @@ def _check_file(task: _FileTask) -> FileReport:
             if file.metadata.num_rows != task.file.rows:
                 add_problem(f"it has {file.metadata.num_rows} rows, its table's log says {task.file.rows}")
             if task.table == POSTINGS:
-                what = _postings_problem(file, task.file, report)
+                what = _postings_problem(file, task, report)
             elif task.table == CONSTELLATIONS:
                 what = _constellations_problem(file, task.file, report)
             else:
@@ -166,31 +222,48 @@ def _check_file(task: _FileTask) -> FileReport:
     return report
 
 
-def _read_in_parts(file: Any) -> Iterator[tuple[range, pa.Table]]:
+def _read_in_parts(file: Any, at_once: int) -> Iterator[tuple[range, pa.Table]]:
     """A file in parts of some row groups: their numbers and their rows."""
-    for start in range(0, file.num_row_groups, GROUPS_AT_ONCE):
-        groups = range(start, min(start + GROUPS_AT_ONCE, file.num_row_groups))
+    for start in range(0, file.num_row_groups, at_once):
+        groups = range(start, min(start + at_once, file.num_row_groups))
         yield groups, file.read_row_groups(list(groups), use_threads=False)
 
 
-def _postings_problem(file: Any, data: DataFile, report: FileReport) -> str | None:
+def _postings_problem(file: Any, task: _FileTask, report: FileReport) -> str | None:
     """The first thing wrong in a postings file; counts the rows of each song into the report."""
-    last = (-1, -1, -1)
+    last = (-1, -1)
     counts = np.zeros(0, np.int64)
-    for groups, table in _read_in_parts(file):
+    shown = postings.PostingsFile(task.location, report.name, task.file.size_bytes)
+    hashes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+    of_hash: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    for groups, table in _read_in_parts(file, 1):
         part = postings.from_table(table)
-        counts = _add_counts(counts, np.bincount(np.maximum(part.song_id, 0)))
-        if min(int(part.hash.min()), int(part.song_id.min()) - 1, int(part.offset.min())) < 0:
-            return "it has a hash, song id or offset below what is possible"
-        hash_, song, offset = (np.diff(column.astype(np.int64)) for column in (part.hash, part.song_id, part.offset))
-        sorted_ = (hash_ > 0) | ((hash_ == 0) & ((song > 0) | ((song == 0) & (offset >= 0))))
-        if not sorted_.all() or last > (int(part.hash[0]), int(part.song_id[0]), int(part.offset[0])):
-            return "its rows are not sorted by hash, song_id, offset"
-        last = (int(part.hash[-1]), int(part.song_id[-1]), int(part.offset[-1]))
+        if min(int(part.hash.min()), int(part.position.min())) < 0:
+            return "it has a hash or position below 0"
+        if (furthest := int(part.position.max())) >= task.songs.end:
+            report.nobodys = f"rows at frame {furthest} of shard {task.file.shard}"
+        counts = _add_counts(counts, task.songs.count(part.position))
+        key = part.hash.astype(np.int64) << 32 | part.position
+        if (key[1:] < key[:-1]).any() or last > (int(part.hash[0]), int(part.position[0])):
+            return "its rows are not sorted by hash, position"
+        last = (int(part.hash[-1]), int(part.position[-1]))
         if (group := _wrong_statistics(file, groups, part.hash)) is not None:
             return f"the smallest and largest hash of row group {group} are not what its footer says"
-        if data.low["hash"] > part.hash[0] or data.high["hash"] < part.hash[-1]:
+        if task.file.low["hash"] > part.hash[0] or task.file.high["hash"] < part.hash[-1]:
             return "it has hashes outside the range that its table's log says"
+        edges = np.flatnonzero(np.diff(part.hash, prepend=-1, append=-1))
+        hashes.append(part.hash[edges[:-1]])
+        of_hash.append(np.diff(edges))
+        if shown.mapped:
+            first = np.array([sum(int(each.sum()) for each in of_hash[:-1])])
+            read = np.empty(len(part), np.int32)
+            shown.read_positions(first, np.array([len(part)]), read)
+            if not np.array_equal(read, part.position):
+                return "its positions do not lie where its footer says"
+    if shown.directory is not None:
+        listed, each = shown.counts()
+        if not np.array_equal(listed, np.concatenate(hashes)) or not np.array_equal(each, np.concatenate(of_hash)):
+            return "its directory is not that of its hashes"
     report.song_ids = np.flatnonzero(counts)
     report.counts = counts[report.song_ids]
     return None
@@ -219,7 +292,7 @@ def _add_counts(one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.in
 def _constellations_problem(file: Any, data: DataFile, report: FileReport) -> str | None:
     """The first thing wrong in a constellations file; counts the peaks of each song into the report."""
     ids, counts = [], []
-    for groups, table in _read_in_parts(file):
+    for groups, table in _read_in_parts(file, GROUPS_AT_ONCE):
         if (group := _wrong_statistics(file, groups, table["song_id"].to_numpy())) is not None:
             return f"the smallest and largest song_id of row group {group} are not what its footer says"
         for batch in table.to_batches():
@@ -250,6 +323,7 @@ def _song_problems(songs: pa.Table, version: Version) -> list[Problem]:
         "a song id twice": len(np.unique(ids)) < len(ids),
         "a song id that was never given": ((ids < 1) | (ids >= version.numbers.get(NEXT_SONG_ID, 1))).any(),
         "the same digest for two songs": len(digests.unique()) < len(digests),
+        "two songs at one place": _overlap(songs),
         "a status that does not exist": not pc.all(
             pc.is_in(songs["status"], pa.array([INDEXED, REMOVED])), min_count=0
         ).as_py(),
@@ -257,14 +331,25 @@ def _song_problems(songs: pa.Table, version: Version) -> list[Problem]:
     return [Problem(SONGS, f"it has {what}") for what, broken in rules.items() if broken]
 
 
+def _overlap(songs: pa.Table) -> bool:
+    """Whether two songs share a frame, or a song has none."""
+    shard, first, n_frames = (songs[name].to_numpy().astype(np.int64) for name in ("shard", "first_frame", "n_frames"))
+    order = np.lexsort((first, shard))
+    shard, first, stop = shard[order], first[order], (first + n_frames)[order]
+    return bool(((shard[1:] == shard[:-1]) & (first[1:] < stop[:-1])).any()) or bool((n_frames < 1).any())
+
+
 def _count_problems(songs: pa.Table, version: Version, reports: dict[str, list[FileReport]]) -> list[Problem]:
     """Songs with more or fewer rows than the songs table says; a table with a damaged file is reported only once."""
     end = version.numbers.get(NEXT_SONG_ID, 1)
+    for report in reports[CONSTELLATIONS]:
+        if len(report.song_ids) and report.song_ids[-1] >= end:
+            report.nobodys = f"rows of song {report.song_ids[-1]}"
     problems = [
-        Problem(report.name, f"it has rows of song {report.song_ids[-1]}, and no song was ever given that id")
+        Problem(report.name, f"it has {report.nobodys}, and no song was ever given that")
         for table in (POSTINGS, CONSTELLATIONS)
         for report in reports[table]
-        if len(report.song_ids) and report.song_ids[-1] >= end
+        if report.nobodys
     ]
     indexed = songs.filter(pc.equal(songs["status"], INDEXED))
     ids = indexed["song_id"].to_numpy()

@@ -24,10 +24,24 @@ from pipeline.store import delta_log, postings
 from pipeline.store.append import SONGS_PER_FILE, MapFunction, run_task
 from pipeline.store.constellations import CopyTask
 from pipeline.store.delta_log import Conflict, DataFile, Version
-from pipeline.store.postings import GROUP_ROWS, MergeTask
-from pipeline.store.schema import CONSTELLATIONS, FENCE, INDEXED, NEXT_SONG_ID, PINS, POSTINGS, SCHEMAS, SONGS
+from pipeline.store.frames import LARGEST_SHARD
+from pipeline.store.postings import MergeTask, PostingsFile, Relocation
+from pipeline.store.schema import (
+    CONSTELLATIONS,
+    FENCE,
+    INDEXED,
+    NEXT_FRAME,
+    NEXT_SHARD,
+    NEXT_SONG_ID,
+    PINS,
+    POSTINGS,
+    SCHEMAS,
+    SONGS,
+    shard_folder,
+)
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
+from pipeline.store.staging import SAMPLE_STEP
 from pipeline.store.storage import TEMPORARY, Location
 
 # Rows of a file of the songs table: some 8 MB.
@@ -71,10 +85,11 @@ def compact(location: Location, settings: Settings, map_tasks: MapFunction, grac
     before = [delta_log.load(location, table) for table in SCHEMAS]
     songs, drop = _set_fence(location)
     indexed = _indexed_songs(location, songs)
+    end = songs.numbers.get(NEXT_SHARD, 0), songs.numbers.get(NEXT_FRAME, 0)
     text = json.dumps(settings.to_dict())
 
     def plan_postings(version: Version) -> tuple[list[Task], list[DataFile]]:
-        return _plan_postings(location, version, drop, int(indexed["landmarks"].sum()), text)
+        return _plan_postings(location, version, indexed, end, text)
 
     def plan_constellations(version: Version) -> tuple[list[Task], list[DataFile]]:
         return _plan_constellations(location, version, drop, indexed["song_id"], text)
@@ -120,10 +135,11 @@ def _set_fence(location: Location) -> tuple[Version, NDArray[np.bool_]]:
 
 
 def _indexed_songs(location: Location, songs: Version) -> dict[str, NDArray[np.int64]]:
-    """Song ids of the indexed songs, rising, and how many landmarks each has."""
-    rows = read_songs(location, songs, ["song_id", "landmarks", "status"])
+    """Columns of the indexed songs, by rising song id."""
+    names = ("song_id", "landmarks", "shard", "first_frame", "n_frames")
+    rows = read_songs(location, songs, [*names, "status"])
     rows = rows.filter(pc.equal(rows["status"], INDEXED))
-    return {name: rows[name].to_numpy().astype(np.int64) for name in ("song_id", "landmarks")}
+    return {name: rows[name].to_numpy().astype(np.int64) for name in names}
 
 
 def _rewrite(
@@ -148,21 +164,51 @@ def _rewrite(
 
 
 def _plan_postings(
-    location: Location, version: Version, drop: NDArray[np.bool_], count: int, settings: str
+    location: Location,
+    version: Version,
+    indexed: dict[str, NDArray[np.int64]],
+    end: tuple[int, int],
+    settings: str,
 ) -> tuple[list[Task], list[DataFile]]:
-    files = [file for file in version.files if file.low.get("song_id", 0) < len(drop)]
-    if sum(file.rows for file in files) == count:  # nothing to drop
-        runs = [list(run) for _, run in itertools.groupby(files, key=lambda file: file.name.rsplit("-", 2)[0])]
-        files = _runs_to_merge(runs)
-    if not files:
-        return [], []
-    sources = tuple((location, f"{POSTINGS}/{file.name}", None) for file in files)
-    cuts = postings.plan_cuts([postings.Reader(sources).sample(GROUP_ROWS)], GROUP_ROWS)
-    name = f"{POSTINGS}/c{uuid.uuid4().hex}"
-    return [
-        MergeTask(location, sources, drop, file_cuts, f"{name}-{i:04d}-{{crc}}.parquet", settings)
-        for i, file_cuts in enumerate(cuts)
-    ], files
+    """Merge the files of each shard.
+
+    Parameters
+    ----------
+    indexed
+        Columns of the indexed songs.
+    end
+        Shard and frame behind all that were given: what lies further on belongs to a job that is still at it.
+    """
+    tasks: list[Task] = []
+    replaced: list[DataFile] = []
+    for shard in sorted({file.shard for file in version.files}):
+        files = [file for file in version.files if file.shard == shard and (shard, file.low.get("position", 0)) < end]
+        some = np.flatnonzero(indexed["shard"] == shard)
+        some = some[np.argsort(indexed["first_frame"][some], kind="stable")]
+        relocation = None
+        if sum(file.rows for file in files) == indexed["landmarks"][some].sum():  # nothing to drop
+            runs = [list(run) for _, run in itertools.groupby(files, key=lambda file: file.name.rsplit("-", 2)[0])]
+            files = _runs_to_merge(runs)
+        else:
+            relocation = _staying(indexed, some, end[1] if shard == end[0] else LARGEST_SHARD)
+        if not files:
+            continue
+        sources = tuple((location, f"{POSTINGS}/{file.name}", relocation) for file in files)
+        samples = [PostingsFile(location, name).sample(SAMPLE_STEP) for _, name, _ in sources]
+        name = f"{POSTINGS}/{shard_folder(shard)}/c{uuid.uuid4().hex}"
+        tasks += [
+            MergeTask(location, sources, shard, cuts, f"{name}-{i:04d}-{{crc}}.parquet", settings)
+            for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
+        ]
+        replaced += files
+    return tasks, replaced
+
+
+def _staying(indexed: dict[str, NDArray[np.int64]], some: NDArray[np.int64], end: int) -> Relocation:
+    """The indexed songs stay where they are, and so does what lies behind all that were given."""
+    first = np.append(indexed["first_frame"][some], end)
+    stop = np.append(first[:-1] + indexed["n_frames"][some], LARGEST_SHARD)
+    return Relocation(first, stop, first)
 
 
 def _runs_to_merge(runs: Sequence[list[DataFile]]) -> list[DataFile]:

@@ -21,12 +21,25 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.store.schema import FENCE, NEXT_SONG_ID, PINS, SCHEMAS, SETTINGS, SONGS
+from pipeline.store.schema import (
+    FENCE,
+    NEXT_FRAME,
+    NEXT_SHARD,
+    NEXT_SONG_ID,
+    PARTITIONED_BY,
+    PINS,
+    SCHEMAS,
+    SETTINGS,
+    SHARD,
+    SHARD_FRAMES,
+    SONGS,
+    delta_schema,
+)
 from pipeline.store.storage import Location, sync_folder, write_error
 
 log = logging.getLogger(__name__)
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+PLAIN_NAME = re.compile(r"(shard=[0-9]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class Conflict(Exception):
@@ -43,6 +56,8 @@ class DataFile:
         Inside the table's folder.
     low, high
         Smallest and largest value of each column that has statistics in the log.
+    shard
+        The shard that it belongs to, in a table that is partitioned by shards.
     """
 
     name: str
@@ -50,6 +65,7 @@ class DataFile:
     rows: int
     low: Mapping[str, int]
     high: Mapping[str, int]
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +94,7 @@ class Version:
         return replace(self, files=(file,))
 
 
-def create(location: Location, settings: str) -> None:
+def create(location: Location, settings: str, shard_frames: int) -> None:
     """Create those of the three tables that are missing."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
@@ -86,19 +102,21 @@ def create(location: Location, settings: str) -> None:
     # Old log entries stay until `compact` has moved past them: the version that a snapshot pins must open.
     configuration = {
         SETTINGS: settings,
+        SHARD_FRAMES: str(shard_frames),
         "delta.enableExpiredLogCleanup": "false",
         # All entries since the last checkpoint are read by whoever opens the log: in a commit, 1 ms for each.
         "delta.checkpointInterval": "10",
     }
-    for table, schema in SCHEMAS.items():
+    for table in SCHEMAS:
         try:
             if location.local:
                 os.makedirs(location.path(table), exist_ok=True)
             with _panics_are_errors(location.path(table)):
                 DeltaTable.create(
                     location.path(table),
-                    schema,
+                    delta_schema(table),
                     mode="ignore",
+                    partition_by=PARTITIONED_BY.get(table),
                     name=table,
                     configuration=configuration,
                     storage_options=location.storage_options(),
@@ -118,7 +136,7 @@ def load(location: Location, table: str, number: int | None = None) -> Version:
         If the log is missing or cannot be read.
     """
     handle = _open(location, table, number)
-    names = (NEXT_SONG_ID, FENCE, *PINS.values()) if table == SONGS else ()
+    names = (NEXT_SONG_ID, NEXT_SHARD, NEXT_FRAME, FENCE, *PINS.values()) if table == SONGS else ()
     numbers = {name: value for name in names if (value := handle.transaction_version(name)) is not None}
     return _version(table, handle, numbers)
 
@@ -152,11 +170,15 @@ def commit(
     if handle.version() != base.number:  # a commit has moved it on
         handle = _open(location, base.table, base.number)
     now_ms = int(time.time() * 1000)
+
+    def partition(file: DataFile) -> dict[str, str | None]:
+        return {SHARD: str(file.shard)} if base.table in PARTITIONED_BY else {}
+
     actions: list[Any] = [
         AddAction(
             path=file.name,
             size=file.size_bytes,
-            partition_values={},
+            partition_values=partition(file),
             modification_time=now_ms,
             data_change=True,
             stats=json.dumps(
@@ -171,14 +193,21 @@ def commit(
         for file in add
     ]
     actions += [
-        RemoveAction(file.name, data_change=True, deletion_timestamp=now_ms, size=file.size_bytes, partition_values={})
+        RemoveAction(
+            file.name,
+            data_change=True,
+            deletion_timestamp=now_ms,
+            size=file.size_bytes,
+            partition_values=partition(file),
+        )
         for file in remove
     ]
     try:
         handle.create_write_transaction(
             actions,
             mode="append",
-            schema=SCHEMAS[base.table],
+            schema=delta_schema(base.table),
+            partition_by=PARTITIONED_BY.get(base.table),
             commit_properties=CommitProperties(
                 max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
                 app_transactions=[Transaction(name, value) for name, value in (numbers or {}).items()],
@@ -328,6 +357,7 @@ def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
             rows=columns["num_records"][i] or 0,
             low={key: columns[f"min.{key}"][i] for key in bounded if columns[f"min.{key}"][i] is not None},
             high={key: columns[f"max.{key}"][i] for key in bounded if columns[f"max.{key}"][i] is not None},
+            shard=int(columns[f"partition.{SHARD}"][i]) if f"partition.{SHARD}" in columns else 0,
         )
         for i, name in enumerate(columns.get("path", []))
     ]

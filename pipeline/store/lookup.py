@@ -1,113 +1,149 @@
-"""Postings by hash, over the files of one snapshot."""
+"""Postings by hash, over the files of one shard of a snapshot."""
 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ParameterError
-from pipeline.fingerprinting.landmarks import Postings
-from pipeline.store.postings import PART_ROWS, Int32s, Reader, merge, take
+from pipeline.fingerprinting.landmarks import Postings, Slices
+from pipeline.store.delta_log import DataFile
+from pipeline.store.postings import PART_ROWS, Int32s, PostingsFile, ShardPostings, merge, sort
+from pipeline.store.schema import POSTINGS
 from pipeline.store.storage import Location
 
-# A lookup decodes this many postings at a time: 12 MB, about what the cache holds; four times as many take a tenth more
-# CPU. In threads it decodes more at a time, since each takes a file.
-LOOKUP_ROWS, THREADED_LOOKUP_ROWS = 1_000_000, 4_000_000
-# A lookup of fewer is someone waiting for a clip, and is spread over threads, which then cost a third more CPU.
-THREADED_ROWS = 32_000_000
-# A store up to this size is kept decoded in memory (12 bytes a posting) and answers in a millisecond.
-RESIDENT_ROWS = 8_000_000
-# What counting a posting that was asked for costs, in postings that are decoded and were not.
-HIT_ROWS = 8
 
-
-def find(parts: Sequence[Postings], hashes: Int32s) -> Postings:
-    """The rows of sorted parts that have one of the sorted hashes, sorted."""
-    starts = [np.searchsorted(part.hash, hashes, side="left") for part in parts]
-    counts = [
-        np.searchsorted(part.hash, hashes, side="right") - start for part, start in zip(parts, starts, strict=True)
-    ]
-    found = []
-    for part, start, count in zip(parts, starts, counts, strict=True):
-        if total := int(count.sum()):
-            # the rows start[i] … start[i] + count[i] - 1 of every hash i, without a loop
-            places = np.arange(total) + np.repeat(start - (np.cumsum(count) - count), count)
-            found.append(take(part, places))
-    return merge(found)
-
-
-class Lookup:
-    """Postings by hash, over the files of one snapshot; safe for threads.
+class ShardLookup:
+    """Songs end to end, and where the hashes occur in them; safe for threads.
 
     Parameters
     ----------
-    is_indexed
-        ``(largest song id + 1,)`` bool: the songs that count.
+    number
+        Of the shard.
+    files
+        Its postings files.
+    first, stop
+        ``(n_songs,)`` int32, rising: the frames of each song that counts.
+    song_id
+        ``(n_songs,)`` int32.
     """
 
-    def __init__(self, location: Location, names: Sequence[str], is_indexed: NDArray[np.bool_]) -> None:
-        self._reader = Reader([(location, name, None) for name in names])
-        self._is_indexed = is_indexed
-        self._resident: Postings | None = None
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        location: Location,
+        number: int,
+        files: Sequence[DataFile],
+        first: Int32s,
+        stop: Int32s,
+        song_id: Int32s,
+    ) -> None:
+        self.number = number
+        self._files = [PostingsFile(location, f"{POSTINGS}/{file.name}", file.size_bytes) for file in files]
+        self._first = first
+        self._stop = stop
+        self._song_id = song_id
 
-    def scan(self, hashes: Int32s) -> Iterator[Postings]:
-        """What `Snapshot.scan` gives."""
-        hashes = np.ascontiguousarray(hashes, np.int32)
-        if len(hashes) > 1 and not (np.diff(hashes) > 0).all():
-            raise ParameterError("hashes to look up must be sorted and unique")
-        if len(hashes) == 0 or self._reader.rows == 0:
-            return
-        if self._reader.rows <= RESIDENT_ROWS:
-            yield self._drop_removed(find([self._all()], hashes))
-            return
-        rows, _ = self._reader.loads(hashes)
-        wanted = self._reader.groups(hashes)
-        few = rows.sum() < THREADED_ROWS
-        at_once = THREADED_LOOKUP_ROWS if few else LOOKUP_ROWS
-        for some in np.split(hashes, np.flatnonzero(np.diff(np.cumsum(rows) // at_once)) + 1):
-            parts = self._reader.read(wanted & self._reader.between(int(some[0]), int(some[-1]) + 1), threads=few)
-            yield self._drop_removed(find(parts, some))
+    @property
+    def rows(self) -> int:
+        """Postings in all files, also of songs that do not count."""
+        return sum(file.rows for file in self._files)
 
-    def costs(self, hashes: Int32s) -> NDArray[np.float64]:
-        """What `Snapshot.costs` gives."""
-        if self._reader.rows <= RESIDENT_ROWS:
-            return np.zeros(len(hashes))
-        rows, found = self._reader.loads(hashes)
-        return rows + found * HIT_ROWS
+    def find(self, hashes: Int32s) -> Slices:
+        """Where some hashes occur.
 
-    def sweep(self) -> Iterator[Postings]:
-        """All postings, in parts that rise by hash: no hash is in two parts."""
-        reader = self._reader
-        steps = max(1, reader.rows // PART_ROWS)
-        cuts = np.unique([0, *np.quantile(reader._low, np.arange(1, steps) / steps).astype(np.int64), 1 << 31])
-        for low, high in itertools.pairwise(cuts):
-            yield self._drop_removed(merge(reader.range(int(low), int(high))))
+        Parameters
+        ----------
+        hashes
+            ``(n_hashes,)`` int32, rising; one that comes twice is found twice.
+        """
+        wanted = []
+        for file in self._files:
+            start = int(np.searchsorted(hashes, np.int32(file.low), "left"))
+            stop = int(np.searchsorted(hashes, np.int32(file.high), "right"))
+            first, count = file.find(hashes[start:stop])
+            some = np.flatnonzero(count)
+            wanted.append((file, some + start, first[some], count[some]))
+        position = np.empty(sum(int(count.sum()) for *_, count in wanted), np.int32)
+        at = 0
+        for file, _, first, count in wanted:
+            if len(first):
+                end = at + int(count.sum())
+                file.read_positions(first, count, position[at:end])
+                at = end
+        entry = np.concatenate([np.zeros(0, np.int64), *(some for _, some, _, _ in wanted)])
+        return Slices(entry, np.concatenate([np.zeros(0, np.int64), *(count for *_, count in wanted)]), position)
 
-    def frequencies(self) -> NDArray[np.int64]:
-        """How many postings each hash has that has any, by hash."""
-        counts = [np.zeros(0, np.int64)]
-        for part in self.sweep():
-            edges = np.flatnonzero(np.diff(part.hash, prepend=-1, append=-1))
-            counts.append(np.diff(edges))
-        return np.concatenate(counts)
+    def locate(self, position: Int32s) -> tuple[Int32s, Int32s]:
+        """The song of each position, and the frame in it; song 0 where none counts: removed, or never finished."""
+        if not len(self._first):
+            return np.zeros(len(position), np.int32), np.zeros(len(position), np.int32)
+        place = np.maximum(np.searchsorted(self._first, position, "right") - 1, 0)
+        offset = position - self._first[place]
+        counts = (offset >= 0) & (position < self._stop[place])
+        return np.where(counts, self._song_id[place], 0).astype(np.int32), offset
 
-    def _all(self) -> Postings:
-        with self._lock:
-            if self._resident is None:
-                self._resident = self._drop_removed(merge(self._reader.range(0, 1 << 31, threads=True)))
-            return self._resident
+    def range(self, low: int, high: int) -> Postings:
+        """All postings with ``low <= hash < high`` of songs that count."""
+        return self.postings(merge([file.range(low, high) for file in self._files]))
 
-    def _drop_removed(self, postings: Postings) -> Postings:
-        """Leave out what belongs to no song: removed, or never finished."""
-        low, high = int(postings.song_id.min(initial=0)), int(postings.song_id.max(initial=0))
-        if low >= 0 and high < len(self._is_indexed) and self._is_indexed[1:].all() and postings.song_id.all():
-            return postings  # without further ado where nothing was ever removed
-        known = (postings.song_id >= 0) & (postings.song_id < len(self._is_indexed))
-        counts = np.zeros(len(postings), bool)
-        counts[known] = self._is_indexed[postings.song_id[known]]
-        return postings if counts.all() else take(postings, counts)
+    def sample(self, step: int) -> Int32s:
+        """The hash of every ``step``-th posting, in no order."""
+        return np.concatenate([np.zeros(0, np.int32), *(file.sample(step) for file in self._files)])
+
+    def counts(self) -> list[tuple[Int32s, NDArray[np.int64]]]:
+        """The hashes of each file, and how many postings of each; also of songs that do not count."""
+        return [file.counts() for file in self._files]
+
+    def postings(self, found: ShardPostings) -> Postings:
+        """Those of songs that count, by hash, song_id, offset."""
+        song_id, offset = self.locate(found.position)
+        counts = song_id > 0
+        if not counts.all():
+            song_id, offset = song_id[counts], offset[counts]
+        return Postings(found.hash if counts.all() else found.hash[counts], song_id, offset)
+
+
+def join_shards(parts: Sequence[Postings]) -> Postings:
+    """Postings of several shards as one, sorted by hash, song_id, offset."""
+    parts = [part for part in parts if len(part)]
+    if len(parts) == 1:
+        return parts[0]
+    hash_ = np.concatenate([np.zeros(0, np.int32), *(part.hash for part in parts)])
+    song_id = np.concatenate([np.zeros(0, np.int32), *(part.song_id for part in parts)])
+    offset = np.concatenate([np.zeros(0, np.int32), *(part.offset for part in parts)])
+    order = np.lexsort((offset, song_id, hash_))
+    return Postings(hash_[order], song_id[order], offset[order])
+
+
+def postings_of(shards: Sequence[ShardLookup], hashes: Int32s) -> Postings:
+    """What `Snapshot.postings` gives."""
+    parts = []
+    for shard in shards:
+        found = shard.find(hashes)
+        # several files may have the same hash
+        parts.append(shard.postings(sort(ShardPostings(np.repeat(hashes[found.entry], found.count), found.position))))
+    return join_shards(parts)
+
+
+def sweep(shards: Sequence[ShardLookup]) -> Iterator[Postings]:
+    """All postings, in parts that rise by hash: no hash is in two parts."""
+    rows = sum(shard.rows for shard in shards)
+    steps = max(1, rows // PART_ROWS)
+    step = max(1, rows // (steps * 64))
+    sample = np.sort(np.concatenate([np.zeros(0, np.int32), *(shard.sample(step) for shard in shards)]))
+    inner = [int(sample[len(sample) * i // steps]) for i in range(1, steps)] if len(sample) else []
+    cuts = np.unique([0, *inner, 1 << 31])
+    for low, high in itertools.pairwise(cuts.tolist()):
+        yield join_shards([shard.range(low, high) for shard in shards])
+
+
+def frequencies(shards: Sequence[ShardLookup]) -> NDArray[np.int64]:
+    """How many postings each hash has that has any, by hash; of songs that do not count as well."""
+    counted = [part for shard in shards for part in shard.counts()]
+    hashes = np.concatenate([np.zeros(0, np.int32), *(hashes for hashes, _ in counted)])
+    counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, counts in counted)])
+    order = np.argsort(hashes, kind="stable")
+    edges = np.flatnonzero(np.diff(hashes[order], prepend=-1))
+    return np.add.reduceat(counts[order], edges) if len(edges) else counts

@@ -1,17 +1,17 @@
-"""Postings as sorted Parquet files: how they are written, merged, and found again by hash.
+"""Postings as sorted Parquet files that are their own index: how they are written, merged, and found again by hash.
 
-Every file is sorted by hash, song_id, offset and cut into row groups of 4k rows, whose smallest and largest hash
-stand in the footer. A lookup picks the groups that can hold a hash from those alone (`np.searchsorted` over all files
-at once), decodes them, and picks the rows by binary search. One clip of 300 hashes so touches at most 300 groups of
-a file however large it is; a batch of a thousand clips reads each group once.
+A posting is a hash and a position: a frame number in its shard, where songs lie end to end. Every file is sorted by
+hash, position. Positions are written as they are (PLAIN, one page to a row group), so that those of a hash are a slice
+of the file, which nothing has to decode; the column of hashes is packed and costs a few per cent. A large file also has
+a directory (`directory`), small ones have their hashes read. No hash is in two row groups of a file.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,75 +19,96 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.fingerprinting.landmarks import Postings
-from pipeline.store import delta_log
-from pipeline.store.constellations import Source, flagged, renumbered
+from pipeline.store import directory
+from pipeline.store.byte_ranges import open_ranges
+from pipeline.store.delta_log import DataFile
+from pipeline.store.directory import Directory
 from pipeline.store.schema import POSTINGS, SCHEMAS, SETTINGS
 from pipeline.store.storage import Location
 
-# Few, so that a clip decodes little beside what it asks for: on 400M postings, the 2,700 hashes of a clip of 5 s decode
-# 11M rows, with groups of 16k 42M. The price is 0.3 s for the footers of those 400M, once, and 2 % of space.
-GROUP_ROWS = 4096
-# A merge holds this many postings at a time: 100 MB with what sorting needs.
+# A merge holds this many postings at a time, which become a row group: 60 MB with what sorting needs.
 PART_ROWS = 2_000_000
-# A merge task writes one file of about this many postings: 55 MB, some 5 s of work.
+# A merge task writes one file of about this many postings: 65 MB, some 2 s of work.
 FILE_ROWS = 16_000_000
+# Smaller files get no directory: reading their hashes takes 12 ms at most, a directory over all hashes 17 MB.
+DIRECTORY_ROWS = 4_000_000
+# Hashes of songprint have 23 bits; those of others may have 31, and get no directory.
+LARGEST_DIRECTORY = 1 << 24
+# A page has a header and, if it is the only one of its column, nothing else beside the values.
+LARGEST_PAGE_HEADER = 200
+# Row groups of staged files, which are merged a range of hashes at a time.
+STAGED_ROWS = 65_536
 
 LARGEST = np.iinfo(np.int32).max
 
 Int32s = NDArray[np.int32]
 
 
-def empty() -> Postings:
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardPostings:
+    """Postings of one shard as they are stored, sorted by hash, position.
+
+    Parameters
+    ----------
+    hash, position
+        ``(n,)`` int32.
+    """
+
+    hash: Int32s
+    position: Int32s
+
+    def __len__(self) -> int:
+        return len(self.hash)
+
+
+def empty() -> ShardPostings:
     """No postings."""
-    return Postings(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+    return ShardPostings(np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
-def join(parts: Sequence[Postings]) -> Postings:
+def join(parts: Sequence[ShardPostings]) -> ShardPostings:
     """Postings one after the other, in the order given."""
     if len(parts) == 1:
         return parts[0]
     parts = parts or [empty()]
-    return Postings(
-        np.concatenate([part.hash for part in parts]),
-        np.concatenate([part.song_id for part in parts]),
-        np.concatenate([part.offset for part in parts]),
+    return ShardPostings(
+        np.concatenate([part.hash for part in parts]), np.concatenate([part.position for part in parts])
     )
 
 
-def take(postings: Postings, which: Any) -> Postings:
+def take(postings: ShardPostings, which: Any) -> ShardPostings:
     """Some of the postings: a slice, a mask or places."""
-    return Postings(postings.hash[which], postings.song_id[which], postings.offset[which])
+    return ShardPostings(postings.hash[which], postings.position[which])
 
 
-def merge(parts: Sequence[Postings]) -> Postings:
-    """Parts that are sorted each, as one that is sorted; the postings of one song must all be in one part."""
+def merge(parts: Sequence[ShardPostings]) -> ShardPostings:
+    """Parts that are sorted each, as one that is sorted."""
     parts = sorted((part for part in parts if len(part)), key=lambda part: int(part.hash[0]))
-    joined = join(parts)
     if all(one.hash[-1] < other.hash[0] for one, other in itertools.pairwise(parts)):  # files that were compacted
-        return joined
-    # A stable sort of runs that are sorted is a merge (timsort): 4M rows of 30 runs in 0.1 s, a plain sort takes 0.4 s.
-    key = (joined.hash.astype(np.int64) << 32) | joined.song_id
-    return take(joined, np.argsort(key, kind="stable"))
+        return join(parts)
+    return sort(join(parts))
 
 
-def sort(postings: Postings) -> Postings:
-    """Postings in any order, sorted by hash, song_id, offset."""
-    return take(postings, np.lexsort((postings.offset, postings.song_id, postings.hash)))
+def sort(postings: ShardPostings) -> ShardPostings:
+    """Postings in any order, sorted by hash, position."""
+    key = postings.hash.astype(np.int64)
+    key <<= 32  # in place: of many hours each copy takes tens of MB
+    key |= postings.position.view(np.uint32)
+    # a stable sort of runs that are sorted is a merge (timsort): 4M rows of 30 runs in 0.1 s, a plain sort takes 0.4 s
+    key.sort(kind="stable")
+    return ShardPostings((key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32))
 
 
 def writer(file: Any, settings: str) -> pq.ParquetWriter:
-    """A Parquet writer with this table's encodings: 3.4 to 3.5 bytes a posting.
-
-    Differences packed into as many bits as they need, and no compression on top: zstd takes off another 5 to 8 %, and
-    makes a row group of 4k rows cost 140 instead of 55 us to read.
-    """
+    """A Parquet writer with this table's encodings: 4.1 bytes a posting, without a directory."""
     made = pq.ParquetWriter(
         file,
         SCHEMAS[POSTINGS],
         compression="none",
         use_dictionary=False,
-        column_encoding=dict.fromkeys(("hash", "song_id", "offset"), "DELTA_BINARY_PACKED"),
+        column_encoding={"hash": "DELTA_BINARY_PACKED", "position": "PLAIN"},
+        data_page_size=1 << 30,
+        max_rows_per_page=1 << 30,
         write_statistics=["hash"],
         write_page_checksum=True,  # `check` finds a flipped byte; costs 0.1 %
         store_schema=False,
@@ -96,150 +117,194 @@ def writer(file: Any, settings: str) -> pq.ParquetWriter:
     return made
 
 
-def to_table(postings: Postings) -> pa.Table:
+def to_table(postings: ShardPostings) -> pa.Table:
     """The arrays as Arrow, without a copy."""
-    return pa.Table.from_arrays(
-        [pa.array(postings.hash), pa.array(postings.song_id), pa.array(postings.offset)],
-        schema=SCHEMAS[POSTINGS],
-    )
+    return pa.Table.from_arrays([pa.array(postings.hash), pa.array(postings.position)], schema=SCHEMAS[POSTINGS])
 
 
-def from_table(table: pa.Table) -> Postings:
+def from_table(table: pa.Table) -> ShardPostings:
     """Arrow columns as arrays."""
-    return Postings(*(table[name].to_numpy() for name in ("hash", "song_id", "offset")))
+    return ShardPostings(table["hash"].to_numpy(), table["position"].to_numpy())
 
 
-class Reader:
-    """Some postings files, found by hash.
+class PostingsFile:
+    """One postings file, found by hash; safe for threads.
 
     Parameters
     ----------
-    sources
-        Files of some store, each sorted by hash; the postings of one song are all in one file or in files that do
-        not share a hash. With each goes the song id of each number in it (0: left out; ``None``: the numbers are ids).
+    location, name
+        Where it is.
+    size
+        Bytes that it must have.
+
+    Attributes
+    ----------
+    rows
+        Postings in it.
+    mapped
+        Whether its positions can be read as they lie in it. Other tools may have written it otherwise; then it is
+        read as any Parquet file is.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = tuple(sources)
-        self._footers: list[pq.FileMetaData] = []
-        lows: list[int] = []
-        highs: list[int] = []
-        rows: list[int] = []
-        files: list[int] = []
-        groups: list[int] = []
-        for place, (location, name, _) in enumerate(self._sources):
-            with location.parquet(name) as file:
-                footer = file.metadata
-            self._footers.append(footer)
-            count = footer.num_row_groups
-            if count == 0:
-                continue
-            # five figures a group from Python are dear: 400M postings have 100,000 groups
-            found = [footer.row_group(i) for i in range(count)]
-            low = [group.column(0).statistics.min for group in found]
-            lows += low
-            highs += [*low[1:], found[-1].column(0).statistics.max]
-            rows += [group.num_rows for group in found]
-            files += [place] * count
-            groups += range(count)
-        self._low = np.array(lows, np.int64)
-        self._high = np.array(highs, np.int64)
-        self._rows = np.array(rows, np.int64)
-        self._file = np.array(files, np.int64)
-        self._group = np.array(groups, np.int64)
-        starts = np.flatnonzero(self._group == 0).tolist()
-        self._spans_of = list(itertools.pairwise([*starts, len(self._group)]))  # of each file in the arrays above
-        # up to each row group, how many postings each hash of it has, all that it spans taken alike
-        self._dense = np.append(0.0, np.cumsum(self._rows / np.maximum(1, self._high - self._low)))
+    def __init__(self, location: Location, name: str, size: int | None = None) -> None:
+        self._location = location
+        self._name = name
+        with location.parquet(name) as file:
+            self._footer = footer = file.metadata
+        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+        self.rows = footer.num_rows
+        rows = np.array([group.num_rows for group in groups], np.int64)
+        self._group_start = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows)])
+        statistics = [group.column(0).statistics for group in groups]
+        # files of other tools may lack them: then any hash may be in any row group
+        self._low = np.array([figure.min if figure else 0 for figure in statistics], np.int64)
+        self._high = np.array([figure.max if figure else LARGEST for figure in statistics], np.int64)
+        chunks = [group.column(1) for group in groups]
+        values = [chunk.data_page_offset + chunk.total_compressed_size - 4 * chunk.num_values for chunk in chunks]
+        self._byte = np.array(values, np.int64)
+        self.mapped = all(self._low[1:] > self._high[:-1]) and all(
+            chunk.compression == "UNCOMPRESSED"
+            and "PLAIN" in chunk.encodings
+            and not chunk.has_dictionary_page
+            and at - chunk.data_page_offset < LARGEST_PAGE_HEADER
+            for chunk, at in zip(chunks, values, strict=True)
+        )
+        recorded = (footer.metadata or {}).get(directory.KEY.encode(), b"").decode() if self.mapped else ""
+        self._ranges = open_ranges(location, name, location.size(name) if size is None else size)
+        self.directory: Directory | None = None
+        if recorded:
+            self.directory = directory.from_bytes(recorded, self._ranges.view(*directory.place_of(recorded)))
+
+    @cached_property
+    def _hashes(self) -> Int32s:
+        with self._location.parquet(self._name, self._footer) as file:
+            hashes: Int32s = file.read(columns=["hash"], use_threads=False)["hash"].to_numpy()
+        return hashes
+
+    @cached_property
+    def _positions(self) -> Int32s:
+        with self._location.parquet(self._name, self._footer) as file:
+            positions: Int32s = file.read(columns=["position"], use_threads=False)["position"].to_numpy()
+        return positions
 
     @property
-    def rows(self) -> int:
-        """Postings in all files."""
-        return int(self._rows.sum())
+    def low(self) -> int:
+        """The smallest hash."""
+        return int(self._low[0]) if len(self._low) else 0
+
+    @property
+    def high(self) -> int:
+        """The largest hash."""
+        return int(self._high[-1]) if len(self._high) else -1
+
+    def find(self, hashes: Int32s) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first row of each hash, and how many it has."""
+        if self.directory is not None:
+            return self.directory.find(hashes)
+        first = np.searchsorted(self._hashes, hashes, "left")
+        return first, np.searchsorted(self._hashes, hashes, "right") - first
+
+    def read_positions(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Int32s) -> None:
+        """Write the positions of some rows, those of each hash as `find` gave them, end to end to ``out``."""
+        if not self.mapped:
+            out[:] = self._positions[np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())]
+            return
+        group = np.searchsorted(self._group_start, first, "right") - 1
+        at = self._byte[group] + 4 * (first - self._group_start[group])
+        self._ranges.take(at, 4 * count, out.view(np.uint8))
+
+    def range(self, low: int, high: int) -> ShardPostings:
+        """All postings with ``low <= hash < high``."""
+        if self.directory is None:
+            which = np.flatnonzero((self._high >= low) & (self._low < high))
+            if not len(which):
+                return empty()
+            with self._location.parquet(self._name, self._footer) as file:
+                part = from_table(file.read_row_groups(which.tolist(), use_threads=False))
+            if not self.mapped and not all(self._low[1:] > self._high[:-1]):
+                part = sort(part)
+            # of the same type, else the whole column is converted first
+            cuts = np.array([low, min(high - 1, LARGEST)], np.int32)
+            start, stop = (
+                int(np.searchsorted(part.hash, cuts[:1], "left")[0]),
+                int(np.searchsorted(part.hash, cuts[1:], "right")[0]),
+            )
+            return take(part, slice(start, stop))
+        place = np.arange(
+            min(max(low - self.directory.low, 0), self.directory.n_hashes),
+            min(max(high - self.directory.low, 0), self.directory.n_hashes) + 1,
+        )
+        rows = self.directory.first_rows(place)
+        if len(rows) < 2 or rows[-1] == rows[0]:
+            return empty()
+        hashes = np.repeat((place[:-1] + self.directory.low).astype(np.int32), np.diff(rows))
+        # of each row group the rows between the two ends
+        start = np.clip(self._group_start[:-1], rows[0], rows[-1])
+        stop = np.clip(self._group_start[1:], rows[0], rows[-1])
+        parts = [
+            self._ranges.read(int(at + 4 * (a - group)), int(4 * (b - a))).view("<i4")
+            for at, group, a, b in zip(self._byte, self._group_start[:-1], start, stop, strict=True)
+            if b > a
+        ]
+        return ShardPostings(hashes, np.concatenate(parts))
+
+    def counts(self) -> tuple[Int32s, NDArray[np.int64]]:
+        """The hashes that it has, and how many postings of each."""
+        if self.directory is not None:
+            counts = np.diff(self.directory.all_rows())
+            some = np.flatnonzero(counts)
+            return (some + self.directory.low).astype(np.int32), counts[some]
+        edges = np.flatnonzero(np.diff(self._hashes, prepend=-1, append=-1))
+        return self._hashes[edges[:-1]], np.diff(edges)
 
     def sample(self, step: int) -> Int32s:
-        """About the hash of every ``step``-th posting, not sorted."""
-        places = np.searchsorted(np.cumsum(self._rows), np.arange(step // 2, self.rows, step), side="right")
-        return self._low[places].astype(np.int32)
+        """The hash of every ``step``-th posting, rising."""
+        hashes, counts = self.counts()
+        return hashes[np.searchsorted(np.cumsum(counts), np.arange(step // 2, self.rows, step), side="right")]
 
-    def groups(self, hashes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which row groups can hold one of the sorted hashes."""
-        return self._wanted(self._spans(hashes)) > 0
 
-    def loads(self, hashes: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What looking up each of the sorted hashes takes, as far as the footers tell.
+@dataclass(frozen=True, slots=True, eq=False)
+class Relocation:
+    """Where the songs of some files go: positions inside a song move along with it, others are left out.
 
-        Returns
-        -------
-        rows, found
-            ``(n,)`` each: the postings to decode for it, those of a row group shared by all hashes that want it; and
-            about how many of them are its own.
-        """
-        spans = self._spans(hashes)
-        shared = np.append(0.0, np.cumsum(self._rows / np.maximum(1, self._wanted(spans))))
-        rows, found = np.zeros(len(hashes)), np.zeros(len(hashes))
-        for some, first, stop in spans:
-            rows[some] += shared[stop] - shared[first]
-            found[some] += self._dense[stop] - self._dense[first]
-        return rows, found
+    Parameters
+    ----------
+    first, stop
+        ``(n_songs,)`` int64, rising: the frames of each song in the files.
+    new_first
+        ``(n_songs,)`` int64: its first frame in the new file; -1 leaves it out. Songs that stay keep their order.
+    """
 
-    def _spans(self, hashes: NDArray[np.integer[Any]]) -> list[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each file: a slice of the sorted hashes, and from and up to which row group each of them may be."""
-        spans = []
-        for start, stop in self._spans_of:
-            some = slice(*np.searchsorted(hashes, [self._low[start], self._high[stop - 1] + 1]).tolist())
-            first = start + np.searchsorted(self._high[start:stop], hashes[some], side="left")
-            last = start + np.searchsorted(self._low[start:stop], hashes[some], side="right")
-            spans.append((some, first, last))
-        return spans
+    first: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    new_first: NDArray[np.int64]
 
-    def _wanted(self, spans: Sequence[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.int64]:
-        """How many hashes may be in each row group."""
-        first = np.concatenate([np.zeros(0, np.int64), *(first for _, first, _ in spans)])
-        stop = np.concatenate([np.zeros(0, np.int64), *(stop for _, _, stop in spans)])
-        n = len(self._group) + 1
-        return np.cumsum(np.bincount(first, minlength=n) - np.bincount(stop, minlength=n))[:-1]
+    @property
+    def keeps_any(self) -> bool:
+        """Whether any song stays."""
+        return bool((self.new_first >= 0).any())
 
-    def read(
-        self, which: NDArray[np.bool_], low: int = 0, high: int = 1 << 31, threads: bool = False
-    ) -> list[Postings]:
-        """The rows of the chosen row groups with ``low <= hash < high``, one sorted part per file."""
-        chosen = np.flatnonzero(which)
-        places, firsts = np.unique(self._file[chosen], return_index=True)
-        groups = np.split(self._group[chosen], firsts[1:]) if len(chosen) else []
+    def apply(self, postings: ShardPostings) -> ShardPostings:
+        """The postings of the songs that stay, at their new positions."""
+        if not len(postings) or not len(self.first):
+            return empty()
+        shift = self.new_first - self.first
+        together = (
+            (self.new_first >= 0).all() and (shift == shift[0]).all() and (self.first[1:] == self.stop[:-1]).all()
+        )
+        if together and postings.position.min() >= self.first[0] and postings.position.max() < self.stop[-1]:
+            return postings if shift[0] == 0 else ShardPostings(
+                postings.hash, (postings.position + shift[0]).astype(np.int32)
+            )  # fmt: skip
+        song = np.searchsorted(self.first, postings.position, "right") - 1
+        inside = np.maximum(song, 0)
+        stays = (song >= 0) & (postings.position < self.stop[inside]) & (self.new_first[inside] >= 0)
+        kept, song = take(postings, stays), song[stays]
+        return ShardPostings(kept.hash, (kept.position + shift[song]).astype(np.int32))
 
-        def part(place: int, chosen: NDArray[np.int64]) -> Postings:
-            location, name, renumber = self._sources[place]
-            with location.parquet(name, self._footers[place]) as file:
-                part = from_table(file.read_row_groups(chosen.tolist(), use_threads=threads and len(places) == 1))
-            if low > 0 or high <= LARGEST:
-                # of the same type, else the whole column is converted first
-                cuts = np.array([low, min(high - 1, LARGEST)], np.int32)
-                start, stop = (
-                    np.searchsorted(part.hash, cuts[:1], "left"),
-                    np.searchsorted(part.hash, cuts[1:], "right"),
-                )
-                part = take(part, slice(int(start[0]), int(stop[0])))
-            if renumber is not None:
-                part = Postings(part.hash, renumbered(renumber, part.song_id), part.offset)
-                if not part.song_id.all():
-                    part = take(part, part.song_id > 0)
-            return part
 
-        if threads and len(places) > 1:  # a file to a thread does better than a column to a thread
-            with ThreadPoolExecutor(min(len(places), pa.cpu_count())) as pool:
-                parts = list(pool.map(part, places.tolist(), groups))
-        else:
-            parts = [part(place, some) for place, some in zip(places.tolist(), groups, strict=True)]
-        return [part for part in parts if len(part)]
-
-    def between(self, low: int, high: int) -> NDArray[np.bool_]:
-        """Which row groups can hold a hash with ``low <= hash < high``."""
-        return (self._high >= low) & (self._low < high)
-
-    def range(self, low: int, high: int, threads: bool = False) -> list[Postings]:
-        """All postings with ``low <= hash < high``, one sorted part per file."""
-        return self.read(self.between(low, high), low, high, threads)
+# A file of some store, and where its songs go; `None`: they stay where they are.
+Source = tuple[Location, str, Relocation | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +315,8 @@ class MergeTask:
     ----------
     location
         Of the store to write to.
-    drop
-        ``(n,)`` bool of the song ids to leave out, or ``None``; ids beyond it are kept.
+    shard
+        That the new file belongs to.
     cuts
         Rising hashes: the task covers ``cuts[0] <= hash < cuts[-1]``, one step at a time.
     name
@@ -260,62 +325,80 @@ class MergeTask:
 
     location: Location
     sources: tuple[Source, ...]
-    drop: NDArray[np.bool_] | None
+    shard: int
     cuts: tuple[int, ...]
     name: str
     settings: str
 
 
-def run_merge(task: MergeTask) -> delta_log.DataFile | None:
+def run_merge(task: MergeTask) -> DataFile | None:
     """Do a merge; ``None``, and no file, if nothing is left in its range."""
-    reader = Reader(task.sources)
+    files = [(PostingsFile(location, name), relocation) for location, name, relocation in task.sources]
 
-    def parts() -> Iterator[Postings]:
+    def parts() -> Iterator[ShardPostings]:
         for low, high in itertools.pairwise(task.cuts):
-            part = merge(reader.range(low, high))
-            if task.drop is not None:
-                part = take(part, ~flagged(task.drop, part.song_id))
-            if len(part):
-                yield part
+            found = [
+                part if relocation is None else relocation.apply(part)
+                for file, relocation in files
+                if len(part := file.range(low, high))
+            ]
+            merged = merge(found)
+            if len(merged):
+                yield merged
 
-    return write(task.location, task.name, parts(), task.settings)
+    return write(task.location, task.name, parts(), task.settings, task.shard)
 
 
-def write(location: Location, name: str, parts: Iterator[Postings], settings: str) -> delta_log.DataFile | None:
-    """Write parts, sorted and one behind the other, into one file; ``None`` if there are none."""
-    low: dict[str, int] = {}
-    high: dict[str, int] = {}
-    rows = 0
+def write(
+    location: Location, name: str, parts: Iterator[ShardPostings], settings: str, shard: int = 0
+) -> DataFile | None:
+    """Write parts, sorted and one behind the other, into one file; ``None`` if there are none.
 
-    def fill(first: Postings) -> Callable[[Any], None]:
-        def fill_with(file: Any) -> None:
-            nonlocal rows
-            with writer(file, settings) as out:
-                # whole row groups: what does not fill one waits for the next part
-                waiting = first
-                for part in parts:
-                    full = len(waiting) - len(waiting) % GROUP_ROWS
-                    put(out, take(waiting, slice(0, full)))
-                    waiting = join([take(waiting, slice(full, None)), part])
-                put(out, waiting)
-
-        return fill_with
-
-    def put(out: pq.ParquetWriter, part: Postings) -> None:
-        nonlocal rows
-        if len(part) == 0:
-            return
-        rows += len(part)
-        for column, values in (("hash", part.hash), ("song_id", part.song_id)):
-            low[column] = min(low.get(column, 1 << 31), int(values.min()))
-            high[column] = max(high.get(column, -1), int(values.max()))
-        out.write_table(to_table(part), row_group_size=GROUP_ROWS)
-
+    Parameters
+    ----------
+    parts
+        No hash is in two of them.
+    """
     first = next(parts, None)
     if first is None:
         return None
-    name, size = location.write_with(name, fill(first))
-    return delta_log.DataFile(name.rpartition("/")[2], size, rows, low, high)
+    low: dict[str, int] = {}
+    high: dict[str, int] = {}
+    rows = 0
+    counts: list[tuple[Int32s, NDArray[np.int64]]] = []
+
+    def fill(file: Any) -> None:
+        nonlocal rows
+        sink = pa.PythonFile(file, mode="w")  # it counts what goes by, so that Parquet knows of the directory's bytes
+        with writer(sink, settings) as out:
+            for part in itertools.chain([first], parts):
+                rows += len(part)
+                for column, values in (("hash", part.hash), ("position", part.position)):
+                    low[column] = min(low.get(column, 1 << 31), int(values.min()))
+                    high[column] = max(high.get(column, -1), int(values.max()))
+                edges = np.flatnonzero(np.diff(part.hash, prepend=-1, append=-1))
+                counts.append((part.hash[edges[:-1]], np.diff(edges)))
+                out.write_table(to_table(part), row_group_size=len(part))
+            if rows >= DIRECTORY_ROWS and high["hash"] - low["hash"] < LARGEST_DIRECTORY:
+                made = directory.build(low["hash"], high["hash"], counts)
+                sink.write(bytes(-sink.tell() % 8))
+                out.add_key_value_metadata({directory.KEY: made.metadata(sink.tell())})
+                sink.write(made.to_bytes())
+        sink.flush()
+
+    name, size = location.write_with(name, fill)
+    return DataFile(name.removeprefix(f"{POSTINGS}/"), size, rows, low, high, shard)
+
+
+def write_staged(location: Location, name: str, staged: ShardPostings) -> None:
+    """Write what a worker staged: row groups small enough to be read a range of hashes at a time."""
+
+    def fill(file: Any) -> None:
+        with writer(file, "") as out:
+            if len(staged):
+                out.write_table(to_table(staged), row_group_size=STAGED_ROWS)
+
+    location.write_with(name, fill)
 
 
 def plan_cuts(samples: Sequence[Int32s], step: int) -> list[tuple[int, ...]]:

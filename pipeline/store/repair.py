@@ -21,23 +21,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.fingerprinting.landmarks import Postings, pair_peaks
+from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import constellations, delta_log, metadata, postings
 from pipeline.store.append import MapFunction
 from pipeline.store.check import FileReport, check_files
 from pipeline.store.delta_log import Conflict, DataFile
-from pipeline.store.postings import MergeTask
+from pipeline.store.postings import MergeTask, Relocation, ShardPostings
 from pipeline.store.schema import (
     CONSTELLATIONS,
     INDEXED,
-    NEXT_SONG_ID,
     PINS,
     POSTINGS,
     REMOVED,
     SCHEMAS,
     SETTINGS,
     SONGS,
+    shard_folder,
 )
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
@@ -64,9 +64,17 @@ class Repair:
     lost: tuple[str, ...]
 
 
-def restore_metadata(location: Location) -> list[str]:
+def restore_metadata(root: Location) -> list[str]:
     """Restore logs whose last entry was cut off, and the store metadata from the logs; one sentence for each."""
     done = []
+    written: Settings | None = None
+    folder = metadata.UPGRADED_FOLDER if root.exists(f"{metadata.UPGRADED_FOLDER}/{SONGS}/_delta_log") else ""
+    location = metadata.tables_in(root, folder)
+    try:
+        written, location = metadata.read(root)
+    except StoreError as error:
+        if "has format" in str(error):
+            raise
     for table in SCHEMAS:
         try:
             delta_log.load(location, table)
@@ -76,14 +84,8 @@ def restore_metadata(location: Location) -> list[str]:
     if len(recorded) > 1:
         raise StoreError(f"{location.url}: its tables have different settings; they are not of one store")
     settings = Settings.from_dict(json.loads(recorded.pop()))
-    try:
-        written: Settings | None = metadata.read(location)
-    except StoreError as error:
-        if "has format" in str(error):
-            raise
-        written = None
     if written != settings:
-        metadata.write(location, settings)
+        metadata.write(root, settings, "" if location == root else metadata.UPGRADED_FOLDER)
         done.append(f"{metadata.NAME}: written again with the settings of the tables")
     return done
 
@@ -94,8 +96,7 @@ def repair_tables(location: Location, settings: Settings, map_tasks: MapFunction
     _, reports = check_files(location, settings, map_tasks)
     text = json.dumps(settings.to_dict())
     damaged = {
-        table: {report.name.partition("/")[2] for report in reports[table] if _is_damaged(report, location)}
-        for table in SCHEMAS
+        table: {report.name.partition("/")[2] for report in reports[table] if _is_damaged(report)} for table in SCHEMAS
     }
     songs = delta_log.load(location, SONGS)
     if damaged[SONGS]:
@@ -127,10 +128,9 @@ def repair_tables(location: Location, settings: Settings, map_tasks: MapFunction
     return Repair(tuple(done), tuple(paths))
 
 
-def _is_damaged(report: FileReport, location: Location) -> bool:
-    """Whether a file has a problem, or rows of a song id that was never given."""
-    end = delta_log.load(location, SONGS).numbers.get(NEXT_SONG_ID, 1)
-    return bool(report.problems) or bool(len(report.song_ids) and report.song_ids[-1] >= end)
+def _is_damaged(report: FileReport) -> bool:
+    """Whether a file has a problem, or rows of a song id or a frame that was never given."""
+    return bool(report.problems) or bool(report.nobodys)
 
 
 def _repair_constellations(
@@ -150,7 +150,7 @@ def _repair_constellations(
             written += [made] if made else []
     if damaged_files:
         version = delta_log.commit(location, version, written, damaged_files)
-    reader = constellations.Reader(location, [f"{CONSTELLATIONS}/{file.name}" for file in version.files])
+    reader = constellations.Reader(location, version.files)
     return version.number, reader.song_ids()
 
 
@@ -180,24 +180,30 @@ def _undamaged_groups(location: Location, name: str) -> list[pa.Table]:
 
 @dataclass(frozen=True, slots=True)
 class _RebuildTask:
-    """Songs whose postings to make again, the constellations files, and the file to write; picklable."""
+    """Songs of one shard, with the first frame of each, whose postings to make again; picklable."""
 
     location: Location
-    names: tuple[str, ...]
+    files: tuple[DataFile, ...]
     settings: Settings
     song_ids: tuple[int, ...]
+    first_frames: tuple[int, ...]
     name: str
 
 
-def _rebuild_postings(task: _RebuildTask) -> tuple[DataFile | None, list[int], NDArray[np.int32]]:
-    """Make the postings of some songs again, in one file; also how many each song has, and a sample of the hashes."""
-    found = constellations.Reader(task.location, task.names).read(np.array(task.song_ids, np.int64))
-    made = {song_id: pair_peaks(found[song_id], task.settings.fan_out) for song_id in task.song_ids}
+def _rebuild_postings(task: _RebuildTask) -> tuple[list[int], NDArray[np.int32]]:
+    """Make the postings of some songs again, into a file of their own; how many each has, and a sample."""
+    found = constellations.Reader(task.location, task.files).read(np.array(task.song_ids, np.int64))
+    made = [pair_peaks(found[song_id], task.settings.fan_out) for song_id in task.song_ids]
     every = postings.sort(
-        postings.join([Postings(h.hash, np.full(len(h), song_id, np.int32), h.offset) for song_id, h in made.items()])
+        postings.join(
+            [
+                ShardPostings(h.hash, h.offset + np.int32(first))
+                for h, first in zip(made, task.first_frames, strict=True)
+            ]
+        )
     )
-    file = postings.write(task.location, task.name, iter([every]), "")
-    return file, [len(hashes) for hashes in made.values()], every.hash[::SAMPLE_STEP]
+    postings.write_staged(task.location, task.name, every)
+    return [len(hashes) for hashes in made], every.hash[::SAMPLE_STEP]
 
 
 def _repair_postings(
@@ -223,38 +229,49 @@ def _repair_postings(
     damaged_files = [file for file in version.files if file.name in damaged]
     if not len(incomplete) and not damaged_files:
         return version.number, {}
-    peaks = tuple(f"{CONSTELLATIONS}/{file.name}" for file in delta_log.load(location, CONSTELLATIONS).files)
+    peaks = delta_log.load(location, CONSTELLATIONS).files
     folder = f"{STAGING}/repair-{uuid.uuid4().hex}"
-    tasks = [
-        _RebuildTask(
-            location, peaks, settings, tuple(incomplete[at : at + SONGS_PER_TASK].tolist()), f"{folder}/{at}.parquet"
-        )
-        for at in range(0, len(incomplete), SONGS_PER_TASK)
-    ]
-    rebuilt = list(map_tasks(_rebuild_postings, tasks))
-    undamaged = [file for file in version.files if file.name not in damaged]
-    # leave out the postings in undamaged files of songs that are made again or lost
-    kept = np.arange(delta_log.load(location, SONGS).numbers.get(NEXT_SONG_ID, 1), dtype=np.int32)
-    kept[incomplete] = 0
-    kept[lost] = 0
-    sources = [(location, f"{POSTINGS}/{file.name}", kept) for file in undamaged]
-    samples = [postings.Reader(sources).sample(SAMPLE_STEP), *(sample for _, _, sample in rebuilt)]
-    fresh = [(location, task.name, None) for task in tasks]
-    name = f"{POSTINGS}/r{uuid.uuid4().hex}"
+    names = ("shard", "first_frame", "n_frames")
+    shards, first_frames, n_frames = (indexed[name].to_numpy().astype(np.int64) for name in names)
+    tasks: list[tuple[int, _RebuildTask]] = []
+    for shard in np.unique(shards).tolist():
+        some = np.flatnonzero((shards == shard) & np.isin(ids, incomplete))
+        for at in range(0, len(some), SONGS_PER_TASK):
+            part = some[at : at + SONGS_PER_TASK]
+            name = f"{folder}/{shard}-{at}.parquet"
+            songs = tuple(ids[part].tolist()), tuple(first_frames[part].tolist())
+            tasks.append((shard, _RebuildTask(location, peaks, settings, *songs, name)))
+    rebuilt = list(map_tasks(_rebuild_postings, [task for _, task in tasks]))
+    merges = []
     text = json.dumps(settings.to_dict())
-    merges = [
-        MergeTask(location, (*sources, *fresh), None, cuts, f"{name}-{i:04d}-{{crc}}.parquet", text)
-        for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
-    ]
+    for shard in sorted({*shards.tolist(), *(file.shard for file in version.files)}):
+        # leave out the postings in undamaged files of songs that are made again or lost
+        some = np.flatnonzero(shards == shard)
+        some = some[np.argsort(first_frames[some], kind="stable")]
+        first = first_frames[some]
+        stays = ~np.isin(ids[some], np.concatenate([incomplete, lost]))
+        kept = Relocation(first, first + n_frames[some], np.where(stays, first, -1))
+        undamaged = [
+            f"{POSTINGS}/{file.name}" for file in version.files if file.shard == shard and file.name not in damaged
+        ]
+        sources: list[postings.Source] = [(location, name, kept) for name in undamaged]
+        sources += [(location, task.name, None) for of, task in tasks if of == shard]
+        samples = [postings.PostingsFile(location, name).sample(SAMPLE_STEP) for name in undamaged]
+        samples += [sample for (_, sample), (of, _) in zip(rebuilt, tasks, strict=True) if of == shard]
+        name = f"{POSTINGS}/{shard_folder(shard)}/r{uuid.uuid4().hex}"
+        merges += [
+            MergeTask(location, tuple(sources), shard, cuts, f"{name}-{i:04d}-{{crc}}.parquet", text)
+            for i, cuts in enumerate(postings.plan_cuts(samples, SAMPLE_STEP))
+        ]
     written = [file for file in map_tasks(postings.run_merge, merges) if file is not None]
     version = delta_log.commit(location, version, written, version.files)
-    for task in tasks:
+    for _, task in tasks:
         location.delete(task.name)
     location.delete_folder(folder)
     done += [f"{POSTINGS}/{file.name}: given up" for file in damaged_files]
     done.append(f"{POSTINGS}: made the postings of {len(incomplete)} songs again from their peaks")
-    landmarks = [count for _, counted, _ in rebuilt for count in counted]
-    return version.number, dict(zip(incomplete.tolist(), landmarks, strict=True))
+    made = [song_id for _, task in tasks for song_id in task.song_ids]
+    return version.number, dict(zip(made, (count for counts, _ in rebuilt for count in counts), strict=True))
 
 
 def _repair_songs(location: Location, lost: NDArray[np.int64], landmarks: dict[int, int], pins: dict[str, int]) -> None:

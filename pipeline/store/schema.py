@@ -1,4 +1,4 @@
-"""The three tables: their columns, and the names of what their commits carry."""
+"""The three tables: their columns and partitions, and the names of what their commits carry."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ CONSTELLATIONS = "constellations"
 
 # Names of numbers that the commits of `songs` carry (Delta calls them application transactions).
 NEXT_SONG_ID = "songprint.next_song_id"
+NEXT_SHARD = "songprint.next_shard"
+NEXT_FRAME = "songprint.next_frame"
 FENCE = "songprint.fence"
 PINS = {POSTINGS: "songprint.postings", CONSTELLATIONS: "songprint.constellations"}
 
 # Key in the configuration of a table and in the metadata of a file: the settings that it was made with.
 SETTINGS = "songprint.settings"
+
+# The column that a table is partitioned by: it stands in the log and in the folder's name, not in the files.
+SHARD = "shard"
+PARTITIONED_BY = {POSTINGS: SHARD}
+
+# Frames of a shard, in the configuration of the songs table.
+SHARD_FRAMES = "songprint.shard_frames"
 
 INDEXED = "indexed"
 REMOVED = "removed"
@@ -35,6 +44,9 @@ SCHEMAS = {
             pa.field("decoded_share", pa.float64(), nullable=False),
             pa.field("size_bytes", pa.int64(), nullable=False),
             pa.field("modified_ns", pa.int64(), nullable=False),
+            pa.field("shard", pa.int32(), nullable=False),
+            pa.field("first_frame", pa.int32(), nullable=False),
+            pa.field("n_frames", pa.int32(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
             pa.field("indexed_at", pa.timestamp("us", tz="UTC"), nullable=False),
         ]
@@ -42,8 +54,7 @@ SCHEMAS = {
     POSTINGS: pa.schema(
         [
             pa.field("hash", pa.int32(), nullable=False),
-            pa.field("song_id", pa.int32(), nullable=False),
-            pa.field("offset", pa.int32(), nullable=False),
+            pa.field("position", pa.int32(), nullable=False),
         ]
     ),
     CONSTELLATIONS: pa.schema(
@@ -55,3 +66,14 @@ SCHEMAS = {
         ]
     ),
 }
+
+
+def delta_schema(table: str) -> pa.Schema:
+    """The columns of a table as its log has them: those of its files, and what it is partitioned by."""
+    schema = SCHEMAS[table]
+    return schema.append(pa.field(SHARD, pa.int32(), nullable=False)) if table in PARTITIONED_BY else schema
+
+
+def shard_folder(shard: int) -> str:
+    """Where the postings of a shard lie, inside the table's folder."""
+    return f"{SHARD}={shard}"

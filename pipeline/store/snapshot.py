@@ -18,7 +18,7 @@ from pipeline.fingerprinting.landmarks import Postings
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import constellations as constellations_table
-from pipeline.store import delta_log, lookup, metadata, postings
+from pipeline.store import delta_log, lookup, metadata
 from pipeline.store.delta_log import Version
 from pipeline.store.schema import CONSTELLATIONS, INDEXED, PINS, POSTINGS, SCHEMAS, SONGS
 from pipeline.store.songs import read_songs
@@ -106,32 +106,31 @@ class Snapshot:
         StoreError
             If a file is missing or damaged.
         """
-        return postings.join(list(self.scan(hashes)))
-
-    def scan(self, hashes: NDArray[np.int32]) -> Iterator[Postings]:
-        """The rows of `postings`, in parts that rise by hash and bound the memory; no hash is in two parts."""
-        yield from self._lookup.scan(hashes)
+        hashes = np.ascontiguousarray(hashes, np.int32)
+        if len(hashes) > 1 and not (np.diff(hashes) > 0).all():
+            raise ParameterError("hashes to look up must be sorted and unique")
+        return lookup.postings_of(self.shards, hashes)
 
     def sweep(self) -> Iterator[Postings]:
         """All postings, in parts that rise by hash and bound the memory; no hash is in two parts."""
         if self.n_songs:
-            yield from self._lookup.sweep()
+            yield from lookup.sweep(self.shards)
 
-    def costs(self, hashes: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Estimated cost of looking up each hash, as a number of postings to decode; reads no posting.
-
-        Parameters
-        ----------
-        hashes
-            ``(n_hashes,)`` int32, sorted and unique. They are looked up together, so that neighbours share what is
-            read for them.
-
-        Returns
-        -------
-        NDArray
-            ``(n_hashes,)`` float64. Frequent hashes cost most; all are 0 in a store that is kept in memory.
-        """
-        return self._lookup.costs(hashes)
+    @cached_property
+    def shards(self) -> tuple[lookup.ShardLookup, ...]:
+        """The shards that have songs, each to be asked by itself."""
+        songs = self._song_rows(["song_id", "status", "shard", "first_frame", "n_frames"])
+        songs = songs.filter(pc.equal(songs["status"], INDEXED))
+        columns = {name: songs[name].to_numpy() for name in ("song_id", "shard", "first_frame", "n_frames")}
+        made = []
+        for number in np.unique(columns["shard"]).tolist():
+            some = np.flatnonzero(columns["shard"] == number)
+            some = some[np.argsort(columns["first_frame"][some], kind="stable")]
+            first = columns["first_frame"][some]
+            files = [file for file in self._pinned[POSTINGS].files if file.shard == number]
+            stop = first + columns["n_frames"][some]
+            made.append(lookup.ShardLookup(self.location, number, files, first, stop, columns["song_id"][some]))
+        return tuple(made)
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The peaks of some songs; songs that the snapshot does not have are left out.
@@ -191,9 +190,10 @@ class Snapshot:
         -------
         dict
             What `size` gives, and ``hashes`` (distinct), ``largest_hash`` (postings of the most frequent one),
-            ``hash_skew`` (share of the postings that the most frequent 1 % of the hashes hold).
+            ``hash_skew`` (share of the postings that the most frequent 1 % of the hashes hold); removed songs are in
+            these until `compact` drops them.
         """
-        counts = self._lookup.frequencies()
+        counts = lookup.frequencies(self.shards)
         frequent = int(np.ceil(len(counts) * FREQUENT))
         return self.size() | {
             "hashes": len(counts),
@@ -206,6 +206,10 @@ class Snapshot:
         version = self._songs if table == SONGS else self._pinned[table]
         by_id = sorted(version.files, key=lambda file: (file.low.get("song_id", 0), file.name))
         return tuple(f"{table}/{file.name}" for file in by_id)
+
+    def postings_files(self) -> tuple[tuple[str, int], ...]:
+        """The files of postings, inside the store, and the shard of each."""
+        return tuple((f"{POSTINGS}/{file.name}", file.shard) for file in self._pinned[POSTINGS].files)
 
     # read once and cached
 
@@ -228,12 +232,8 @@ class Snapshot:
         return is_indexed
 
     @cached_property
-    def _lookup(self) -> lookup.Lookup:
-        return lookup.Lookup(self.location, self.files(POSTINGS), self._is_indexed)
-
-    @cached_property
     def _constellation_reader(self) -> constellations_table.Reader:
-        return constellations_table.Reader(self.location, self.files(CONSTELLATIONS))
+        return constellations_table.Reader(self.location, self._pinned[CONSTELLATIONS].files)
 
     def _read_constellations(self, song_ids: NDArray[np.int64]) -> dict[int, Peaks]:
         found = self._constellation_reader.read(song_ids)

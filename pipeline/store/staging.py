@@ -1,7 +1,8 @@
 """Staged output of a worker: finished songs, in two files whose names depend on the batch alone.
 
-A song has no song id yet; in the files its id is its place in the batch, from 0. Song ids are given at the commit, in
-the order of the plan, so that they depend neither on which worker was faster nor on how often a batch was run.
+A song has no song id yet; in the files its id is its place in the batch, from 0, and its frames follow on those of the
+song before. Song ids and frames are given at the commit, in the order of the plan, so that they depend neither on which
+worker was faster nor on how often a batch was run.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ParameterError
-from pipeline.fingerprinting.landmarks import Hashes, Postings
+from pipeline.fingerprinting.landmarks import Hashes
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.store import constellations, postings
+from pipeline.store import constellations, metadata, postings
+from pipeline.store.postings import ShardPostings
 from pipeline.store.storage import Location
 
 FOLDER = "staging"
@@ -63,10 +65,17 @@ class StagedSong:
         """Postings of the song."""
         return len(self.hashes)
 
+    @property
+    def n_frames(self) -> int:
+        """Frames up to its last peak or landmark: what it takes of a shard."""
+        last = [int(part.max()) for part in (self.peaks.frame, self.hashes.offset) if len(part)]
+        return 1 + max(last, default=0)
+
     def row(self) -> dict[str, Any]:
         """The row for the songs table, as plain JSON values."""
         names = [field.name for field in dataclasses.fields(self) if field.name not in ("hashes", "peaks")]
-        row = {name: getattr(self, name) for name in names} | {"landmarks": self.landmarks}
+        row = {name: getattr(self, name) for name in names}
+        row |= {"landmarks": self.landmarks, "n_frames": self.n_frames}
         # file names and tags need not be Unicode, a table's strings must
         return {
             name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
@@ -129,7 +138,7 @@ def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
         raise ParameterError(f"batch name {batch!r}: use letters, digits, - and _ only")
     if not songs:
         raise ParameterError(f"batch {batch}: there is no song to stage")
-    location = Location.of(store_url)
+    _, location = metadata.read(Location.of(store_url))
     staged = _batch_postings(songs)
     table = constellations.to_table(range(len(songs)), [song.peaks for song in songs])
     manifest = Manifest(batch, tuple(song.row() for song in songs), tuple(staged.hash[::SAMPLE_STEP].tolist()))
@@ -138,31 +147,28 @@ def stage(store_url: str, batch: str, songs: Sequence[StagedSong]) -> Manifest:
         with constellations.writer(file, "") as out:
             out.write_table(table, row_group_size=64)
 
-    postings.write(location, manifest.postings, iter([staged]), "")
+    postings.write_staged(location, manifest.postings, staged)
     location.write_with(manifest.constellations, write_constellations)
     return manifest
 
 
-def _batch_postings(songs: Sequence[StagedSong]) -> Postings:
-    """The postings of a batch, sorted, with places in the batch instead of song ids."""
+def first_frames(n_frames: Sequence[int]) -> NDArray[np.int64]:
+    """Where each song begins when they lie end to end."""
+    lengths = np.array(n_frames, np.int64)
+    return np.cumsum(lengths) - lengths
+
+
+def _batch_postings(songs: Sequence[StagedSong]) -> ShardPostings:
+    """The postings of a batch, sorted, its songs end to end."""
     hashes = np.concatenate([song.hashes.hash for song in songs])
     offsets = np.concatenate([song.hashes.offset for song in songs])
     if hashes.dtype != np.int32 or offsets.dtype != np.int32 or (len(hashes) and min(hashes.min(), offsets.min()) < 0):
         raise ParameterError("hashes and offsets must be int32 and not negative")
-    places = np.repeat(np.arange(len(songs), dtype=np.int32), [song.landmarks for song in songs])
-    found = Postings(hashes, places, offsets)
-    if np.all(
-        (np.diff(offsets) >= 0) | (np.diff(places) > 0)
-    ):  # offsets rise within each song, which they nearly always do
-        return postings.take(found, _stable_order(hashes))
-    return postings.sort(found)
-
-
-def _stable_order(hashes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Places that sort the hashes and keep equal ones in their order: one plain sort, half the time of a stable one."""
+    first = first_frames([song.n_frames for song in songs])
+    if first[-1] + songs[-1].n_frames > np.iinfo(np.int32).max:
+        raise ParameterError(f"{len(songs)} songs are too long for one batch; stage fewer songs at once")
     key = hashes.astype(np.int64)
     key <<= 32  # in place: of many hours each copy takes tens of MB
-    key |= np.arange(len(hashes))
+    key |= offsets + np.repeat(first, [song.landmarks for song in songs])
     key.sort()
-    key &= 0xFFFFFFFF
-    return key
+    return ShardPostings((key >> 32).astype(np.int32), (key & 0xFFFFFFFF).astype(np.int32))

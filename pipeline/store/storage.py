@@ -11,7 +11,7 @@ import re
 import tempfile
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,11 @@ class Location:
                 return file.read()
         return bytes(self._remote().cat_file(self.path(name)))
 
+    def read_ranges(self, path: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        """The bytes of an object between each start and end, asked for at once."""
+        found = self._remote().cat_ranges([path] * len(starts), list(starts), list(ends), on_error="raise")
+        return [bytes(part) for part in found]
+
     def size(self, name: str) -> int:
         """Bytes of a file; `FileNotFoundError` if there is none."""
         return os.path.getsize(self.path(name)) if self.local else int(self._remote().size(self.path(name)))
@@ -100,6 +105,13 @@ class Location:
         if self.local:
             with suppress(OSError):
                 os.rmdir(self.path(name))
+
+    def delete_empty_folders(self, name: str) -> None:
+        """Delete a local folder and those in it, as far as they are empty."""
+        if self.local:
+            for parent, _, _ in os.walk(self.path(name), topdown=False):
+                with suppress(OSError):
+                    os.rmdir(parent)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file at once; readers see the old bytes or the new."""

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.settings import Settings
-from pipeline.store import append, check, compaction, delta_log, metadata, repair
+from pipeline.store import append, check, compaction, delta_log, metadata, repair, upgrade
 from pipeline.store.append import MapFunction
 from pipeline.store.check import Problem
 from pipeline.store.compaction import Compaction
 from pipeline.store.delta_log import Conflict
+from pipeline.store.frames import SHARD_FRAMES
 from pipeline.store.repair import Repair
 from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS
 from pipeline.store.snapshot import Snapshot
@@ -26,6 +27,7 @@ from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
 from pipeline.store.storage import Location
+from pipeline.store.upgrade import Upgrade
 
 # A query that takes longer than this may find its files compacted away.
 GRACE_HOURS = 24
@@ -44,8 +46,9 @@ class Store:
         How its fingerprints are made; they never change.
     """
 
-    def __init__(self, location: Location, settings: Settings) -> None:
-        self._location = location
+    def __init__(self, url: str, tables: Location, settings: Settings) -> None:
+        self._url = url
+        self._location = tables
         self.settings = settings
 
     def __repr__(self) -> str:
@@ -54,7 +57,7 @@ class Store:
     @property
     def url(self) -> str:
         """Where the store is."""
-        return self._location.url
+        return self._url
 
     @classmethod
     def exists(cls, url: str) -> bool:
@@ -71,11 +74,17 @@ class Store:
             If there is none, or its format is not the one that this version reads and writes.
         """
         location = Location.of(url)
-        return cls(location, metadata.read(location))
+        settings, tables = metadata.read(location)
+        return cls(location.url, tables, settings)
 
     @classmethod
-    def create(cls, url: str, settings: Settings | None = None) -> Store:
+    def create(cls, url: str, settings: Settings | None = None, shard_frames: int = SHARD_FRAMES) -> Store:
         """Create an empty store, or complete one whose creation was interrupted.
+
+        Parameters
+        ----------
+        shard_frames
+            Frames of the songs that one shard holds: 1 to 2**31. What is found does not depend on it.
 
         Raises
         ------
@@ -85,7 +94,7 @@ class Store:
         location = Location.of(url)
         if location.exists(metadata.NAME):
             raise StoreError(f"{location.url}: there is a store already")
-        return cls._create(location, settings or Settings())
+        return cls._create(location, settings or Settings(), shard_frames)
 
     @classmethod
     def open_or_create(cls, url: str, settings: Settings | None = None) -> Store:
@@ -113,14 +122,14 @@ class Store:
             raise ConfigMismatch(f"{self.url}: the store has {differing}; use its settings or make another store")
 
     @classmethod
-    def _create(cls, location: Location, settings: Settings) -> Store:
+    def _create(cls, location: Location, settings: Settings, shard_frames: int = SHARD_FRAMES) -> Store:
         expected = tuple(f"{name}/" for name in (*SCHEMAS, STAGING))
         foreign = next((name for name, _, _ in location.files() if not name.startswith(expected)), None)
         if foreign is not None:
             raise StoreError(f"{location.url}: the folder holds other things ({foreign}); give an empty or a new one")
-        delta_log.create(location, json.dumps(settings.to_dict()))
+        delta_log.create(location, json.dumps(settings.to_dict()), shard_frames)
         metadata.write(location, settings)  # last: without it there is no store, and creation starts again
-        return cls(location, settings)
+        return cls(location.url, location, settings)
 
     def snapshot(self) -> Snapshot:
         """The current version of the store; later commits do not change it."""
@@ -210,11 +219,29 @@ class Store:
         StoreError
             If there is no store, or a log is damaged so that nothing can be read.
         """
-        location = Location.of(url)
-        restored = repair.restore_metadata(location)
+        restored = repair.restore_metadata(Location.of(url))
         store = cls.open(url)
-        done = repair.repair_tables(location, store.settings, map)
+        done = repair.repair_tables(store._location, store.settings, map)
         return Repair((*restored, *done.done), done.lost)
+
+    @classmethod
+    def upgrade(cls, url: str, map: MapFunction = map) -> Upgrade | None:  # noqa: A002
+        """Convert a store of format 2 in place, without the audio; nothing else may use it meanwhile.
+
+        A run that was ended at any moment leaves the store what it was, or converted; the next one goes on with what
+        was finished.
+
+        Returns
+        -------
+        Upgrade or None
+            ``None`` if the store has this format already.
+
+        Raises
+        ------
+        StoreError
+            If there is no store, or one of a format that cannot be converted, or if it cannot be read or written.
+        """
+        return upgrade.upgrade(Location.of(url), map)
 
     def compact(self, map: MapFunction = map, grace_hours: int = GRACE_HOURS) -> Compaction:  # noqa: A002
         """Merge small files, drop removed songs, delete leftovers of dead jobs; others may read and write meanwhile.

@@ -1,0 +1,185 @@
+"""Pieces of a file by their places: read when it is local, fetched in runs and cached when it is not."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import StoreError
+from pipeline.store.storage import Location
+
+# What is fetched of an object at once, at least; neighbours that are wanted too come with one request.
+BLOCK_BYTES = 32_768
+# Blocks that a process keeps, of all objects together: 256 MB.
+KEPT_BLOCKS = 8192
+
+Bytes = NDArray[np.uint8]
+
+
+class ByteRanges(Protocol):
+    """A file of which many small pieces are wanted."""
+
+    def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
+        """Write the bytes ``first[i]`` to ``first[i] + count[i]`` of each piece, end to end, to ``out``."""
+
+    def view(self, first: int, count: int) -> Bytes:
+        """One piece that stays in use."""
+
+    def read(self, first: int, count: int) -> Bytes:
+        """One long piece, from front to back."""
+
+
+def open_ranges(location: Location, name: str, size: int) -> ByteRanges:
+    """Open a file of the store for `ByteRanges.take`.
+
+    Parameters
+    ----------
+    size
+        Bytes that it must have.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or has another size.
+    """
+    try:
+        found = location.size(name)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{location.path(name)}: the file is missing; `songprint check --repair` says what is lost"
+        ) from error
+    if found != size:
+        raise StoreError(
+            f"{location.path(name)}: the file is damaged (it has {found} of {size} bytes); "
+            "`songprint check --repair` says what is lost"
+        )
+    return LocalFile(location.path(name)) if location.local else FetchedFile(location, name, size)
+
+
+class LocalFile:
+    """A local file. Pieces are read, not mapped: mapped pages would count as this process's memory."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+
+    def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
+        """As `ByteRanges` says."""
+        ends = np.cumsum(count)
+        if not hasattr(os, "preadv"):  # Windows
+            for start, stop, end in zip(first.tolist(), (first + count).tolist(), ends.tolist(), strict=True):
+                out[end - (stop - start) : end] = self._bytes[start:stop]
+            return
+        view = out.data
+        # opened each time, since a large store has more files than a process may have open
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # else each piece brings 64 kB of the disk
+            at = 0
+            for start, end in zip(first.tolist(), ends.tolist(), strict=True):
+                if os.preadv(descriptor, (view[at:end],), start) != end - at:
+                    raise StoreError(f"{self._path}: the file ends too early; `songprint check --repair` helps")
+                at = end
+        finally:
+            os.close(descriptor)
+
+    def view(self, first: int, count: int) -> Bytes:
+        """As `ByteRanges` says: mapped, its pages belong to the operating system's cache, which all processes share."""
+        return self._bytes[first : first + count]
+
+    def read(self, first: int, count: int) -> Bytes:
+        """As `ByteRanges` says."""
+        with open(self._path, "rb") as file:
+            file.seek(first)
+            return np.fromfile(file, np.uint8, count)
+
+
+class _Blocks:
+    """Blocks of all objects that a process has fetched, those used last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+    def get(self, path: str, block: int) -> bytes | None:
+        with self._lock:
+            found = self._kept.get((path, block))
+            if found is not None:
+                self._kept.move_to_end((path, block))
+            return found
+
+    def put(self, path: str, block: int, data: bytes) -> None:
+        with self._lock:
+            self._kept[path, block] = data
+            while len(self._kept) > KEPT_BLOCKS:
+                self._kept.popitem(last=False)
+
+
+_BLOCKS = _Blocks()
+
+
+class FetchedFile:
+    """An object behind a URL. Its name has its checksum, so what was fetched of it stays true."""
+
+    def __init__(self, location: Location, name: str, size: int) -> None:
+        self._location = location
+        self._path = location.path(name)
+        self._size = size
+
+    def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
+        """As `ByteRanges` says."""
+        end = first + count
+        wanted = _covered(first // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+        have = {block: data for block in wanted.tolist() if (data := _BLOCKS.get(self._path, block)) is not None}
+        missing = np.array([block for block in wanted.tolist() if block not in have], np.int64)
+        have |= self._fetch(missing)
+        parts: list[Bytes] = [np.zeros(0, np.uint8)]
+        for at, stop in zip(first.tolist(), end.tolist(), strict=True):
+            for block in range(at // BLOCK_BYTES, -(-stop // BLOCK_BYTES)):
+                start = block * BLOCK_BYTES
+                parts.append(np.frombuffer(have[block], np.uint8)[max(at - start, 0) : stop - start])
+        np.concatenate(parts, out=out)
+
+    def view(self, first: int, count: int) -> Bytes:
+        """As `ByteRanges` says."""
+        return self.read(first, count)
+
+    def read(self, first: int, count: int) -> Bytes:
+        """As `ByteRanges` says."""
+        try:
+            return np.frombuffer(self._location.read_ranges(self._path, [first], [first + count])[0], np.uint8)
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be read: {error}") from error
+
+    def _fetch(self, blocks: NDArray[np.int64]) -> dict[int, bytes]:
+        if not len(blocks):
+            return {}
+        runs = np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1)
+        starts = [int(run[0]) * BLOCK_BYTES for run in runs]
+        ends = [min((int(run[-1]) + 1) * BLOCK_BYTES, self._size) for run in runs]
+        try:
+            found = self._location.read_ranges(self._path, starts, ends)
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be read: {error}") from error
+        made: dict[int, bytes] = {}
+        for run, data in zip(runs, found, strict=True):
+            for place, block in enumerate(run.tolist()):
+                made[block] = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
+                _BLOCKS.put(self._path, block, made[block])
+        return made
+
+
+def _covered(first: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All whole numbers from ``first[i]`` to ``stop[i]``, each once, rising."""
+    count = np.maximum(stop - first, 0)
+    every = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
+    return np.unique(every)
