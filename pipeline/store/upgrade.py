@@ -157,7 +157,7 @@ def _begin(root: Location, new: Location, version: int) -> None:
         recorded = json.loads(new.read(MARKER))
     try:
         for table in SCHEMAS if recorded else ():
-            delta_log.load(new, table)
+            delta_log.repair_log(new, table)  # a power cut may have torn its last entry
     except StoreError:  # ended while the tables were created
         recorded = None
     if recorded != {"songs_version": version}:
