@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from jobs.commands.listen import listen
 from jobs.commands.print import print_
 from jobs.commands.remove import remove
 from jobs.commands.same import same
+from jobs.commands.slurm import slurm
 from jobs.commands.songs import songs
 from jobs.commands.sql import sql
 from jobs.commands.stats import stats
@@ -36,12 +38,21 @@ from pipeline.execution.process import block_pandas_import
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and the number of the signal, which typer gives."""
 
+TERMINATED = 143
+"""The exit code after SIGTERM, which `kill`, systemd and SLURM send."""
+
+KILLED_S = 5.0
+"""How long to wait for processes that were killed, so that Python can free what it shared with them."""
+
 MACHINE_ERRORS = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EIO")
     if hasattr(errno, name)
 )
 """Errors of the machine: they become one sentence. Any other error is a bug and keeps its traceback."""
+
+KEPT = {"index": "what was finished is in the store", "slurm": "the jobs are cancelled"}
+"""What is said of an interrupted command; of others, that the store is whole."""
 
 RETRY_HINT = "what was finished is in the store; put that right and run the same command again"
 
@@ -86,10 +97,12 @@ app.command()(same)
 app.command("print")(print_)
 app.command()(listen)
 app.command()(demo)
+app.command()(slurm)
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage) or 130 (Ctrl-C).
+    """Run the command line; exit with 0, 1 (an error of ours, one sentence), 2 (wrong usage), 130 (Ctrl-C) or 143
+    (SIGTERM).
 
     A script's shell starts a command in the background with SIGINT ignored, and Python keeps it so: Ctrl-C then stops
     the script, and the command goes on.
@@ -97,8 +110,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # it may be closed, or replaced by a program that calls this
             stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding does not have
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _interrupt)
     code = run(sys.argv[1:])
     processes = sys.modules.get("multiprocessing")
+    for process in processes.active_children() if processes else ():
+        process.join(KILLED_S)
     if processes and processes.active_children():
         # They hang in the kernel, where SIGKILL does not reach them, and Python would wait for them. All results are
         # written.
@@ -108,17 +126,28 @@ def main() -> None:
     sys.exit(code)
 
 
+class _Interrupt(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. Python would end with SIGINT itself after some that were `KeyboardInterrupt` alone."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise _Interrupt(number)
+
+
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     block_pandas_import()
     try:
         app(arguments, prog_name="songprint")  # raises SystemExit; wrong usage was explained by then
     except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            print(
-                "Interrupted; what was finished is in the store. Run the same command again to go on.", file=sys.stderr
-            )
-        return stop.code if isinstance(stop.code, int) else 0
+        if stop.code != INTERRUPTED:
+            return stop.code if isinstance(stop.code, int) else 0
+        kept = KEPT.get(" ".join(arguments[:1]), "the store is whole")
+        print(f"Interrupted; {kept}. Run the same command again to go on.", file=sys.stderr)
+        by = stop.__context__
+        while by is not None and not isinstance(by, _Interrupt):
+            by = by.__context__
+        return TERMINATED if by is not None and by.args == (signal.SIGTERM,) else INTERRUPTED
     except SongprintError as error:
         print(f"{type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         return 1

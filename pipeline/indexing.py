@@ -20,7 +20,7 @@ from pipeline import catalog
 from pipeline.arguments import require_store
 from pipeline.audio.tags import read_tags
 from pipeline.catalog import Entry
-from pipeline.errors import AudioError, SongprintError
+from pipeline.errors import AudioError, ClusterError, SongprintError
 from pipeline.execution.cluster import ExecutorLike, open_executor
 from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
@@ -230,21 +230,25 @@ def index_entries(
     staged: list[Manifest] = []
     committed = time.monotonic()
 
-    def commit() -> None:
+    def commit(in_process: bool = False) -> None:
         nonlocal added, present, staged, committed
-        ids = store.commit(staged, map=executor.map) if staged else []
+        ids = store.commit(staged, map=map if in_process else executor.map) if staged else []
         added += len(ids)
         present += sum(len(manifest.songs) for manifest in staged) - len(ids)  # files of this run with the same content
         staged, committed = [], time.monotonic()
 
-    for outcome in in_order(executor, index_batch, batches, halve, on_outcome):
-        if isinstance(outcome, Done):
-            known += outcome.result.present
-            cut_short += outcome.result.cut_short
-            if outcome.result.manifest is not None:
-                staged.append(outcome.result.manifest)
-        if time.monotonic() - committed > COMMIT_EVERY_S:
-            commit()
+    try:
+        for outcome in in_order(executor, index_batch, batches, halve, on_outcome):
+            if isinstance(outcome, Done):
+                known += outcome.result.present
+                cut_short += outcome.result.cut_short
+                if outcome.result.manifest is not None:
+                    staged.append(outcome.result.manifest)
+            if time.monotonic() - committed > COMMIT_EVERY_S:
+                commit()
+    except (KeyboardInterrupt, ClusterError):  # stopped, or without workers
+        commit(in_process=True)
+        raise
     commit()
     failures.sort(key=lambda failure: failure.path)
     present += len(known)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pipeline
 from jobs.cli import run
 from jobs.output import dataset, tables
 from pipeline import Settings, Store, catalog, identification, indexing
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ParameterError
 from pipeline.execution import dask_executor
 from pipeline.execution.executor import Progress
 from pipeline.fingerprinting import extract
@@ -103,7 +104,7 @@ def test_killed_workers_lose_and_double_no_song(
 
 
 def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
-    songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     song = str(songs_folder / "00.wav")
     plain = Store.open_or_create(str(tmp_path / "plain"))
@@ -111,8 +112,12 @@ def test_a_file_that_kills_its_worker_costs_one_failure_row_and_no_other_song(
     shutil.copy(song, tmp_path / "deadly.wav")
     store = Store.open_or_create(str(tmp_path / "store"))
     monkeypatch.setattr(indexing, "index_batch", index_with_a_deadly_decoder)
+    caplog.set_level(logging.WARNING, "pipeline")
     with dask_executor.local(2) as workers:
         report = pipeline.index([song, str(tmp_path / "deadly.wav")], store, workers)
+    killed = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    assert killed
+    assert {*killed[0]} == {"worker", "address", "reason"}
     assert [failure.path for failure in report.failures] == [str(tmp_path / "deadly.wav")]
     assert "died" in report.failures[0].reason
     assert contents(store) == contents(plain)
@@ -237,6 +242,21 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == 1, printed
     assert printed[0].startswith("ClusterError: tcp://127.0.0.1:9: no Dask scheduler answers")
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:99999", "tcp://127.0.0.1", "nonsense", "tcp://no.invalid:8786"])
+def test_what_is_no_address_of_a_scheduler_is_refused_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed.comm, "connect", None)  # nothing is tried
+    with pytest.raises(ParameterError, match=f"{address}: (not the address|the host no.invalid is not known)"):
+        dask_executor.connect(address).__enter__()
+
+
+def test_something_else_that_listens_and_never_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"{address}: no Dask scheduler answers"):
+            dask_executor.connect(address).__enter__()
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
 import pipeline
 from jobs.cli import run
-from pipeline import Store
+from pipeline import Store, indexing
 from pipeline.execution import dask_executor
 from pipeline.execution.dask_executor import DaskExecutor
 from pipeline.simulation import acoustics, encoding
@@ -151,7 +152,7 @@ def test_indexing_again_adds_nothing(store: Store, library: FormulaLibrary, tmp_
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 def test_an_interrupted_run_goes_on_where_it_stopped(
     store: Store, library: FormulaLibrary, how: signal.Signals, tmp_path: Path
 ) -> None:
@@ -165,12 +166,54 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         time.sleep(0.05)
     running.send_signal(how)
     _, said = running.communicate(timeout=60)
-    if how is signal.SIGINT and running.returncode != 0:
-        assert running.returncode == 130, said
+    if how is not signal.SIGKILL and running.returncode != 0:
+        assert running.returncode == 128 + how, said
+        assert "leaked" not in said
         assert "Run the same command again" in said
         assert "Traceback" not in said
     assert run(["index", str(library.folder), "--store", url, "--workers", "1", "--quiet"]) == 0
     assert contents(Store.open(url)) == contents(store)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+def test_a_run_that_is_stopped_while_it_starts_leaves_no_process(
+    library: FormulaLibrary, how: signal.Signals, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "jobs", "index", str(library.folder), "--store", str(tmp_path / "store")]
+    running = subprocess.Popen([*command, "--workers", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = psutil.Process(running.pid)
+    started: list[psutil.Process] = []
+    while running.poll() is None and not started:  # the first process that Dask starts: the others are to come
+        started = process.children()
+        time.sleep(0.01)
+    running.send_signal(how)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + how, said
+    assert re.fullmatch(r"Interrupted; .*\n", said)
+    _, left = psutil.wait_procs(started, timeout=30)
+    assert left == []
+
+
+def test_what_is_staged_is_committed_when_a_run_is_stopped(
+    library: FormulaLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, done = indexing.index_batch, []
+
+    def stop_at_the_third(batch: indexing.IndexBatch) -> indexing.BatchReport:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(batch)
+        return real(batch)
+
+    store = Store.create(str(tmp_path / "store"))
+    monkeypatch.setattr(indexing, "index_batch", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.index(library.paths[:4], store)
+    monkeypatch.undo()
+    assert store.snapshot().songs(["path"])["path"].to_pylist() == list(library.paths[:2])
+    assert pipeline.index(library.paths[:4], store).added == 2
+    assert store.check() == []
 
 
 def test_a_run_in_the_background_of_a_script_is_not_stopped_by_ctrl_c(library: FormulaLibrary, tmp_path: Path) -> None:
@@ -234,6 +277,23 @@ def test_the_tables_say_the_same_in_every_format(store: Store, tmp_path: Path) -
             read[suffix] = table["digest"].to_pylist()
     assert read[".csv"] == read[".jsonl"] == read[".parquet"]
     assert len(read[".csv"]) == store.snapshot().n_songs
+
+
+def test_lines_about_failures_have_fields_and_a_merge_speaks_of_no_audio(
+    library: FormulaLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mp3").write_bytes(b"this is no music" * 1000)
+    command = ["index", str(tmp_path / "broken.mp3"), library.paths[0], "--store", str(tmp_path / "one"), "--log-json"]
+    assert run(command) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (failure,) = [line for line in lines if "path" in line]
+    assert (failure["path"], failure["level"]) == (str(tmp_path / "broken.mp3"), "warning")
+    assert failure["message"] == f"{failure['path']}: {failure['reason']}"
+    assert run(["index", str(tmp_path / "one"), "--store", str(tmp_path / "two")]) == 0
+    said = capsys.readouterr().err
+    assert "1 song added without audio, 0 already there" in said
+    assert re.search(r"^The store has 1 song, ", said, re.MULTILINE)
+    assert "real time" not in said
 
 
 def test_a_file_in_place_of_the_demos_folder_is_one_sentence(

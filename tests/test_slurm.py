@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.dask_cluster import ROOT
 
 
-def slurm(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.slurm", *options]
+def slurm(*options: str, name: str = "jobs.slurm") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *name.split(), *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -30,6 +31,21 @@ def test_the_dry_run_explains_what_it_would_submit() -> None:
     for line in ("#SBATCH -p long", "#SBATCH --cpus-per-task=4", "#SBATCH -t 02:00:00", "module load python"):
         assert line in script
     assert "--nthreads 1" in script[-1] or "--nthreads 1" in script[-2]
+
+
+def test_the_command_and_the_module_are_the_same(tmp_path: Path) -> None:
+    ran = [
+        slurm("--dry-run", "--jobs", "2", name=name).stdout.splitlines()[:6] for name in ("jobs.slurm", "jobs slurm")
+    ]
+    assert ran[0] == ran[1]
+    assert "2 SLURM jobs" in ran[0][0]
+
+
+def test_without_sbatch_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = slurm("--jobs", "1", name="jobs slurm")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("ClusterError: there is no sbatch here")
 
 
 @pytest.mark.parametrize("options", [["--walltime", "soon"], ["--memory-gb", "1"]], ids=lambda options: options[0])

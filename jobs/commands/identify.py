@@ -149,4 +149,7 @@ def warn_unmatched(table: pa.Table) -> None:
     """Name the recordings that get no sheet, and why."""
     for clip, status, message in zip(*(table[name].to_pylist() for name in ("clip", "status", "message")), strict=True):
         if status != "matched":
-            log.warning("%s: %s%s", clip, status, f": {message}" if message else "")
+            log.warning(
+                "%s: %s%s", clip, status, f": {message}" if message else "",
+                extra={"fields": {"path": clip, "status": status, "reason": message}},
+            )  # fmt: skip

@@ -45,6 +45,8 @@ def index(
     Example: songprint index ~/Music --store ~/music.songprint --failures failures.csv
     """
     messages(quiet, verbose, log_json)
+    import dataclasses
+
     import pyarrow as pa
 
     from jobs.output import tables
@@ -73,7 +75,7 @@ def index(
     if report.moved:
         log.info("%s found under new paths.", count(report.moved, "song"))
     for failure in report.failures:
-        log.warning("%s: %s", failure.path, failure.reason)
+        log.warning("%s: %s", failure.path, failure.reason, extra={"fields": dataclasses.asdict(failure)})
     if failures is not None:
         schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
         rows = [{"path": failure.path, "reason": failure.reason} for failure in report.failures]
@@ -81,11 +83,15 @@ def index(
     size = opened.snapshot().size()
     hours = report.audio_s / 3600
     rates = speed(report.audio_s, report.busy_s, report.wall_s)
+    done = (
+        f"{count(report.added, 'song')} added ({hours:.2f} h of audio in {report.wall_s:.1f} s: "
+        f"{rates['x_realtime']:.0f}x real time, {rates['x_realtime_per_worker']:.0f}x a worker, "
+        f"{rates['workers_busy']:.1f} workers busy), {report.present} already there, {report.cut_short} cut short, "
+        f"{len(report.failures)} failed; the"
+    )
     log.info(
-        "%s added (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy), "
-        "%d already there, %d cut short, %d failed; the store has %s, %.2f h, %.1f MB.",
-        count(report.added, "song"), hours, report.wall_s, *rates.values(), report.present, report.cut_short,
-        len(report.failures), count(size["songs"], "song"), size["hours"], size["bytes"] / 1e6,
+        "%s store has %s, %.2f h, %.1f MB.",
+        done if files else "The", count(size["songs"], "song"), size["hours"], size["bytes"] / 1e6,
         extra={
             "fields": {
                 "job": "index",

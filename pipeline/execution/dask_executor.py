@@ -7,6 +7,7 @@ version of songprint, files that it cannot see) reports so at its first task, wh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib.util
@@ -14,7 +15,9 @@ import itertools
 import logging
 import os
 import platform
+import re
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,7 +43,8 @@ Result = TypeVar("Result")
 
 # One task runs and one waits on the worker: it never idles, and few tasks are lost with a scheduler.
 IN_FLIGHT_PER_WORKER = 2
-CONNECT_S = 20
+CONNECT_S = 6
+WORKERS_S = 20
 # A busy scheduler answers in milliseconds; one that is silent for so long is taken for lost.
 SCHEDULER_TIMEOUT_S = 20
 # A file server that needs longer to find a file hangs.
@@ -53,6 +57,8 @@ LOCAL_CONFIG = {"distributed.scheduler.allowed-failures": 1}
 # Dask's profiler samples every worker's stack 100 times a second and keeps the samples for 1,000 s: 2 to 5 MB for each
 # minute of work. Only its performance report shows them.
 NO_PROFILE = {"distributed.worker.profile.enabled": False}
+_ADDRESS = re.compile(r"(?:[a-z]+://)?(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
+MAX_PORT = 65535
 DIED = "the worker process died each time that it ran this; out of memory, or a crash in a decoder?"
 
 
@@ -118,7 +124,13 @@ class DaskExecutor:
                     item = running.pop(future)
                     try:
                         result: Result = _result(future)
-                    except KilledWorker:
+                    except KilledWorker as error:
+                        worker = error.last_worker
+                        log.warning(
+                            "worker %s (%s) died, and so did those before it that ran the same task",
+                            worker.name, worker.address,
+                            extra={"fields": {"worker": str(worker.name), "address": worker.address, "reason": DIED}},
+                        )  # fmt: skip
                         yield Died(item, DIED)
                     except UnfitWorker as error:
                         self._exclude(error)
@@ -157,7 +169,10 @@ class DaskExecutor:
         if not self._known_workers().keys() - self._unfit:
             raise ClusterError(f"no worker can do this job: {error}")
         if not known:
-            log.warning("%s; its tasks go to the others", error)
+            log.warning(
+                "%s; its tasks go to the others", error,
+                extra={"fields": {"worker": error.name, "address": error.address, "reason": error.reason}},
+            )  # fmt: skip
 
     def _warn_if_stuck(self) -> None:
         """Warn when no worker is left, or some are paused."""
@@ -206,6 +221,8 @@ class UnfitWorker(Exception):
     def __init__(self, address: str, name: str, reason: str) -> None:
         super().__init__(address, name, reason)
         self.address = address
+        self.name = name
+        self.reason = reason
         self._text = f"worker {name} ({address}) {reason}"
 
     def __str__(self) -> str:
@@ -224,29 +241,34 @@ def local(workers: int, report: str | None = None) -> Iterator[DaskExecutor]:
         Where Dask's performance report goes, an HTML file; ``None`` for none.
     """
     profile = NO_PROFILE if report is None else {}
-    with dask.config.set(LOCAL_CONFIG | profile), interrupts_handled_here():
-        # Not ":0", which is every interface: anyone on the network could watch.
-        processes = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
-        )
-    with (
-        dask.config.set(LOCAL_CONFIG),
-        _closing(processes),
-        Client(processes) as client,
-        _performance_report(report, client),
-    ):
+    with contextlib.ExitStack() as stack:
+        with dask.config.set(LOCAL_CONFIG | profile), interrupts_handled_here():
+            # Not ":0", which is every interface: anyone on the network could watch.
+            processes = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
+            )
+            stack.enter_context(_closing(processes))  # an interrupt comes at the end of this block
+        stack.enter_context(dask.config.set(LOCAL_CONFIG))
+        client = stack.enter_context(Client(processes))
+        stack.enter_context(_performance_report(report, client))
         try:
             yield DaskExecutor(client, own=True)
-        except BaseException:  # Dask would give each running task 4 s to end, for nothing
-            for nanny in processes.workers.values():
-                nanny.close_gracefully()  # else it starts the worker again
-                if nanny.pid:
-                    os.kill(nanny.pid, signal.SIGKILL)
+        except BaseException:
+            _kill(processes)
             raise
+
+
+def _kill(processes: LocalCluster) -> None:
+    """End the workers at once: Dask would give each running task 4 s to end, for nothing."""
+    for nanny in processes.workers.values():
+        nanny.close_gracefully()  # else it starts the worker again
+        if nanny.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -255,6 +277,9 @@ def _closing(processes: LocalCluster) -> Iterator[None]:
     processes.__enter__()
     try:
         yield
+    except BaseException:
+        _kill(processes)
+        raise
     finally:
         try:
             processes.close()
@@ -270,12 +295,17 @@ def connect(address: str, report: str | None = None) -> Iterator[DaskExecutor]:
     ------
     ClusterError
         If nothing answers there, no worker has joined, or scheduler, workers and this process differ in their versions.
+    ParameterError
+        If it is no address, or names a host that is not known.
     """
+    _require_address(address)
     try:
+        asyncio.run(_greet(address))
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
+        reason = str(error) or f"silent for {CONNECT_S} s"
         raise ClusterError(
-            f"{address}: no Dask scheduler answers ({error}); start one with `dask scheduler`"
+            f"{address}: no Dask scheduler answers ({reason}); start one with `dask scheduler`"
         ) from error
     with client:
         executor = from_client(client)
@@ -300,13 +330,32 @@ def from_client(client: object) -> DaskExecutor:
         )
     address = client.scheduler.address
     try:
-        client.wait_for_workers(1, timeout=CONNECT_S)
+        client.wait_for_workers(1, timeout=WORKERS_S)
     except TimeoutError as error:
         raise ClusterError(
             f"{address}: the scheduler has no workers; start some with `dask worker {address}`"
         ) from error
     _check_versions(client)
     return DaskExecutor(client)
+
+
+def _require_address(address: str) -> None:
+    """Refuse at once what no Dask scheduler can have."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 1 <= int(found["port"]) <= MAX_PORT:
+        raise ParameterError(f"{address}: not the address of a Dask scheduler; it looks like tcp://10.0.0.5:8786")
+    try:
+        socket.getaddrinfo(found["host"].strip("[]"), int(found["port"]))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParameterError(f"{address}: the host {found['host']} is not known: {reason}") from None
+
+
+async def _greet(address: str) -> None:
+    """Connect and hang up: `Client` would wait for ever where something else listens, and never answers."""
+    security = distributed.Security().get_connection_args("client")
+    comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=CONNECT_S, **security), CONNECT_S)
+    await comm.close()
 
 
 def _performance_report(path: str | None, client: Client) -> contextlib.AbstractContextManager[Any]:
@@ -324,7 +373,7 @@ def _has_bokeh() -> bool:
 
 @contextlib.contextmanager
 def _write_report(path: str, client: Client) -> Iterator[None]:
-    with client.as_current(), distributed.performance_report(filename=path):
+    with client.as_current(), distributed.performance_report(filename=path, mode="inline"):
         yield
 
 

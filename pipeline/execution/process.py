@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from multiprocessing import resource_tracker
@@ -73,7 +74,8 @@ def interrupts_handled_here() -> Iterator[None]:
     """Let processes that are started inside ignore Ctrl-C; this process stops them.
 
     A terminal sends SIGINT to all processes of a job. Threads and processes inherit a blocked signal, so this also
-    holds for workers that are started again later. A SIGINT that arrives meanwhile is handled afterwards.
+    holds for workers that are started again later. A SIGINT or SIGTERM that arrives meanwhile is handled afterwards:
+    else processes that are half started would be left behind.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -81,9 +83,30 @@ def interrupts_handled_here() -> Iterator[None]:
     resource_tracker.ensure_running()  # started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _signals_deferred():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM at the end; blocking them in this thread does not keep another one from taking them."""
+    if threading.current_thread() is not threading.main_thread():  # only there Python handles signals
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    for one, handler in handlers.items():
+        if callable(handler):  # neither ignored nor the kernel's default, which ends this process at once
+            signal.signal(one, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
 
 
 @functools.cache
