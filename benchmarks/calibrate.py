@@ -32,7 +32,15 @@ from scipy.optimize import minimize
 from pipeline.audio import decoding
 from pipeline.evaluation.experiment import LibraryWithoutSong
 from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.calibration import CLIP_TERMS, LOGIT_AT_FPR, VerifiedCandidate, confidence, length_penalty
+from pipeline.matching import calibration
+from pipeline.matching.calibration import (
+    CLIP_TERMS,
+    LOGIT_AT_FPR,
+    SUPPORT_TERMS,
+    VerifiedCandidate,
+    confidence,
+    length_penalty,
+)
 from pipeline.matching.clip import Clip
 from pipeline.matching.search import COARSE, FINE, RESOLVED_CONFIDENCE, search
 from pipeline.matching.types import Library
@@ -63,6 +71,8 @@ class Candidates:
     ----------
     terms
         ``(n_candidates, n_terms)`` float64.
+    limit
+        ``(n_candidates,)`` float64: the log odds that `SUPPORT_TERMS` allow, which are not fitted here.
     songs
         The song of each.
     right
@@ -70,6 +80,7 @@ class Candidates:
     """
 
     terms: NDArray[np.float64]
+    limit: NDArray[np.float64]
     songs: tuple[str, ...]
     right: NDArray[np.bool_]
 
@@ -77,14 +88,16 @@ class Candidates:
         """The highest logit, and whether its song is right; `NO_CANDIDATE` if there is none."""
         if not len(self.right):
             return NO_CANDIDATE, False
-        logits = self.terms @ weights
+        logits = np.minimum(self.terms @ weights, self.limit)
         place = int(np.argmax(logits))
         return float(logits[place]), bool(self.right[place])
 
     def where(self, keep: Sequence[bool]) -> Candidates:
         """Some of the candidates."""
         kept = np.array(keep, bool)
-        return Candidates(self.terms[kept], tuple(np.array(self.songs, object)[kept]), self.right[kept])
+        return Candidates(
+            self.terms[kept], self.limit[kept], tuple(np.array(self.songs, object)[kept]), self.right[kept]
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +157,8 @@ def gather(folder: str, processes: int, keep: str | None) -> list[SearchedClip]:
         rows = [[term.value(one) for term in CLIP_TERMS.values()] for one in candidates]
         songs = tuple(names[one.candidate.song_id - 1] for one in candidates)
         right = np.array([song == clip.track for song in songs], bool)
-        return Candidates(np.array(rows).reshape(len(rows), len(CLIP_TERMS)), songs, right)
+        limit = np.array([calibration.logit(SUPPORT_TERMS, one) for one in candidates])
+        return Candidates(np.array(rows).reshape(len(rows), len(CLIP_TERMS)), limit, songs, right)
 
     return [
         SearchedClip(clip, bool(hidden) or not clip.track, (labelled(clip, coarse), labelled(clip, fine)))

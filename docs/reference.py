@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
+from pipeline.comparison import Comparison
 from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.identification import MATCHES
 from pipeline.indexing import Failure, IndexReport
 from pipeline.store import Snapshot
 
 PAGE = Path(__file__).with_name("REFERENCE.md")
-RETURNED = (Snapshot, IndexReport, Failure, Fingerprint)
+RETURNED = (Snapshot, IndexReport, Failure, Fingerprint, Comparison)
 HEAD = """\
 # Reference
 

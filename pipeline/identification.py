@@ -31,6 +31,7 @@ from pipeline.errors import AudioError, CatalogError, SongprintError
 from pipeline.execution.cluster import ExecutorLike, open_executor
 from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
+from pipeline.matching.clip import too_little_to_tell
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import find_matches
 from pipeline.matching.types import Match, Query
@@ -145,7 +146,8 @@ def identify(
     -------
     pyarrow.Table
         One row per match, sorted by clip and start, in the schema `MATCHES`: ``status`` is ``matched``, ``unknown``
-        (one row, no song was found) or ``failed`` (``message`` says why).
+        (one row, no song was found; ``message`` says so if the clip is too short or too empty to tell) or ``failed``
+        (``message`` says why).
 
     Raises
     ------
@@ -228,7 +230,8 @@ def identify_samples(
     matches = found if isinstance(found, list) else find_matches([found], snapshot, query)[0]
     whole_s = (0.0, decoded.duration_s)
     sounds_s = whole_s if isinstance(found, list) else _sounding_s(found, snapshot.settings.sample_rate)
-    return match_table("", matches, snapshot, sounds_s)
+    remark = "" if isinstance(found, list) or matches else too_little_to_tell(found, snapshot.settings)
+    return match_table("", matches, snapshot, sounds_s, remark)
 
 
 def identify_entries(
@@ -333,19 +336,30 @@ def identify_batch(batch: ClipBatch, progress: BatchProgress = lambda audio_s, s
 
 @dataclass(slots=True)
 class _ClipResult:
-    """What is known of one clip so far; ``message`` says why it failed."""
+    """What is known of one clip so far.
+
+    Parameters
+    ----------
+    message
+        Why it failed.
+    remark
+        Why nothing can be told of it, if it is unknown.
+    """
 
     path: str
     matches: list[Match] = field(default_factory=list)
     duration_s: float = 0.0
     message: str = ""
+    remark: str = ""
     sounds_s: tuple[float, float] = (0.0, math.inf)  # what lies before and behind it is silence
 
 
 def _match_together(clips: Sequence[tuple[_ClipResult, NDArray[np.float32]]], batch: ClipBatch) -> None:
     found = find_matches([samples for _, samples in clips], batch.snapshot, batch.query)
-    for (clip, _), matches in zip(clips, found, strict=True):
+    for (clip, samples), matches in zip(clips, found, strict=True):
         clip.matches = matches
+        if not matches:
+            clip.remark = too_little_to_tell(samples, batch.snapshot.settings)
 
 
 def _decode_clips(
@@ -471,7 +485,11 @@ def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, Any]]:
 
 
 def match_table(
-    clip: str, matches: Sequence[Match], snapshot: Snapshot, sounds_s: tuple[float, float] = (0.0, math.inf)
+    clip: str,
+    matches: Sequence[Match],
+    snapshot: Snapshot,
+    sounds_s: tuple[float, float] = (0.0, math.inf),
+    remark: str = "",
 ) -> pa.Table:
     """The rows of one clip in which these matches were found, in the schema `MATCHES`.
 
@@ -479,9 +497,13 @@ def match_table(
     ----------
     sounds_s
         Seconds at which the clip begins and ends to sound; no match is longer.
+    remark
+        Why nothing can be told of the clip, if there is no match.
     """
     songs = _songs(snapshot, {match.song_id for match in matches})
-    return pa.Table.from_pylist(_rows(_ClipResult(clip, list(matches), sounds_s=sounds_s), songs), schema=MATCHES)
+    return pa.Table.from_pylist(
+        _rows(_ClipResult(clip, list(matches), remark=remark, sounds_s=sounds_s), songs), schema=MATCHES
+    )
 
 
 def _rows(clip: _ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str, object]]:
@@ -489,7 +511,7 @@ def _rows(clip: _ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str,
     if clip.message:
         return [{"clip": path, "status": "failed", "message": clip.message}]
     if not clip.matches:
-        return [{"clip": path, "status": "unknown"}]
+        return [{"clip": path, "status": "unknown", "message": clip.remark or None}]
     return [
         {
             "clip": path,

@@ -45,6 +45,8 @@ BYTES_PER_S = {".wav": 176_400, ".aiff": 176_400, ".aif": 176_400, ".flac": 100_
 BYTES_PER_S_OTHERWISE = 20_000
 # A song of which less than this share of its declared duration could be decoded is counted as cut short.
 COMPLETE_SHARE = 0.98
+# A shorter file without landmarks is too short, whatever sounds in it: of drum one-shots that have none, most are.
+SHORTEST_SONG_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,10 +412,11 @@ def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:
             return digest
         print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
         if len(print_.hashes) == 0:
-            raise AudioError(
-                f"{printable_path(entry.path)}: no landmarks in {print_.decoded.duration_s:.1f} s; "
-                "it is silent or a steady tone"
-            )
+            duration_s = print_.decoded.duration_s
+            length, why = f"{duration_s:.1f} s", "silent or a steady tone"
+            if duration_s < SHORTEST_SONG_S:
+                length, why = f"{duration_s:.2f} s", f"too short: a song needs {SHORTEST_SONG_S:g} s or more"
+            raise AudioError(f"{printable_path(entry.path)}: no landmarks in {length}; it is {why}")
         tags = read_tags(path)
     return StagedSong(
         path=printable_path(entry.path),

@@ -116,6 +116,15 @@ class MemoryLibrary:
         made = {song_id: constellation(iter([samples]), settings) for song_id, samples in songs.items()}
         return cls(settings, {song_id: (pair_peaks(peaks, settings.fan_out), peaks) for song_id, peaks in made.items()})
 
+    def with_samples(self, songs: Mapping[int, NDArray[np.float32]]) -> MemoryLibrary:
+        """Another library, with these songs beside its own."""
+        added = {song_id: constellation(iter([samples]), self.settings) for song_id, samples in songs.items()}
+        every = {**self.peaks, **added}
+        fan_out = self.settings.fan_out
+        return MemoryLibrary(
+            self.settings, {song_id: (pair_peaks(peaks, fan_out), peaks) for song_id, peaks in every.items()}
+        )
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As `Snapshot` does."""
         return {song_id: self.peaks[song_id] for song_id in song_ids}

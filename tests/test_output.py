@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs import cli
-from jobs.output import tables
+from jobs.output import dataset, tables
 from jobs.output.formats import FILES, FORMATS, PRINTED, RECORDINGS
 from jobs.runtime import PlainLines
 from pipeline.errors import AudioError
@@ -157,3 +157,13 @@ def test_part_files_are_read_again(suffix: str, tmp_path: Path) -> None:
     tables.write([table(["a", "b"]), table(["c"])], SCHEMA, str(path))
     assert list(FILES[suffix].read_column(path, "title")) == ["a", "b", "c"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_part_of_a_folder_begins_with_the_mark_and_is_read_again(tmp_path: Path) -> None:
+    output = f"{tmp_path / 'matches.csv'}/"
+    assert dataset.open_dataset(output, {"gaps": False}) == set()
+    parts = pa.table({"clip": ["a", "b"]})
+    dataset.write([parts, parts.slice(1)], parts.schema, output, bom=True)
+    written = [path.read_bytes() for path in sorted(Path(output).glob("part-*"))]
+    assert [one.startswith("\ufeffclip\r\n".encode()) for one in written] == [True, True]
+    assert dataset.open_dataset(output, {"gaps": False}) == {"a", "b"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -212,6 +213,18 @@ def test_a_local_cluster_and_any_dask_client_do_what_this_process_does(store: St
         assert pipeline.identify(tmp_path, store, executor=cluster).equals(expected)
         assert pipeline.identify(tmp_path, store, executor=cluster.client).equals(expected)
         assert cluster.client.status == "running"
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import pipeline\nwith pipeline.local_cluster(1):\n    print('never')\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert (
+        "ClusterError: the worker processes did not start (Nanny failed to start.); a script must open"
+        in ran.stderr.splitlines()[-1]
+    )
 
 
 def test_a_client_without_workers_is_refused(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,14 +288,22 @@ def test_a_small_library_names_no_more_out_of_library_clips(library, songs):
     assert sum(map(bool, named)) <= 1
 
 
-@pytest.mark.parametrize("speed", [0.97, 1.02])
+@pytest.mark.parametrize("speed", [0.97, 1.02, 1.03, 1.0137])
 def test_another_speed_is_found_when_wanted(library, speed):
     played = at_speed(excerpt(4, 10.0, 5), 1 / speed)
     assert find_matches([played], library, Query()) == [[]]
     (matches,) = find_matches([played], library, Query(speed_range=3.0))
     assert matches[0].song_id == 4
-    assert matches[0].speed == pytest.approx(speed, abs=0.006)
-    assert matches[0].song_start_s == pytest.approx(10.0, abs=0.1)
+    assert matches[0].speed == pytest.approx(speed, abs=0.001)
+    assert matches[0].song_start_s == pytest.approx(10.0, abs=0.05)
+    assert matches[0].song_end_s == pytest.approx(15.0, abs=0.05)
+
+
+def test_the_own_speed_stays_exactly_one_when_others_are_searched(library):
+    (plain, noisy) = find_matches(
+        [excerpt(4, 10.0, 5), acoustics.recording(excerpt(2, 7.0, 4), 5.0, 1, RATE)], library, Query(speed_range=3.0)
+    )
+    assert plain[0].speed == noisy[0].speed == 1.0
 
 
 def test_clips_do_not_see_each_other(library):

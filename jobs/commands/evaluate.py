@@ -84,7 +84,10 @@ def evaluate(
     parts = {
         "made": ("Made with", metrics.provenance(plan, surroundings, query)),
         "recall": ("Recall", recall),
-        "out_of_library": ("Out-of-library clips: their song is not in the library", metrics.out_of_library(rows)),
+        "out_of_library": (
+            "Out-of-library clips named: high_percent is the upper bound (95 %)",
+            metrics.out_of_library(rows),
+        ),
         "confidence": ("Confidence, stated and observed", metrics.reliability(rows)),
         "timing": ("Milliseconds to match, decoding excluded", timing),
         "storage": ("Storage", storage),

@@ -67,7 +67,7 @@ def write(matches: Iterable[pa.Table], schema: pa.Schema, output: str, bom: bool
     number = max((int(part.stem.rpartition("-")[2]) for part in _parts(folder)), default=0)
     for number, table in enumerate(matches, start=number + 1):  # noqa: B020  goes on counting
         part = folder / f"part-{number:06d}{folder.suffix}"
-        tables.write([table], schema, str(part), bom=bom)
+        tables.write([table], schema, str(part), "table", None, bom)
 
 
 def _parts(folder: Path) -> list[Path]:

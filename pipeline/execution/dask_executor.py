@@ -243,14 +243,7 @@ def local(workers: int, report: str | None = None) -> Iterator[DaskExecutor]:
     profile = NO_PROFILE if report is None else {}
     with contextlib.ExitStack() as stack:
         with dask.config.set(LOCAL_CONFIG | profile), interrupts_handled_here():
-            # Not ":0", which is every interface: anyone on the network could watch.
-            processes = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
-            )
+            processes = _start_workers(workers)
             stack.enter_context(_closing(processes))  # an interrupt comes at the end of this block
         stack.enter_context(dask.config.set(LOCAL_CONFIG))
         client = stack.enter_context(Client(processes))
@@ -260,6 +253,23 @@ def local(workers: int, report: str | None = None) -> Iterator[DaskExecutor]:
         except BaseException:
             _kill(processes)
             raise
+
+
+def _start_workers(workers: int) -> LocalCluster:
+    try:
+        # Not ":0", which is every interface: anyone on the network could watch.
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL,
+        )
+    except RuntimeError as error:
+        raise ClusterError(
+            f"the worker processes did not start ({error}); a script must open its cluster below "
+            "`if __name__ == '__main__':`, since each of them imports it"
+        ) from error
 
 
 def _kill(processes: LocalCluster) -> None:

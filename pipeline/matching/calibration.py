@@ -54,6 +54,10 @@ BACKGROUND_RANK = 3
 # No null deviation is believed that is less than so much of what independent peaks of deviation 1 would give.
 MIN_NULL_DEVIATION = 0.5
 MAX_NULL_DEVIATIONS = 25.0
+# A lower correlation of levels says nothing: a loudspeaker and a room bring that of a song down to 0.
+LEAST_CORRELATION = 0.6
+# What a single vote counts where the logarithm of votes is taken: any two sounds have an anchor in common somewhere.
+LONE_VOTE = 0.2
 # Logit that the best candidate reaches in a share of out-of-library clips: false positive rate to logit.
 LOGIT_AT_FPR = {0.1: -4.2, 0.03: -2.66, 0.01: -0.8, 0.003: 0.58, 0.001: 2.63}
 # Seconds of a clip, and by how much its logit must be higher. Music that shares a loop with a song shares it for
@@ -108,9 +112,19 @@ class VerifiedCandidate:
         return min(max(self.over_null / deviation, 0.0), MAX_NULL_DEVIATIONS)
 
     @property
+    def sure_correlation(self) -> float:
+        """The correlation of the levels less its standard error (Fisher 1921), at least `LEAST_CORRELATION`.
+
+        A few peaks agree easily.
+        """
+        correlation = min(max(self.evidence.level_correlation, 0.0), 0.999)
+        sure = math.tanh(math.atanh(correlation) - 1 / math.sqrt(max(self.evidence.peaks - 2, 1)))
+        return max(sure, LEAST_CORRELATION)
+
+    @property
     def logit(self) -> float:
-        """Log odds that the candidate, the best of its clip, is right."""
-        return logit(CLIP_TERMS, self)
+        """Log odds that the candidate, the best of its clip, is right: never more than what was compared allows."""
+        return min(logit(CLIP_TERMS, self), logit(SUPPORT_TERMS, self))
 
 
 def _signed_root(x: float) -> float:
@@ -130,6 +144,57 @@ CLIP_TERMS: dict[str, Term[VerifiedCandidate]] = {
     "missing fraction": Term(-1.078, lambda c: c.evidence.missing_fraction * c.root_peaks),
     "constant": Term(-9.705, lambda _: 1.0),
 }
+
+
+# What was compared limits the log odds. Tones, hums, one-shots and single words agree with some place of a song as well
+# as a song does, but in one or two anchors, a few bins, one moment. The weights separate 295 such clips that CLIP_TERMS
+# alone names, of 2,688 by formula and from recordings, from 1,922 right answers, 426 of them clean excerpts of 0.3 to
+# 0.7 s (docs/RECOGNITION.md). They are steep, so that the limit is far above the log odds of nearly all music.
+SUPPORT_TERMS: dict[str, Term[VerifiedCandidate]] = {
+    "log votes": Term(3.85, lambda c: math.log(c.candidate.votes if c.candidate.votes > 1 else LONE_VOTE)),
+    "log effective bins": Term(5.7, lambda c: math.log(c.evidence.effective_bins + 0.01)),
+    "log responding times": Term(3.78, lambda c: math.log(c.evidence.responding_times + 1.0)),
+    "responding fraction": Term(3.64, lambda c: c.evidence.responding_fraction),
+    "sure correlation": Term(41.07, lambda c: c.sure_correlation),
+    "constant": Term(-54.26, lambda _: 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionComparison:
+    """Two songs that are versions of one recording, in the same clip.
+
+    Parameters
+    ----------
+    first, second
+        Each with its own votes and evidence.
+    margin
+        As `verification.compare_versions` gives it: above 0 if the peaks that they do not share speak for the first.
+    """
+
+    first: VerifiedCandidate
+    second: VerifiedCandidate
+    margin: float
+
+    @property
+    def logit(self) -> float:
+        """Log odds that the clip is of the first."""
+        return logit(VERSION_TERMS, self)
+
+
+# Fitted to 480 clips of 40 pairs of a song and its equalised, compressed, limited, encoded or remastered self, and to
+# 78 of the benchmark's own versions (docs/RECOGNITION.md). No constant: neither comes first by itself.
+VERSION_TERMS: dict[str, Term[VersionComparison]] = {
+    "votes in deviations": Term(1.15, lambda c: _deviations(c.first.candidate.votes, c.second.candidate.votes)),
+    "unshared peaks": Term(0.01, lambda c: c.margin),
+    "level correlation": Term(12.0, lambda c: c.first.evidence.level_correlation - c.second.evidence.level_correlation),
+    "gain deviation": Term(-3.5, lambda c: c.first.evidence.gain_deviation - c.second.evidence.gain_deviation),
+}
+
+
+def _deviations(first: int, second: int) -> float:
+    """The difference of two counts over its standard deviation."""
+    return (first - second) / math.sqrt(max(first + second, 1))
 
 
 def background_votes(candidates: Sequence[Candidate]) -> float:

@@ -19,13 +19,21 @@ from pipeline.matching.calibration import (
     BACKGROUND_RANK,
     Background,
     VerifiedCandidate,
+    VersionComparison,
     background_votes,
     clip_threshold,
     confidence,
 )
 from pipeline.matching.clip import Clip, SearchLevel
+from pipeline.matching.speed import refine_speed
 from pipeline.matching.types import Library, Match, Query
-from pipeline.matching.verification import VERSION_SHARE, compare_versions, compute_evidence, filter_response
+from pipeline.matching.verification import (
+    VERSION_SHARE,
+    compare_versions,
+    compute_evidence,
+    count_peaks,
+    filter_response,
+)
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
 
 COARSE = SearchLevel(
@@ -50,6 +58,8 @@ FINE = SearchLevel(
 )
 # Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
 BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
+# Songs compared at few peaks and with so many times fewer votes than the best only have a sound in common with it.
+DOMINANT_VOTES = 4
 # Songs whose peaks are in memory at once for verification: 130 kB for four minutes.
 SONGS_IN_MEMORY = 2000
 # A clip that the coarse search finds with this confidence is resolved: a fine search changes one in a thousand.
@@ -94,6 +104,10 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
                     best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
+    if query.speed_range:
+        for i, found in enumerate(matches):
+            songs = library.constellations({match.song_id for match in found})
+            matches[i] = [refine_speed(match, clips[i], songs[match.song_id], library.settings) for match in found]
     return matches
 
 
@@ -148,7 +162,22 @@ def _verify(
         filtered, start = clip.filtered_at(candidate.delta)
         evidence = compute_evidence(filtered, songs[candidate.song_id], start)
         verified.append(VerifiedCandidate(candidate, background, evidence))
-    return _prefer_best_version(sorted(verified, key=lambda one: -one.logit), clip, songs)
+    ordered = _without_shared_sounds(sorted(verified, key=lambda one: -one.logit))
+    return _prefer_best_version(ordered, clip, songs)
+
+
+def _without_shared_sounds(verified: list[VerifiedCandidate]) -> list[VerifiedCandidate]:
+    """The candidates, best first, without those that have only a sound in common with a likely one.
+
+    A song shorter than the clip, or one that begins or ends within it, is compared at few peaks, and a note that both
+    songs have fits it better than all of its own notes fit the right one. It has far fewer votes.
+    """
+    likely = [one for one in verified if one.logit > 0]
+    most = max(likely, key=lambda one: one.candidate.votes, default=None)
+    if most is None:
+        return verified
+    votes, peaks = most.candidate.votes / DOMINANT_VOTES, most.evidence.peaks / 2
+    return [one for one in verified if one.candidate.votes > votes or one.evidence.peaks > peaks]
 
 
 def _background_response(
@@ -161,9 +190,21 @@ def _background_response(
     if len(best) <= BACKGROUND_RANK:
         return 0.0
     first, *others = best.values()
-    background = (i for i in others if _compare(candidates[i], candidates[first], clip, songs)[0] < VERSION_SHARE)
+    # A song that begins or ends within the clip has few peaks there, and some of a hundred such pieces fit by chance.
+    enough = max(_count_peaks(candidates[i], clip, songs) for i in best.values()) / 2
+    background = (
+        i
+        for i in others
+        if _count_peaks(candidates[i], clip, songs) >= enough
+        and _compare(candidates[i], candidates[first], clip, songs)[0] < VERSION_SHARE
+    )
     third = next(itertools.islice(background, BACKGROUND_RANK - 1, None), None)
     return 0.0 if third is None else responses[third]
+
+
+def _count_peaks(candidate: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> int:
+    filtered, start = clip.filtered_at(candidate.delta)
+    return count_peaks(songs[candidate.song_id], start, len(filtered.response))
 
 
 def _compare(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tuple[float, float]:
@@ -177,8 +218,9 @@ def _prefer_best_version(
 ) -> list[VerifiedCandidate]:
     """The same candidates, best first; of versions of one recording the one that matches best comes first.
 
-    The peaks that versions share speak for each of them; only the peaks that they do not share tell which it is. The
-    version that wins gets the confidence and the votes that its recording has.
+    The response at the peaks that versions share speaks for each of them. What tells which it is are the votes of each,
+    the peaks that they do not share, and how well the levels agree. The version that wins gets the confidence and the
+    votes that its recording has.
     """
     best: dict[int, VerifiedCandidate] = {}
     for one in verified:
@@ -190,9 +232,10 @@ def _prefer_best_version(
     winner, votes = first, first.candidate.votes
     for other in others:
         shared, margin = _compare(other.candidate, winner.candidate, clip, songs)
-        if shared >= VERSION_SHARE:
+        # A short song may lie within the clip, or be a part of the other one: then most of its peaks are shared.
+        if max(shared, _compare(winner.candidate, other.candidate, clip, songs)[0]) >= VERSION_SHARE:
             votes = max(votes, other.candidate.votes)
-            winner = other if margin > 0 else winner
+            winner = other if VersionComparison(other, winner, margin).logit > 0 else winner
     preferred = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))
     return [preferred, *(one for one in verified if one is not winner)]
 

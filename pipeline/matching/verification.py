@@ -42,6 +42,10 @@ PEAK_WEIGHTS: NDArray[np.float32] = np.exp(np.arange(-128, 128) * (LEVEL_STEP / 
 MISSING_BELOW, INAUDIBLE_BELOW, GAIN_QUANTILE = -3.0, -5.0, 0.7
 # Where responses are added up, each is limited to this range, so that one click does not outweigh all other peaks.
 RESPONSE_BOUNDS = (-1.5, 4.0)
+# A peak of the song responds if the clip's response there is higher: most peaks do in a clean clip, a third to a half
+# in a noisy one, one in ten by chance.
+RESPONDING = 1.0
+BINS_TOGETHER = 2  # bins that count as one where bins are counted: a tone lies between two
 # Songs are versions of one recording when this share of one's peaks are also the other's; chance gives 0.1 to 0.17.
 VERSION_SHARE = 0.25
 FRAME_KEY = 1 << 12  # a frame and a bin as one number: frame * FRAME_KEY + bin
@@ -79,8 +83,17 @@ class Evidence:
         Mean response, all peaks weighted alike.
     level_correlation
         Correlation of the levels of the song's peaks with those of the clip there, -1 to 1.
+    gain_deviation
+        Standard deviation of the clip's levels less the song's, in log power.
     missing_fraction
         Share of the louder peaks that the clip should have and does not, 0 to 1.
+    responding_fraction
+        Share of the peaks with a response above `RESPONDING`, 0 to 1.
+    responding_times
+        Number of moments in which such peaks lie: frames that follow each other without a gap are one.
+    effective_bins
+        Over how many bins the response is spread: the squared sum over the sum of squares of what each adds to
+        `response`, negative ones left out. 1 if all of it comes from one tone, 0 without any.
     """
 
     peaks: int
@@ -89,7 +102,11 @@ class Evidence:
     null_deviation: float
     unweighted_response: float
     level_correlation: float
+    gain_deviation: float
     missing_fraction: float
+    responding_fraction: float
+    responding_times: int
+    effective_bins: float
 
 
 NO_EVIDENCE = Evidence(
@@ -99,7 +116,11 @@ NO_EVIDENCE = Evidence(
     null_deviation=1.0,
     unweighted_response=0.0,
     level_correlation=0.0,
+    gain_deviation=0.0,
     missing_fraction=0.0,
+    responding_fraction=0.0,
+    responding_times=0,
+    effective_bins=0.0,
 )
 
 
@@ -165,6 +186,12 @@ def filter_response(clip: FilteredSpectrogram, song: Peaks, start: int) -> float
     return float(_weighted_mean(responses, peak_weights(song.level[first:stop])))
 
 
+def count_peaks(song: Peaks, start: int, n_frames: int) -> int:
+    """How many peaks a song has where a clip of so many frames lies; `start` as in `filter_response`."""
+    first, stop = _peak_range(song, start, n_frames)
+    return stop - first
+
+
 def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evidence:
     """`filter_response`, what chance gives, and how the levels agree; parameters as there."""
     n_frames, n_bins = clip.response.shape
@@ -178,6 +205,7 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evid
     shifted = np.where(shifted >= n_bins, 2 * n_bins - 2 - shifted, shifted)
     shifted = np.where(shifted < LOWEST_BIN, 2 * LOWEST_BIN - shifted, shifted)
     responses, null = clip.response.take(row + bin_), _weighted_mean(clip.response.take(row + shifted), weights)
+    responding_frame = song.frame[first:stop][responses > RESPONDING]
     song_level, clip_level = song.level[first:stop] * np.float32(LEVEL_STEP), clip.level.take(row + bin_)
     return Evidence(
         peaks=stop - first,
@@ -186,7 +214,11 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evid
         null_deviation=float(null.std()),
         unweighted_response=float(responses.mean()),
         level_correlation=_correlation(song_level, clip_level),
+        gain_deviation=float((clip_level - song_level).std()),
         missing_fraction=_missing_fraction(song_level, clip_level),
+        responding_fraction=len(responding_frame) / (stop - first),
+        responding_times=int(np.count_nonzero(np.diff(responding_frame, prepend=np.int32(-2)) > 1)),
+        effective_bins=_effective_number(responses.clip(0) * weights, bin_ // BINS_TOGETHER),
     )
 
 
@@ -258,6 +290,13 @@ def _correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
     x, y = x - x.mean(), y - y.mean()
     size = math.sqrt(float(x @ x) * float(y @ y))
     return float(x @ y) / size if size else 0.0
+
+
+def _effective_number(parts: NDArray[np.float32], group: NDArray[np.intp]) -> float:
+    """Of groups that add to a sum: as many as if all added alike; ``(n_peaks,)`` each, the parts 0 or more."""
+    sums = np.bincount(group, parts)
+    squares = float(sums @ sums)
+    return float(sums.sum()) ** 2 / squares if squares else 0.0
 
 
 def _missing_fraction(song_level: NDArray[np.float32], clip_level: NDArray[np.float32]) -> float:
