@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -41,7 +42,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 """The exit code after SIGTERM, which `kill`, systemd and SLURM send."""
 
-KILLED_S = 5.0
+KILLED_S = 2.0
 """How long to wait for processes that were killed, so that Python can free what it shared with them."""
 
 MACHINE_ERRORS = frozenset(
@@ -115,8 +116,9 @@ def main() -> None:
             signal.signal(number, _interrupt)
     code = run(sys.argv[1:])
     processes = sys.modules.get("multiprocessing")
-    for process in processes.active_children() if processes else ():
-        process.join(KILLED_S)
+    until = time.monotonic() + KILLED_S
+    while processes and processes.active_children() and time.monotonic() < until:
+        time.sleep(0.05)
     if processes and processes.active_children():
         # They hang in the kernel, where SIGKILL does not reach them, and Python would wait for them. All results are
         # written.

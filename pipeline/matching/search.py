@@ -52,7 +52,7 @@ FINE = SearchLevel(
     reach_bins=8,
     peaks_per_s=100,
     fan_out=10,
-    clips_at_once=8,
+    clips_at_once=4,
     candidates=300,
     filtered=100,
 )

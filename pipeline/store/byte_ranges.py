@@ -28,6 +28,9 @@ class ByteRanges(Protocol):
     def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
         """Write the bytes ``first[i]`` to ``first[i] + count[i]`` of each piece, end to end, to ``out``."""
 
+    def gather(self, first: NDArray[np.int64], count: NDArray[np.int64], out: NDArray[np.int32]) -> None:
+        """Write ``count[i]`` little-endian int32 from byte ``first[i]`` of each piece, end to end, to ``out``."""
+
     def view(self, first: int, count: int) -> Bytes:
         """One piece that stays in use."""
 
@@ -92,6 +95,14 @@ class LocalFile:
         finally:
             os.close(descriptor)
 
+    def gather(self, first: NDArray[np.int64], count: NDArray[np.int64], out: NDArray[np.int32]) -> None:
+        """As `ByteRanges` says."""
+        place = np.repeat(first - 4 * (np.cumsum(count) - count), count) + 4 * np.arange(len(out))
+        for rest in np.unique(first % 4).tolist():  # each row group has one
+            some = np.flatnonzero(place % 4 == rest)
+            values = self._bytes[rest : rest + (len(self._bytes) - rest) // 4 * 4].view("<i4")
+            out[some] = values[place[some] // 4]
+
     def view(self, first: int, count: int) -> Bytes:
         """As `ByteRanges` says: mapped, its pages belong to the operating system's cache, which all processes share."""
         return self._bytes[first : first + count]
@@ -148,6 +159,10 @@ class FetchedFile:
                 start = block * BLOCK_BYTES
                 parts.append(np.frombuffer(have[block], np.uint8)[max(at - start, 0) : stop - start])
         np.concatenate(parts, out=out)
+
+    def gather(self, first: NDArray[np.int64], count: NDArray[np.int64], out: NDArray[np.int32]) -> None:
+        """As `ByteRanges` says."""
+        self.take(first, 4 * count, out.view(np.uint8))
 
     def view(self, first: int, count: int) -> Bytes:
         """As `ByteRanges` says."""

@@ -34,6 +34,9 @@ FILE_ROWS = 16_000_000
 DIRECTORY_ROWS = 4_000_000
 # Hashes of songprint have 23 bits; those of others may have 31, and get no directory.
 LARGEST_DIRECTORY = 1 << 24
+# Pieces of fewer positions than this, as small files have them, are gathered from the mapped file: to read one piece
+# takes 1 us or more, as long as to gather so many.
+FEW_A_PIECE = 64
 # A page has a header and, if it is the only one of its column, nothing else beside the values.
 LARGEST_PAGE_HEADER = 200
 # Row groups of staged files, which are merged a range of hashes at a time.
@@ -175,11 +178,17 @@ class PostingsFile:
         if recorded:
             self.directory = directory.from_bytes(recorded, self._ranges.view(*directory.place_of(recorded)))
 
-    @cached_property
-    def _hashes(self) -> Int32s:
+    def _read_hashes(self) -> Int32s:
         with self._location.parquet(self._name, self._footer) as file:
             hashes: Int32s = file.read(columns=["hash"], use_threads=False)["hash"].to_numpy()
         return hashes
+
+    @cached_property
+    def _runs(self) -> tuple[Int32s, NDArray[np.int64]]:
+        """Each hash that the file has, rising, and its first row; at the end the number of rows."""
+        hashes = self._read_hashes()
+        rows = np.flatnonzero(np.diff(hashes, prepend=-1, append=-1)) if len(hashes) else np.zeros(1, np.int64)
+        return hashes[rows[:-1]], rows
 
     @cached_property
     def _positions(self) -> Int32s:
@@ -201,8 +210,12 @@ class PostingsFile:
         """The first row of each hash, and how many it has."""
         if self.directory is not None:
             return self.directory.find(hashes)
-        first = np.searchsorted(self._hashes, hashes, "left")
-        return first, np.searchsorted(self._hashes, hashes, "right") - first
+        own, rows = self._runs
+        place = np.minimum(np.searchsorted(own, hashes), max(len(own) - 1, 0))
+        if not len(own):
+            return place, np.zeros(len(hashes), np.int64)
+        first = rows[place]
+        return first, np.where(own[place] == hashes, rows[place + 1] - first, 0)
 
     def read_positions(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Int32s) -> None:
         """Write the positions of some rows, those of each hash as `find` gave them, end to end to ``out``."""
@@ -211,7 +224,10 @@ class PostingsFile:
             return
         group = np.searchsorted(self._group_start, first, "right") - 1
         at = self._byte[group] + 4 * (first - self._group_start[group])
-        self._ranges.take(at, 4 * count, out.view(np.uint8))
+        if len(count) and len(out) < FEW_A_PIECE * len(count):
+            self._ranges.gather(at, count, out)
+        else:
+            self._ranges.take(at, 4 * count, out.view(np.uint8))
 
     def range(self, low: int, high: int) -> ShardPostings:
         """All postings with ``low <= hash < high``."""
@@ -254,8 +270,8 @@ class PostingsFile:
             counts = np.diff(self.directory.all_rows())
             some = np.flatnonzero(counts)
             return (some + self.directory.low).astype(np.int32), counts[some]
-        edges = np.flatnonzero(np.diff(self._hashes, prepend=-1, append=-1))
-        return self._hashes[edges[:-1]], np.diff(edges)
+        own, rows = self._runs
+        return own, np.diff(rows)
 
     def sample(self, step: int) -> Int32s:
         """The hash of every ``step``-th posting, rising."""
