@@ -269,11 +269,11 @@ def test_a_run_in_part_files_goes_on_after_an_interruption(
     monkeypatch.setattr(identification, "BATCH_BYTES", 0)  # each clip is a batch
     write, written = tables.write, []
 
-    def write_two_and_stop(matches: Any, schema: Any, part: str, *how: Any) -> None:
+    def write_two_and_stop(matches: Any, schema: Any, part: str, *how: Any, **options: Any) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(part)
-        write(matches, schema, part, *how)
+        write(matches, schema, part, *how, **options)
 
     command = ["identify", *clips, "--store", url, "--output", output]
     with monkeypatch.context() as interrupted:

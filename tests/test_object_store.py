@@ -40,7 +40,10 @@ def bucket() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("music")
+        files = s3fs.S3FileSystem()
+        if files.exists("music"):  # all servers share the objects of this process
+            files.rm("music", recursive=True)
+        files.mkdir("music")
         yield "s3://music"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()

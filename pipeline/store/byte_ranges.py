@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from collections import OrderedDict
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
@@ -70,9 +70,10 @@ class LocalFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+        # Arrow's map outlives its descriptor, Python's mmap keeps one: a store may have more files than a process may
+        # have open.
+        with pa.memory_map(path) as file:
+            self._bytes: Bytes = np.frombuffer(file.read_buffer(), np.uint8)
 
     def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
         """As `ByteRanges` says."""
