@@ -279,8 +279,8 @@ def main() -> None:
         batch_mb = own_memory_mb()
         shown, lost = cells(clips, in_small, in_large)
         print(shown, "\n")
-        strangers = [name for clip, name in zip(clips, in_large.named, strict=True) if not clip.song]
-        print(f"Out-of-library clips of the set that are named: {sum(map(bool, strangers))} of {len(strangers)}")
+        named_others = [name for clip, name in zip(clips, in_large.named, strict=True) if not clip.song]
+        print(f"Out-of-library clips of the set that are named: {sum(map(bool, named_others))} of {len(named_others)}")
         if options.hidden:
             print(f"Of clips searched without their own song: {named_without_their_song(large, clips, options.hidden)}")
         print(

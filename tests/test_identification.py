@@ -77,7 +77,7 @@ def jingles(tmp_path_factory: pytest.TempPathFactory) -> Store:
     encoding.write(folder / "late.flac", np.concatenate([music.song(1, 6.0)[4 * rate :], music.song(1001, 5.0)]))
     pieces = [other, music.song(1, 6.0), other, music.song(2, 6.0), quiet, other[: 3 * rate]]
     encoding.write(folder / "programme.flac", np.concatenate(pieces))
-    encoding.write(folder / "stranger.flac", music.song(1002, 9.0))
+    encoding.write(folder / "unknown.flac", music.song(1002, 9.0))
     return store
 
 
@@ -110,7 +110,7 @@ def test_a_silent_clip_sounds_nowhere_and_an_empty_one_too() -> None:
 def test_what_lies_between_matches_is_a_row_when_it_is_wanted(
     jingles: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clips = [os.path.join(os.path.dirname(jingles.url), name) for name in ("programme.flac", "stranger.flac")]
+    clips = [os.path.join(os.path.dirname(jingles.url), name) for name in ("programme.flac", "unknown.flac")]
     page = tmp_path / "page.html"
     command = ["identify", *clips, "--store", jingles.url, "--format", "json"]
     assert run(command) == 0

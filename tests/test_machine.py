@@ -69,7 +69,7 @@ def test_an_index_job_ends_with_a_sentence_when_the_disk_is_full_and_completes_w
     free_kb: int, disk: Path, library: FormulaLibrary, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = str(disk / "store")
-    if free_kb > 8:  # else the store itself finds no room
+    if free_kb > 8:  # else the store itself finds no space
         assert run(["index", library.paths[0], "--store", url, "--quiet"]) == 0
     leave_room(disk, free_kb << 10)
     assert run(["index", str(library.folder), "--store", url, "--quiet"]) == 1

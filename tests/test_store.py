@@ -521,3 +521,11 @@ late = {{"fsspec", "dask", "distributed", "polars"}} & set(sys.modules)
 assert not late, late
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_store_is_opened_by_a_path_as_by_its_text(tmp_path: Path) -> None:
+    made = Store.create(tmp_path / "store")
+    assert Store.exists(tmp_path / "store")
+    assert Store.open(tmp_path / "store").url == Store.open_or_create(str(tmp_path / "store")).url == made.url
+    with pytest.raises(ParameterError, match="store: 7 is no path"):
+        Store.open(7)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ def upgrade(
 ) -> None:
     """Convert a store of format 2, without the audio.
 
-    It needs room for a second copy until it is done. If it is ended at any moment, the store is what it was, or
+    It needs space for a second copy until it is done. If it is ended at any moment, the store is what it was, or
     converted; the same command goes on. Let nothing else use the store meanwhile.
 
     Example: songprint upgrade --store ~/music.songprint

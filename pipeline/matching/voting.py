@@ -23,7 +23,7 @@ from pipeline.fingerprinting.landmarks import Postings, Slices, anchor_bins
 from pipeline.matching.types import Library, Shard
 
 TICKS = 8  # to a frame: the finest step by which a clip's frames are shifted
-MAX_CANDIDATES_PER_SONG = 8  # candidates in one song: music repeats itself, and must leave room for other songs
+MAX_CANDIDATES_PER_SONG = 8  # candidates in one song: music repeats itself, and other songs are wanted too
 # A hit as one integer: the song's number among those that were hit, delta, and enough of the song's anchor to tell it
 # from the others of a clip.
 SONG_BITS, DELTA_BITS, ANCHOR_BITS = 21, 25, 17

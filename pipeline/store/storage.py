@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
-from pipeline.paths import filesystem, is_url, modified_s
+from pipeline.paths import PathLike, filesystem, is_url, modified_s, path_text
 
 TEMPORARY = ".tmp-"
 
@@ -41,9 +41,9 @@ class Location:
     url: str
 
     @classmethod
-    def of(cls, url: str) -> Location:
+    def of(cls, store: PathLike) -> Location:
         """The location for a path or URL as users give it."""
-        url = url.removeprefix("file://")
+        url = path_text(store, "store").removeprefix("file://")
         return cls(url.rstrip("/")) if is_url(url) else cls(os.path.abspath(url))
 
     @property

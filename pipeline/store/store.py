@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.settings import Settings
+from pipeline.paths import PathLike
 from pipeline.store import append, check, compaction, delta_log, metadata, repair, upgrade
 from pipeline.store.append import MapFunction
 from pipeline.store.check import Problem
@@ -60,12 +61,12 @@ class Store:
         return self._url
 
     @classmethod
-    def exists(cls, url: str) -> bool:
+    def exists(cls, url: PathLike) -> bool:
         """Whether there is a store, of any format."""
         return Location.of(url).exists(metadata.NAME)
 
     @classmethod
-    def open(cls, url: str) -> Store:
+    def open(cls, url: PathLike) -> Store:
         """Open an existing store.
 
         Raises
@@ -78,7 +79,7 @@ class Store:
         return cls(location.url, tables, settings)
 
     @classmethod
-    def create(cls, url: str, settings: Settings | None = None, shard_frames: int = SHARD_FRAMES) -> Store:
+    def create(cls, url: PathLike, settings: Settings | None = None, shard_frames: int = SHARD_FRAMES) -> Store:
         """Create an empty store, or complete one whose creation was interrupted.
 
         Parameters
@@ -97,7 +98,7 @@ class Store:
         return cls._create(location, settings or Settings(), shard_frames)
 
     @classmethod
-    def open_or_create(cls, url: str, settings: Settings | None = None) -> Store:
+    def open_or_create(cls, url: PathLike, settings: Settings | None = None) -> Store:
         """Open the store if it exists, else create it.
 
         Raises
@@ -208,7 +209,7 @@ class Store:
         return check.find_problems(self._location, self.settings, map)
 
     @classmethod
-    def repair(cls, url: str, map: MapFunction = map) -> Repair:  # noqa: A002
+    def repair(cls, url: PathLike, map: MapFunction = map) -> Repair:  # noqa: A002
         """Repair a damaged store as far as possible; nothing else may write to it meanwhile.
 
         Postings are made again from the peaks, which are readable song by song; only songs whose peaks are damaged,
@@ -225,7 +226,7 @@ class Store:
         return Repair((*restored, *done.done), done.lost)
 
     @classmethod
-    def upgrade(cls, url: str, map: MapFunction = map) -> Upgrade | None:  # noqa: A002
+    def upgrade(cls, url: PathLike, map: MapFunction = map) -> Upgrade | None:  # noqa: A002
         """Convert a store of format 2 in place, without the audio; nothing else may use it meanwhile.
 
         A run that was ended at any moment leaves the store what it was, or converted; the next one goes on with what
