@@ -27,7 +27,7 @@ def check(
 ) -> None:
     """Verify a store; exit with 1 and list what is wrong.
 
-    Every file, count and invariant is looked at. With --repair, damaged postings are made again from the songs' peaks;
+    Every file, count and invariant is verified. With --repair, damaged postings are made again from the songs' peaks;
     songs whose peaks are damaged are dropped and listed, to be indexed again. Let nothing else write to the store
     meanwhile.
 

@@ -61,7 +61,7 @@ class Slices:
     Parameters
     ----------
     entry
-        ``(n_slices,)`` int64: which of the hashes that were asked for; in no order, and any of them in several slices.
+        ``(n_slices,)`` int64: which of the hashes that were looked up; in no order, and any of them in several slices.
     count
         ``(n_slices,)`` int64: positions of each slice.
     position

@@ -118,7 +118,7 @@ class Snapshot:
 
     @cached_property
     def shards(self) -> tuple[lookup.ShardLookup, ...]:
-        """The shards that have songs, each to be asked by itself."""
+        """The shards that have songs, each to be searched by itself."""
         songs = self._song_rows(["song_id", "status", "shard", "first_frame", "n_frames"])
         songs = songs.filter(pc.equal(songs["status"], INDEXED))
         columns = {name: songs[name].to_numpy() for name in ("song_id", "shard", "first_frame", "n_frames")}

@@ -70,7 +70,7 @@ class Location:
         return bytes(self._remote().cat_file(self.path(name)))
 
     def read_ranges(self, path: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-        """The bytes of an object between each start and end, asked for at once."""
+        """The bytes of an object between each start and end, in one request."""
         found = self._remote().cat_ranges([path] * len(starts), list(starts), list(ends), on_error="raise")
         return [bytes(part) for part in found]
 
