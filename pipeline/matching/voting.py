@@ -4,8 +4,8 @@ A clip has more hashes than a song of its length: more peaks, more targets to an
 whose frames start a fraction of a hop later, one of which nearly coincides with the song's frames. That costs nothing
 in the store. Time is counted in ticks, `TICKS` to the frame.
 
-Every hit is counted. A position less the clip's frame is a cell, and a song that is in the clip has many hits in two cells
-that are neighbours. So hits are first counted in whole frames, where a landmark that several shifts find is one, by
+Every hit is counted. A position less the clip's frame is a cell, and a song that is in the clip has many hits in two
+neighbouring cells. So hits are first counted in whole frames, where a landmark that several shifts find is one, by
 sorting their cells: 10 million take 60 ms. Only the hits in the fullest cells are counted tick by tick.
 """
 
