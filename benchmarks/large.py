@@ -4,8 +4,8 @@
 
 SET is a folder as for `benchmarks.recognition`. The large library has the set's songs, synthetic songs whose hashes are
 distributed as theirs (`benchmarks.synthetic`), and distractors: songs made from the peaks of real ones, stretched in
-time, shifted in pitch, cut and put together anew, so that bursts, loops and keys stay what they are in music. A
-distractor differs from its song by 4 % in time or a semitone in pitch at least: it is another recording.
+time, shifted in pitch, cut and put together anew, so that bursts, loops and keys stay what they are in music. All are
+shifted, by two semitones at least: what is only stretched is the same recording to a clip of a second or two.
 
 A clip is right when its first match names the true file. Clips whose song is not in the set's library are out of the
 library; with `--hidden`, so many others are searched in the large library without their own song. Costs are those of
@@ -48,8 +48,8 @@ from pipeline.store import Manifest, Snapshot, StagedSong, Store, stage
 DISTRACTORS = 4
 DISTRACTORS_PER_BATCH = 500
 # How distractors differ from their song: in time, and in semitones.
-STRETCHES = (0.84, 0.9, 0.94, 0.96, 1.04, 1.06, 1.1, 1.16)
-SEMITONES = (-5, -3, -2, -1, 1, 2, 3, 5)
+STRETCHES = (0.84, 0.9, 0.95, 1.0, 1.05, 1.1, 1.16)
+SEMITONES = (-5, -4, -3, -2, 2, 3, 4, 5)
 # Frames of the pieces that some are put together from: 2 to 10 s.
 PIECES = (40, 220)
 CLIPS_AT_ONCE = 256
@@ -84,11 +84,8 @@ def read_clips(folder: Path, rate: int) -> list[KnownClip]:
 def distractor(songs: list[Peaks], rng: np.random.Generator) -> Peaks:
     """Peaks of a song that nobody made: a real one stretched, shifted, and for one in three cut and joined anew."""
     song = songs[rng.integers(len(songs))]
-    kind = rng.integers(3)
-    stretch = 1.0 if kind == 0 else rng.choice(STRETCHES)
-    pitch = 1.0 if kind == 1 else 2.0 ** (rng.choice(SEMITONES) / 12)
-    frame = np.rint(song.frame * stretch).astype(np.int64)
-    bin_ = np.rint(song.bin * pitch).astype(np.int64)
+    frame = np.rint(song.frame * rng.choice(STRETCHES)).astype(np.int64)
+    bin_ = np.rint(song.bin * 2.0 ** (rng.choice(SEMITONES) / 12)).astype(np.int64)
     if rng.random() < 1 / 3:
         pieces = []
         at = 0
