@@ -114,8 +114,10 @@ class DaskExecutor:
             while True:
                 with _scheduler_errors_translated():
                     free = IN_FLIGHT_PER_WORKER * self.workers - len(running)
-                    again = [refused.popleft() for _ in range(min(free, len(refused)))]
-                    for item in [*again, *itertools.islice(waiting, max(free - len(again), 0))]:
+                again = [refused.popleft() for _ in range(min(free, len(refused)))]
+                new = list(itertools.islice(waiting, max(free - len(again), 0)))
+                with _scheduler_errors_translated():
+                    for item in [*again, *new]:
                         running[self._submit(task, item, priority)] = item
                     finished = self._finished(running)
                 if not running:
@@ -389,15 +391,14 @@ def _write_report(path: str, client: Client) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scheduler_errors_translated() -> Iterator[None]:
-    """Turn the errors of a lost scheduler into one of ours; what was committed is in the store."""
+    """Turn the errors of a lost scheduler into one of ours; what was committed is in the store.
+
+    Only calls of Dask belong inside: every `OSError` is taken for one of the connection. Which one Dask raises depends
+    on the moment: a closed or a refused connection, or a timeout.
+    """
     try:
         yield
-    except (
-        distributed.CancelledError,
-        distributed.comm.CommClosedError,
-        distributed.core.RPCClosed,
-        TimeoutError,
-    ) as error:
+    except (OSError, distributed.CancelledError, distributed.core.RPCClosed) as error:
         raise ClusterError(
             "the Dask scheduler went away during the job; what was finished is in the store: "
             "run the same command again with a scheduler that is there"
