@@ -196,14 +196,28 @@ def test_a_log_that_lost_a_pinned_version_is_repaired_from_the_peaks(store: Stor
     assert store.check() == []
 
 
-def test_a_damaged_checkpoint_is_not_needed(store: Store) -> None:
+@pytest.mark.parametrize("left", ["checkpoint", "hint", "half"])
+def test_what_a_power_cut_leaves_of_a_checkpoint_is_not_needed(store: Store, left: str) -> None:
     before = everything(store)
-    checkpoint = max((Path(store.url) / "songs" / "_delta_log").glob("*.checkpoint.parquet"))
+    log = Path(store.url) / "songs" / "_delta_log"
+    checkpoint = max(log.glob("*.checkpoint.parquet"))
+    if left == "hint":
+        checkpoint.unlink()
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[: 500 if left == "half" else 0])
+    assert everything(store) == before
+    assert store.check() == []
+    assert store.remove([3]) == 1
+
+
+def test_a_damaged_checkpoint_is_kept_when_the_log_has_not_its_contents(store: Store) -> None:
+    log = Path(store.url) / "songs" / "_delta_log"
+    checkpoint = max(log.glob("*.checkpoint.parquet"))
     checkpoint.write_bytes(b"PAR1")
+    min(log.glob("*.json")).unlink()
     with pytest.raises(StoreError, match="cannot read"):
         store.snapshot()
-    assert "checkpoint" in Store.repair(store.url).done[0]
-    assert everything(store) == before
+    assert checkpoint.exists()
 
 
 def test_lost_store_metadata_is_written_again(store: Store) -> None:

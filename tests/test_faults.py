@@ -1,240 +1,205 @@
-"""Jobs that die at any moment, and jobs that run at once: the store opens, has no problems, and loses nothing.
+"""Jobs that fail at every call, die at any moment, or run at once: the store opens, has no problems, loses nothing.
 
-`make test-faults` tries hundreds of moments and minutes of traffic, the normal suite a few of each: FAULTS is how many
-moments, TRAFFIC_S how many seconds.
+`make test-faults` lets each call of each job fail in each way, kills at hundreds of moments and has minutes of traffic.
+The normal suite does a sample of that, the same in each run. FAULTS is how many faults of each job (`all` for
+all), KILLS how many processes are killed, TRAFFIC_S how many seconds of traffic.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import functools
 import multiprocessing
 import os
 import shutil
 import signal
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
 from pipeline.errors import SongprintError
-from pipeline.store import Store, delta_log, stage
-from pipeline.store.schema import SCHEMAS
-from tests.fakes import make_song
+from pipeline.store import Store, delta_log, storage
+from tests import fault_points
+from tests.fault_points import Call
+from tests.power_cuts import Tree, power_cuts, write_tree
+from tests.store_jobs import (
+    JOBS,
+    Died,
+    contents,
+    expected_contents,
+    files,
+    index,
+    needed_files,
+    remove,
+)
 
-FAULTS = int(os.environ.get("FAULTS", "30"))
+FAULTS = os.environ.get("FAULTS", "6")
+KILLS = int(os.environ.get("KILLS", "10"))
 TRAFFIC_S = float(os.environ.get("TRAFFIC_S", "0"))
 # What each writer does at least, however slow the machine.
 TURNS = 7
 
-Contents = dict[str, tuple[list[tuple[int, int]], list[int]]]
+
+T = TypeVar("T")
 
 
-small_song = functools.partial(make_song, n_peaks=150, n_frames=200, n_bins=64)
+@pytest.fixture
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-def index(store: Store, *batches: range) -> None:
-    """Do the work of an index job: skip songs that are there; a batch always has the same name."""
-    have = set(store.snapshot().songs(["digest"])["digest"].to_pylist())
-    todo = {batch: [small_song(number) for number in batch if str(number) not in have] for batch in batches}
-    store.commit([stage(store.url, f"{batch.start}-{batch.stop}", new) for batch, new in todo.items() if new])
+class Copies:
+    """What a job begins with, to be copied again and again."""
+
+    def __init__(self, job: str, folder: Path) -> None:
+        self._template = folder / "template"
+        self.url = str(folder / "store")
+        JOBS[job].start(str(self._template))
+
+    def fresh(self) -> None:
+        """Put what the job begins with where the store is."""
+        for suffix in ("", "-other"):
+            shutil.rmtree(self.url + suffix, ignore_errors=True)
+            if os.path.exists(f"{self._template}{suffix}"):
+                shutil.copytree(f"{self._template}{suffix}", self.url + suffix)
 
 
-def remove(store: Store, numbers: set[int]) -> None:
-    songs = store.snapshot().songs(["song_id", "digest"]).to_pylist()
-    store.remove([song["song_id"] for song in songs if int(song["digest"]) in numbers])
+def sample(cases: list[tuple[int, str]], calls: list[Call]) -> list[tuple[int, str]]:
+    """All cases, or some of them, evenly spread; of the hundred writes to a file, those in the middle."""
+    if FAULTS != "all":
+        cases = [(at, kind) for at, kind in cases if calls[at - 1].name != "write" or len(calls[at - 1].data) > 1000]
+    return evenly(cases)
 
 
-def contents(store: Store) -> Contents:
-    """Postings and peaks of a store, by digest: ids may differ from run to run."""
-    snapshot = store.snapshot()
-    songs = {row["song_id"]: row["digest"] for row in snapshot.songs(["song_id", "digest"]).to_pylist()}
-    found = snapshot.postings(np.arange(1 << 19, dtype=np.int32))  # all hashes of 64 bins
-    peaks = snapshot.constellations(songs)
-    by_digest: Contents = {digest: ([], peaks[song_id].bin.tolist()) for song_id, digest in songs.items()}
-    assert len(by_digest) == len(songs), "a song is there twice"
-    for hash_, song_id, offset in zip(found.hash.tolist(), found.song_id.tolist(), found.offset.tolist(), strict=True):
-        by_digest[songs[song_id]][0].append((hash_, offset))
-    return by_digest
+def evenly(cases: Sequence[T]) -> Sequence[T]:
+    """As many cases as `FAULTS` says, evenly spread."""
+    if FAULTS == "all" or int(FAULTS) >= len(cases):
+        return cases
+    return [cases[place] for place in np.linspace(0, len(cases), int(FAULTS), endpoint=False).astype(int)]
 
 
-def expected_contents(numbers: set[int]) -> Contents:
-    """Postings and peaks of a store of these songs."""
-    songs = {number: small_song(number) for number in numbers}
-    return {
-        str(number): (
-            sorted(zip(song.hashes.hash.tolist(), song.hashes.offset.tolist(), strict=True)),
-            song.peaks.bin.tolist(),
-        )
-        for number, song in songs.items()
-    }
+def report(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    if FAULTS == "all":
+        with capsys.disabled():
+            print(f"\n{line}")  # noqa: T201
 
 
-# What a job does, and the songs that are in the store when it is done; before it, songs 1 to 9 but without 4.
-JOBS: dict[str, tuple[Callable[[Store], Any], set[int]]] = {
-    "index": (lambda store: index(store, range(4, 12), range(12, 15)), set(range(1, 15))),
-    "remove": (lambda store: remove(store, {2, 8}), {1, 3, 5, 6, 7, 9}),
-    "compact": (lambda store: store.compact(), {1, 2, 3, 5, 6, 7, 8, 9}),
-    "compact at once": (lambda store: store.compact(grace_hours=0), {1, 2, 3, 5, 6, 7, 8, 9}),
-}
-BEFORE = {1, 2, 3, 5, 6, 7, 8, 9}
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store after commits, a removal, and a job that died between its commits."""
-    store = Store.create(str(tmp_path_factory.mktemp("faults") / "template"))
-    index(store, range(1, 5), range(5, 7))
-    index(store, range(7, 10))
-    remove(store, {4})
-
-    def die(task: Callable[[Any], Any], items: Any) -> list[Any]:
-        raise Died
-
-    with pytest.raises(Died):
-        store.commit([stage(store.url, "died", [small_song(99)])], map=die)
-    return Path(store.url)
-
-
-class Died(BaseException):
-    """Simulates the end of the process: nothing that the process does after it has an effect."""
-
-
-class Fault:
-    """Count the operations of a job on the disk, and fail at one of those moments.
-
-    Parameters
-    ----------
-    at
-        The moment, from 1; later ones than the job has do nothing.
-    error
-        This error is raised, once; ``None``: the process dies.
-    """
-
-    def __init__(self, patch: pytest.MonkeyPatch, at: int, error: OSError | None) -> None:
-        self.moments = 0
-        self._at = at
-        self._error = error
-        self._dead = False
-        for name in ("replace", "unlink", "rmdir", "makedirs"):
-            patch.setattr(os, name, self._before(getattr(os, name)))
-        patch.setattr(os, "fsync", self._torn)
-        patch.setattr(delta_log, "commit", self._around(delta_log.commit))
-
-    def _moment(self) -> None:
-        if self._dead:
-            raise Died
-        self.moments += 1
-        if self.moments == self._at:
-            if self._error:
-                raise self._error
-            self._dead = True
-            raise Died
-
-    def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **options: Any) -> Any:
-            self._moment()
-            return call(*args, **options)
-
-        return called
-
-    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **options: Any) -> Any:
-            self._moment()
-            result = call(*args, **options)
-            if not self._error:  # an error after the commit would be wrong: the commit was made
-                self._moment()
-            return result
-
-        return called
-
-    def _torn(self, descriptor: int) -> None:
-        """The file was not yet on the disk: half of it is lost."""
-        try:
-            self._moment()
-        except BaseException:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.truncate(os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size // 2)
-            raise
-
-
-def copy(template: Path, to: Path) -> Store:
-    shutil.copytree(template, to)
-    return Store.open(str(to))
-
-
-def check_and_repeat(store: Store, job: str) -> None:
-    """Check the store after a fault, then repeat the job and check again."""
-    run, after = JOBS[job]
-    assert store.check() == []
-    assert contents(store) in (expected_contents(BEFORE), expected_contents(after)), "half of a job is to be seen"
-    run(store)
-    assert contents(store) == expected_contents(after)
-    assert store.check() == []
-    store.compact(grace_hours=0)
-    assert contents(store) == expected_contents(after)
-    assert store.check() == []
-    on_disk = {path.relative_to(store.url).as_posix() for path in Path(store.url).rglob("*") if path.is_file()}
-    needed = {name for table in SCHEMAS for name in store.snapshot().files(table)} | {"songprint.json"}
-    assert {name for name in on_disk if "/_delta_log/" not in name} == needed
-
-
-def moments(template: Path, folder: Path, job: str) -> int:
-    """Number of moments of a job at which a `Fault` can occur."""
-    store = copy(template, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        fault = Fault(patch, 0, None)
-        JOBS[job][0](store)
-    return fault.moments
-
-
-@pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("kind", ["death", "disk full", "permission denied"])
-def test_a_job_that_fails_at_any_moment_leaves_a_whole_store(
-    template: Path, tmp_path: Path, job: str, kind: str
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_of_which_any_call_fails_leaves_a_whole_store(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    errors = {"disk full": errno.ENOSPC, "permission denied": errno.EACCES}
-    error = OSError(errors[kind], os.strerror(errors[kind])) if kind in errors else None
-    every = range(1, moments(template, tmp_path / "undisturbed", job) + 1)
-    chosen = np.random.default_rng(len(job)).permutation(every)[: max(1, FAULTS // (len(JOBS) * 3))]
-    for at in chosen.tolist():
-        store = copy(template, tmp_path / str(at))
-        with pytest.MonkeyPatch.context() as patch:
-            Fault(patch, at, error)
-            with contextlib.suppress(Died, SongprintError, OSError):
-                JOBS[job][0](store)
-        check_and_repeat(store, job)
-        shutil.rmtree(store.url)
+    job = JOBS[name]
+    store = Copies(name, tmp_path)
+    store.fresh()
+    before = job.look(store.url)
+    calls = fault_points.count(store.url, lambda: job.run(store.url))
+    after = job.look(store.url)
+    assert name == "convert" or after == job.expected()
+    cases = [(at, kind) for at, call in enumerate(calls, 1) for kind in fault_points.kinds_of(call)]
+    for at, kind in sample(cases, calls):
+        store.fresh()
+        where = f"{kind} at call {at} of {len(calls)}: {calls[at - 1].name} {calls[at - 1].path}"
+        error = fault_points.fail(store.url, lambda: job.run(store.url), at, kind)
+        assert error is None or isinstance(error, SongprintError | Died), f"{where}: {error!r}"
+        found = job.look(store.url)
+        assert found in (before, after), f"{where}: half of a job is to be seen"
+        assert error is not None or found == after, f"{where}: it says that it is done"
+        job.run(store.url)
+        if calls[at - 1].changes:
+            Store.open(store.url).compact(grace_hours=0)
+            assert files(store.url) == needed_files(Store.open(store.url)), where
+        assert job.look(store.url) == after, where
+    report(capsys, f"{name}: {len(calls)} calls, {len(cases)} faults, nothing lost")
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", JOBS)
+def test_a_power_cut_at_any_moment_of_a_job_leaves_a_whole_store(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = JOBS[name]
+    store = Copies(name, tmp_path)
+    store.fresh()
+    os.makedirs(store.url, exist_ok=True)
+    before = job.look(store.url)
+    cuts = list(power_cuts(store.url, lambda: job.run(store.url)))
+    after = job.look(store.url)
+    for where, tree in evenly(cuts):
+        write_tree(store.url, tree)
+        assert job.look(store.url) in (before, after), f"{where}: half of a job is to be seen"
+        job.run(store.url)
+        Store.open(store.url).compact(grace_hours=0)
+        assert job.look(store.url) == after, where
+        assert files(store.url) == needed_files(Store.open(store.url)), where
+    assert job.look(store.url) == after
+    report(capsys, f"{name}: {len(cuts)} states after a power cut, nothing lost")
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
+@pytest.mark.parametrize("unsynced", ["files", "folders", "log entries"])
+def test_a_power_cut_is_found_to_lose_what_was_not_synced(
+    unsynced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay finds what each kind of sync is for."""
+    job = JOBS["index"]
+    store = Copies("index", tmp_path)
+    store.fresh()
+    before = job.look(store.url)
+    if unsynced == "files":
+        monkeypatch.setattr(storage, "sync_file", lambda file: None)
+    elif unsynced == "folders":
+        monkeypatch.setattr(storage, "sync_folder", lambda folder: None)
+    else:
+        monkeypatch.setattr(delta_log, "_sync_entry", lambda location, table, number: None)
+    cuts = list(power_cuts(store.url, lambda: job.run(store.url)))
+    after = job.look(store.url)
+
+    def is_lost(tree: Tree) -> bool:
+        write_tree(store.url, tree)
+        try:
+            return job.look(store.url) not in (before, after)
+        except (SongprintError, AssertionError):
+            return True
+
+    assert any(is_lost(tree) for _, tree in cuts)
 
 
 def _child(url: str, job: str, ready: Any) -> None:
-    store = Store.open(url)
     ready.set()
-    JOBS[job][0](store)
+    JOBS[job].run(url)
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_a_job_that_is_killed_leaves_a_whole_store(template: Path, tmp_path: Path, job: str) -> None:
+@pytest.mark.parametrize("name", ["index", "remove", "compact", "compact at once", "convert"])
+def test_a_job_that_is_killed_leaves_a_whole_store(name: str, tmp_path: Path) -> None:
     """SIGKILL at random moments, between any two instructions."""
     spawn = multiprocessing.get_context("spawn")
-    chance = np.random.default_rng(len(job))
-    for turn in range(max(1, FAULTS // (len(JOBS) * 3))):
-        store = copy(template, tmp_path / str(turn))
+    chance = np.random.default_rng(len(name))
+    job = JOBS[name]
+    store = Copies(name, tmp_path)
+    store.fresh()
+    before = job.look(store.url)
+    job.run(store.url)
+    after = job.look(store.url)
+    for _ in range(max(1, KILLS // 5)):
+        store.fresh()
         ready = spawn.Event()
-        child = spawn.Process(target=_child, args=(store.url, job, ready))
+        child = spawn.Process(target=_child, args=(store.url, name, ready))
         child.start()
         assert ready.wait(60)
         child.join(chance.exponential(0.08))
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
-        check_and_repeat(store, job)
-        shutil.rmtree(store.url)
+        assert job.look(store.url) in (before, after), "half of a job is to be seen"
+        job.run(store.url)
+        Store.open(store.url).compact(grace_hours=0)
+        assert job.look(store.url) == after
+        assert files(store.url) == needed_files(Store.open(store.url))
 
 
 def _writer(url: str, numbers: range, until: float, done: Any) -> None:

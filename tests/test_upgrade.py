@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ from pipeline.matching.types import Query
 from pipeline.simulation import music
 from pipeline.store import Store, metadata, upgrade
 from pipeline.store.schema import SCHEMAS
-from tests.test_faults import FAULTS, Died, Fault
 
 GOLDEN = Path(__file__).parent / "data"
 # Song ids of the golden stores, and the seed of the formula song that each holds. Song 2 was removed.
@@ -111,46 +106,6 @@ def test_a_golden_store_of_format_3_opens(tmp_path: Path) -> None:
     (songs, postings, peaks), (found_songs, found_postings, found_peaks) = expected_contents(), contents(store)
     assert (found_postings, found_peaks) == (postings, peaks)
     assert found_songs == songs
-
-
-def test_a_conversion_that_fails_at_any_moment_goes_on(tmp_path: Path) -> None:
-    url = copied("format-2.songprint", tmp_path / "undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        fault = Fault(patch, 0, None)
-        Store.upgrade(url)
-    expected = expected_contents()
-    every = np.random.default_rng(3).permutation(range(1, fault.moments + 1))
-    for at in every[: max(3, FAULTS // 2)].tolist():
-        url = copied("format-2.songprint", tmp_path / str(at))
-        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Died):
-            Fault(patch, at, None)
-            Store.upgrade(url)
-        Store.upgrade(url)
-        assert contents(Store.open(url)) == expected
-        assert Store.open(url).check() == []
-        assert not (Path(url) / "songs").exists()
-        shutil.rmtree(url)
-
-
-def test_a_conversion_that_is_killed_goes_on(tmp_path: Path, rng: np.random.Generator) -> None:
-    expected = expected_contents()
-    for turn in range(max(1, FAULTS // 10)):
-        url = copied("format-2.songprint", tmp_path / str(turn))
-        code = f"from pipeline.store import Store; print('ready', flush=True); Store.upgrade({url!r})"
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        try:
-            child.wait(rng.exponential(0.15))
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-        Store.upgrade(url)
-        assert contents(Store.open(url)) == expected
-        shutil.rmtree(url)
 
 
 def test_songs_that_were_added_during_a_conversion_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
-from pipeline.store.storage import Location
+from pipeline.store.storage import Location, reading
 
 # What is fetched of an object at once, at least; neighbours that are wanted too come with one request.
 BLOCK_BYTES = 32_768
@@ -53,6 +53,7 @@ def open_ranges(location: Location, name: str, size: int) -> ByteRanges:
     """
     try:
         found = location.size(name)
+        opened = LocalFile(location.path(name)) if location.local else FetchedFile(location, name, size)
     except FileNotFoundError as error:
         raise StoreError(
             f"{location.path(name)}: the file is missing; `songprint check --repair` says what is lost"
@@ -62,7 +63,7 @@ def open_ranges(location: Location, name: str, size: int) -> ByteRanges:
             f"{location.path(name)}: the file is damaged (it has {found} of {size} bytes); "
             "`songprint check --repair` says what is lost"
         )
-    return LocalFile(location.path(name)) if location.local else FetchedFile(location, name, size)
+    return opened
 
 
 class LocalFile:
@@ -72,7 +73,7 @@ class LocalFile:
         self._path = path
         # Arrow's map outlives its descriptor, Python's mmap keeps one: a store may have more files than a process may
         # have open.
-        with pa.memory_map(path) as file:
+        with reading(path), pa.memory_map(path) as file:
             self._bytes: Bytes = np.frombuffer(file.read_buffer(), np.uint8)
 
     def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
@@ -83,18 +84,19 @@ class LocalFile:
                 out[end - (stop - start) : end] = self._bytes[start:stop]
             return
         view = out.data
-        # opened each time, since a large store has more files than a process may have open
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # else each piece brings 64 kB of the disk
-            at = 0
-            for start, end in zip(first.tolist(), ends.tolist(), strict=True):
-                if os.preadv(descriptor, (view[at:end],), start) != end - at:
-                    raise StoreError(f"{self._path}: the file ends too early; `songprint check --repair` helps")
-                at = end
-        finally:
-            os.close(descriptor)
+        with reading(self._path):
+            # opened each time, since a large store has more files than a process may have open
+            descriptor = os.open(self._path, os.O_RDONLY)
+            try:
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # else each piece brings 64 kB of the disk
+                at = 0
+                for start, end in zip(first.tolist(), ends.tolist(), strict=True):
+                    if os.preadv(descriptor, (view[at:end],), start) != end - at:
+                        raise StoreError(f"{self._path}: the file ends too early; `songprint check --repair` helps")
+                    at = end
+            finally:
+                os.close(descriptor)
 
     def gather(self, first: NDArray[np.int64], count: NDArray[np.int64], out: NDArray[np.int32]) -> None:
         """As `ByteRanges` says."""
@@ -110,7 +112,7 @@ class LocalFile:
 
     def read(self, first: int, count: int) -> Bytes:
         """As `ByteRanges` says."""
-        with open(self._path, "rb") as file:
+        with reading(self._path), open(self._path, "rb") as file:
             file.seek(first)
             return np.fromfile(file, np.uint8, count)
 
@@ -171,10 +173,7 @@ class FetchedFile:
 
     def read(self, first: int, count: int) -> Bytes:
         """As `ByteRanges` says."""
-        try:
-            return np.frombuffer(self._location.read_ranges(self._path, [first], [first + count])[0], np.uint8)
-        except OSError as error:
-            raise StoreError(f"{self._path}: cannot be read: {error}") from error
+        return np.frombuffer(self._location.read_ranges(self._path, [first], [first + count])[0], np.uint8)
 
     def _fetch(self, blocks: NDArray[np.int64]) -> dict[int, bytes]:
         if not len(blocks):
@@ -182,10 +181,7 @@ class FetchedFile:
         runs = np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1)
         starts = [int(run[0]) * BLOCK_BYTES for run in runs]
         ends = [min((int(run[-1]) + 1) * BLOCK_BYTES, self._size) for run in runs]
-        try:
-            found = self._location.read_ranges(self._path, starts, ends)
-        except OSError as error:
-            raise StoreError(f"{self._path}: cannot be read: {error}") from error
+        found = self._location.read_ranges(self._path, starts, ends)
         made: dict[int, bytes] = {}
         for run, data in zip(runs, found, strict=True):
             for place, block in enumerate(run.tolist()):

@@ -287,7 +287,7 @@ def _delete_leftovers(location: Location, grace_hours: int) -> tuple[int, int]:
     deleted = waiting = 0
     for name, size, changed in location.files():
         folder, _, file = name.partition("/")
-        leftover = folder == STAGING or TEMPORARY in file
+        leftover = folder == STAGING or TEMPORARY in name
         if (leftover and changed <= before) or name in old:
             location.delete(name)
             deleted += size

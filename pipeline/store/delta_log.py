@@ -14,7 +14,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,9 +35,12 @@ from pipeline.store.schema import (
     SONGS,
     delta_schema,
 )
-from pipeline.store.storage import Location, sync_folder, write_error
+from pipeline.store.storage import Location, make_folder, sync_folder, write_error
 
 log = logging.getLogger(__name__)
+
+# Who opens a log reads all entries since the last checkpoint: in a commit, 1 ms for each.
+CHECKPOINT_EVERY = 10
 
 PLAIN_NAME = re.compile(r"(shard=[0-9]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -104,13 +107,15 @@ def create(location: Location, settings: str, shard_frames: int) -> None:
         SETTINGS: settings,
         SHARD_FRAMES: str(shard_frames),
         "delta.enableExpiredLogCleanup": "false",
-        # All entries since the last checkpoint are read by whoever opens the log: in a commit, 1 ms for each.
-        "delta.checkpointInterval": "10",
+        "delta.checkpointInterval": str(CHECKPOINT_EVERY),
     }
     for table in SCHEMAS:
+        first = _entry(table, 0)
+        if location.exists(first) and not _is_complete(location, first):  # a power cut ended an earlier creation
+            location.delete(first)
         try:
             if location.local:
-                os.makedirs(location.path(table), exist_ok=True)
+                make_folder(location.path(f"{table}/_delta_log"))
             with _panics_are_errors(location.path(table)):
                 DeltaTable.create(
                     location.path(table),
@@ -122,7 +127,7 @@ def create(location: Location, settings: str, shard_frames: int) -> None:
                     storage_options=location.storage_options(),
                     raise_if_key_not_exists=False,
                 )
-            _sync_log(location, table)
+            _sync_entry(location, table, 0)
         except (DeltaError, OSError) as error:
             raise write_error(location.path(table), error) from error
 
@@ -137,8 +142,9 @@ def load(location: Location, table: str, number: int | None = None) -> Version:
     """
     handle = _open(location, table, number)
     names = (NEXT_SONG_ID, NEXT_SHARD, NEXT_FRAME, FENCE, *PINS.values()) if table == SONGS else ()
-    numbers = {name: value for name in names if (value := handle.transaction_version(name)) is not None}
-    return _version(table, handle, numbers)
+    with _reading_log(location, table):
+        numbers = {name: value for name in names if (value := handle.transaction_version(name)) is not None}
+        return _version(table, handle, numbers)
 
 
 def commit(
@@ -162,10 +168,16 @@ def commit(
     StoreError
         If the log cannot be written.
     """
-    from deltalake import CommitProperties, Transaction
+    from deltalake import CommitProperties, PostCommitHookProperties, Transaction
     from deltalake.exceptions import CommitFailedError, DeltaError
     from deltalake.transaction import AddAction, RemoveAction
 
+    numbers = numbers or {}
+    # What this commit builds on must survive a power cut that it survives; another job may have died before its sync.
+    _sync_entry(location, base.table, base.number)
+    for table, pin in PINS.items():
+        if pin in numbers:
+            _sync_entry(location, table, numbers[pin])
     handle = base.handle
     if handle.version() != base.number:  # a commit has moved it on
         handle = _open(location, base.table, base.number)
@@ -210,8 +222,9 @@ def commit(
             partition_by=PARTITIONED_BY.get(base.table),
             commit_properties=CommitProperties(
                 max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
-                app_transactions=[Transaction(name, value) for name, value in (numbers or {}).items()],
+                app_transactions=[Transaction(name, value) for name, value in numbers.items()],
             ),
+            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # it would not be synced
         )
     except (CommitFailedError, DeltaError, OSError) as error:
         latest = load(location, base.table)
@@ -224,11 +237,16 @@ def commit(
             location.delete(torn)
             raise Conflict from error
         raise write_error(location.path(base.table), error) from error
-    _sync_log(location, base.table, base.number + 1)
-    handle.update_incremental()  # the handle does not advance by itself
+    _sync_entry(location, base.table, base.number + 1)
+    with _reading_log(location, base.table):
+        handle.update_incremental()  # the handle does not advance by itself
     if handle.version() != base.number + 1:  # somebody else has committed meanwhile
         handle = _open(location, base.table, base.number + 1)
-    return _version(base.table, handle, {**base.numbers, **(numbers or {})})
+    if (base.number + 1) % CHECKPOINT_EVERY == 0:
+        with suppress(StoreError):  # the commit is made; without a checkpoint the log is read from the one before
+            _write_checkpoint(location, base.table, handle)
+    with _reading_log(location, base.table):
+        return _version(base.table, handle, {**base.numbers, **numbers})
 
 
 def attempts(location: Location, table: str, first: Version | None = None) -> Iterator[Version]:
@@ -248,7 +266,9 @@ def attempts(location: Location, table: str, first: Version | None = None) -> It
 
 def leftovers(location: Location, table: str, grace_hours: int) -> list[str]:
     """Files in the folder of a table that are older than the grace and in no version that is younger than it."""
-    found = _open(location, table, None).vacuum(grace_hours, dry_run=True, enforce_retention_duration=False, full=True)
+    handle = _open(location, table, None)
+    with _reading_log(location, table):
+        found = handle.vacuum(grace_hours, dry_run=True, enforce_retention_duration=False, full=True)
     return [str(name) for name in found]
 
 
@@ -257,8 +277,8 @@ def shorten_log(location: Location, table: str) -> None:
     from deltalake.exceptions import DeltaError
 
     handle = _open(location, table, None)
+    _write_checkpoint(location, table, handle)
     try:
-        handle.create_checkpoint()
         handle.cleanup_metadata()
     except (DeltaError, OSError) as error:
         raise write_error(location.path(table), error) from error
@@ -277,22 +297,57 @@ def repair_log(location: Location, table: str) -> list[str]:
     StoreError
         If that does not help.
     """
-    import pyarrow.parquet as pq
-
-    done = []
-    for name, _, _ in list(location.files(f"{table}/_delta_log")):
-        if name.endswith(".checkpoint.parquet"):
-            try:
-                pq.ParquetFile(pa.BufferReader(location.read(name))).read()
-            except (pa.ArrowException, OSError):
-                location.delete(name)
-                location.delete(f"{table}/_delta_log/_last_checkpoint")
-                done.append(f"{name}: deleted; it was damaged, and the log has its contents")
+    done = [f"{name}: deleted; {why}" for name, why in _delete_damaged_checkpoints(location, table)]
     if torn := _torn_entry(location, table):
         location.delete(torn)
         done.append(f"{torn}: deleted; a power cut tore this commit")
     load(location, table)
     return done
+
+
+def _delete_damaged_checkpoints(location: Location, table: str) -> list[tuple[str, str]]:
+    """Delete the checkpoints that cannot be read, where the log has their contents: the name of each, and why."""
+    names = sorted(name for name, _, _ in location.files(f"{table}/_delta_log"))
+    checkpoints = {name: _is_parquet(location, name) for name in names if name.endswith(".checkpoint.parquet")}
+    hint = f"{table}/_delta_log/_last_checkpoint"
+    done = []
+    for name, whole in checkpoints.items():
+        if not whole and (
+            _entry(table, 0) in names or any(checkpoints[other] for other in checkpoints if other < name)
+        ):
+            location.delete(name)
+            done.append((name, "it was damaged, and the log has its contents"))
+    if hint in names and (done or not any(checkpoints.values())):
+        location.delete(hint)
+        done = done or [(hint, "there is no checkpoint")]
+    return done
+
+
+def _is_parquet(location: Location, name: str) -> bool:
+    """Whether a file can be read from end to end."""
+    import pyarrow.parquet as pq
+
+    try:
+        pq.ParquetFile(pa.BufferReader(location.read(name))).read()
+    except (pa.ArrowException, OSError):
+        return False
+    return True
+
+
+def _write_checkpoint(location: Location, table: str, handle: Any) -> None:
+    """Put the state of a table at the version of a handle into one file, so that a reader need not read all entries."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        handle.create_checkpoint()
+        _sync(location, f"{table}/_delta_log", f"{handle.version():020d}.checkpoint.parquet", "_last_checkpoint")
+    except (DeltaError, OSError) as error:
+        raise write_error(location.path(table), error) from error
+
+
+def _entry(table: str, number: int) -> str:
+    """The file of a commit."""
+    return f"{table}/_delta_log/{number:020d}.json"
 
 
 def _torn_entry(location: Location, table: str) -> str | None:
@@ -302,17 +357,20 @@ def _torn_entry(location: Location, table: str) -> str | None:
     may be cut off. Such a commit never took place, and no later one depends on it.
     """
     entries = sorted(name for name, _, _ in location.files(f"{table}/_delta_log") if name.endswith(".json"))
-    if len(entries) < 2:
-        return None
+    return entries[-1] if len(entries) > 1 and not _is_complete(location, entries[-1]) else None
+
+
+def _is_complete(location: Location, entry: str) -> bool:
+    """Whether each line of a log entry is JSON."""
     try:
-        for line in location.read(entries[-1]).splitlines() or [b""]:
+        for line in location.read(entry).splitlines() or [b""]:
             json.loads(line)
     except (ValueError, FileNotFoundError):
-        return entries[-1]
-    return None
+        return False
+    return True
 
 
-def _open(location: Location, table: str, number: int | None) -> Any:
+def _open(location: Location, table: str, number: int | None, *, again: bool = True) -> Any:
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -320,8 +378,23 @@ def _open(location: Location, table: str, number: int | None) -> Any:
         with _panics_are_errors(location.path(table)):
             return DeltaTable(location.path(table), version=number, storage_options=location.storage_options())
     except (DeltaError, OSError, ValueError) as error:
+        if location.local and again and (damaged := _delete_damaged_checkpoints(location, table)):  # by a power cut
+            for name, why in damaged:
+                log.warning("%s: deleted; %s", location.path(name), why)
+            return _open(location, table, number, again=False)
         if number is None and (torn := _torn_entry(location, table)):
             return _open(location, table, int(torn.rpartition("/")[2].removesuffix(".json")) - 1)
+        raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
+
+
+@contextmanager
+def _reading_log(location: Location, table: str) -> Iterator[None]:
+    """Raise `StoreError` where Delta cannot read a log."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        yield
+    except (DeltaError, OSError) as error:
         raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
 
 
@@ -366,17 +439,23 @@ def _version(table: str, handle: Any, numbers: Mapping[str, int]) -> Version:
     return Version(table, handle.version(), tuple(files), numbers, configuration, handle)
 
 
-def _sync_log(location: Location, table: str, number: int = 0) -> None:
+def _sync_entry(location: Location, table: str, number: int) -> None:
     """Force a log entry to the disk: Delta does not wait for it, and a power cut would leave an empty entry."""
+    try:
+        _sync(location, f"{table}/_delta_log", f"{number:020d}.json")
+    except OSError as error:
+        raise write_error(location.path(_entry(table, number)), error) from error
+
+
+def _sync(location: Location, folder: str, *names: str) -> None:
+    """Force files of a local folder, as far as they exist, and their names to the disk."""
     if not location.local:
         return
-    folder = location.path(f"{table}/_delta_log")
-    try:
-        descriptor = os.open(f"{folder}/{number:020d}.json", os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_folder(folder)
+    for name in names:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(location.path(f"{folder}/{name}"), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    sync_folder(location.path(folder))

@@ -6,6 +6,7 @@ take a tenth more CPU.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -60,36 +61,54 @@ class Location:
 
     def exists(self, name: str = "") -> bool:
         """Whether the store has this file or folder."""
-        return os.path.exists(self.path(name)) if self.local else bool(self._remote().exists(self.path(name)))
+        with reading(self.path(name)):
+            if not self.local:
+                return bool(self._remote().exists(self.path(name)))
+            try:  # os.path.exists says no when the disk does not answer
+                os.stat(self.path(name))
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; `FileNotFoundError` if there is none."""
-        if self.local:
-            with open(self.path(name), "rb") as file:
-                return file.read()
-        return bytes(self._remote().cat_file(self.path(name)))
+        with reading(self.path(name)):
+            if self.local:
+                with open(self.path(name), "rb") as file:
+                    return file.read()
+            return bytes(self._remote().cat_file(self.path(name)))
 
     def read_ranges(self, path: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
         """The bytes of an object between each start and end, in one request."""
-        found = self._remote().cat_ranges([path] * len(starts), list(starts), list(ends), on_error="raise")
+        with reading(path):
+            found = self._remote().cat_ranges([path] * len(starts), list(starts), list(ends), on_error="raise")
         return [bytes(part) for part in found]
 
     def size(self, name: str) -> int:
         """Bytes of a file; `FileNotFoundError` if there is none."""
-        return os.path.getsize(self.path(name)) if self.local else int(self._remote().size(self.path(name)))
+        with reading(self.path(name)):
+            return os.path.getsize(self.path(name)) if self.local else int(self._remote().size(self.path(name)))
 
     def files(self, folder: str = "") -> Iterator[tuple[str, int, float]]:
         """Name inside the store, bytes, and time of change (seconds since 1970) of every file below a folder."""
-        if self.local:
-            for parent, _, names in os.walk(self.path(folder)):
-                for name in names:
-                    path = os.path.join(parent, name)
-                    try:
-                        status = os.stat(path)
-                    except FileNotFoundError:  # another job has deleted it
-                        continue
-                    yield os.path.relpath(path, self.url).replace(os.sep, "/"), status.st_size, status.st_mtime
-            return
+        with reading(self.path(folder)):
+            yield from self._local_files(folder) if self.local else self._remote_files(folder)
+
+    def _local_files(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        def on_error(error: OSError) -> None:  # os.walk leaves out what it cannot list
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
+
+        for parent, _, names in os.walk(self.path(folder), onerror=on_error):
+            for name in names:
+                path = os.path.join(parent, name)
+                try:
+                    status = os.stat(path)
+                except FileNotFoundError:  # another job has deleted it
+                    continue
+                yield os.path.relpath(path, self.url).replace(os.sep, "/"), status.st_size, status.st_mtime
+
+    def _remote_files(self, folder: str) -> Iterator[tuple[str, int, float]]:
         remote = self._remote()
         root = remote._strip_protocol(self.url)
         for path, info in remote.find(self.path(folder), detail=True).items():
@@ -97,8 +116,12 @@ class Location:
 
     def delete(self, name: str) -> None:
         """Delete a file, if it exists."""
-        with suppress(FileNotFoundError):
+        try:
             os.unlink(self.path(name)) if self.local else self._remote().rm_file(self.path(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise write_error(self.path(name), error) from error
 
     def delete_folder(self, name: str) -> None:
         """Delete a local folder if it exists and is empty; object stores have no folders."""
@@ -142,17 +165,18 @@ class Location:
         folder = os.path.dirname(self.path(name)) if self.local else tempfile.gettempdir()
         temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
         try:
-            os.makedirs(folder, exist_ok=True)
+            make_folder(folder)
             with open(temporary, "wb") as raw:
                 file = _ChecksumWriter(raw)
                 write(file)
                 raw.flush()
                 size = raw.tell()
                 if self.local:
-                    os.fsync(raw.fileno())
+                    sync_file(raw)
             name = name.replace("{crc}", f"{file.crc:08x}")
             if self.local:
                 os.replace(temporary, self.path(name))
+                sync_folder(folder)
             else:  # an object appears when its upload is complete
                 self._remote().put_file(temporary, self.path(name))
                 os.unlink(temporary)
@@ -162,14 +186,15 @@ class Location:
             if isinstance(error, OSError):
                 raise write_error(self.path(name), error) from error
             raise
-        if self.local:
-            sync_folder(folder)
         return name, size
 
     def checksum(self, name: str) -> str:
         """CRC-32 of a file's contents, as `write_with` puts it into names."""
         crc = 0
-        with open(self.path(name), "rb") if self.local else self._remote().open(self.path(name), "rb") as file:
+        with (
+            reading(self.path(name)),
+            open(self.path(name), "rb") if self.local else self._remote().open(self.path(name), "rb") as file,
+        ):
             while block := file.read(1 << 20):
                 crc = zlib.crc32(block, crc)
         return f"{crc:08x}"
@@ -261,15 +286,45 @@ def write_error(path: str, error: Exception) -> StoreError:
     )
 
 
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Raise `StoreError` where a file or folder cannot be read; that there is none stays a `FileNotFoundError`."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read: {error.strerror or error}; put that right and run the same command again"
+        ) from error
+
+
+def make_folder(path: str) -> None:
+    """Make a local folder, and those above it, so that their names survive a power cut."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_folder(parent)
+    with suppress(FileExistsError):
+        os.mkdir(path)
+    sync_folder(parent)
+
+
+def sync_file(file: Any) -> None:
+    """Force the bytes of a file to the disk."""
+    os.fsync(file.fileno())
+
+
 def sync_folder(folder: str) -> None:
-    """Make the names in a local folder survive a power cut."""
+    """Make the names in a local folder survive a power cut, where its file system can do that."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except (OSError, AttributeError):  # Windows has no such call
+    except PermissionError:  # it may not be listed; on Windows there is no such call
         return
     try:
         os.fsync(descriptor)
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(descriptor)

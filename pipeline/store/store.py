@@ -27,7 +27,7 @@ from pipeline.store.snapshot import Snapshot
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
-from pipeline.store.storage import Location
+from pipeline.store.storage import TEMPORARY, Location
 from pipeline.store.upgrade import Upgrade
 
 # A query that takes longer than this may find its files compacted away.
@@ -124,7 +124,7 @@ class Store:
 
     @classmethod
     def _create(cls, location: Location, settings: Settings, shard_frames: int = SHARD_FRAMES) -> Store:
-        expected = tuple(f"{name}/" for name in (*SCHEMAS, STAGING))
+        expected = (*(f"{name}/" for name in (*SCHEMAS, STAGING)), TEMPORARY)
         foreign = next((name for name, _, _ in location.files() if not name.startswith(expected)), None)
         if foreign is not None:
             raise StoreError(f"{location.url}: the folder holds other things ({foreign}); give an empty or a new one")

@@ -38,7 +38,7 @@ from pipeline.store.schema import (
 )
 from pipeline.store.songs import write_songs
 from pipeline.store.staging import FOLDER as STAGING
-from pipeline.store.storage import Location
+from pipeline.store.storage import TEMPORARY, Location
 
 # What is being converted: found again by a run that follows one that was ended.
 MARKER = "upgrade.json"
@@ -291,8 +291,9 @@ def _copy(task: tuple[Location, Location, str]) -> str:
 
 def _delete_old(root: Location, tables: Location) -> None:
     """Delete what a converted store no longer needs."""
-    for folder in (*SCHEMAS, STAGING):
-        for name, _, _ in list(root.files(folder)):
+    old = (*(f"{folder}/" for folder in (*SCHEMAS, STAGING)), TEMPORARY)
+    for name, _, _ in list(root.files()):
+        if name.startswith(old):
             root.delete(name)
     for folder in (*SCHEMAS, STAGING):
         root.delete_empty_folders(folder)
