@@ -12,8 +12,8 @@ from typing import Any
 import pipeline
 from pipeline.comparison import Comparison
 from pipeline.fingerprinting.extract import Fingerprint
-from pipeline.identification import MATCHES
 from pipeline.indexing import Failure, IndexReport
+from pipeline.match_rows import MATCHES
 from pipeline.store import Snapshot
 
 PAGE = Path(__file__).with_name("REFERENCE.md")

@@ -10,17 +10,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline import catalog
@@ -31,6 +29,7 @@ from pipeline.errors import AudioError, CatalogError, SongprintError
 from pipeline.execution.cluster import ExecutorLike, open_executor
 from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
+from pipeline.match_rows import MATCHES, BatchRows, ClipResult, match_table, results_table
 from pipeline.matching.clip import too_little_to_tell
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import find_matches
@@ -56,27 +55,6 @@ BYTES_PER_CLIP = 200_000
 # A clip sounds where its loudest sample in a step reaches this share of its loudest.
 SILENCE_SHARE = 0.001
 SOUND_STEP_S = 0.05
-# The ends of a match are right within some two seconds: a shorter gap says nothing.
-SHORTEST_GAP_S = 2.0
-
-MATCHES = pa.schema(
-    [
-        ("clip", pa.string()),
-        ("status", pa.string()),
-        ("song_id", pa.int32()),
-        ("song_path", pa.string()),
-        ("title", pa.string()),
-        ("artist", pa.string()),
-        ("clip_start_s", pa.float64()),
-        ("clip_end_s", pa.float64()),
-        ("song_start_s", pa.float64()),
-        ("song_end_s", pa.float64()),
-        ("votes", pa.int32()),
-        ("confidence", pa.float64()),
-        ("speed", pa.float64()),
-        ("message", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +66,6 @@ class ClipBatch:
     entries: tuple[Entry, ...]
     folder: str
     limit_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRows:
-    """The rows of a batch of clips.
-
-    Parameters
-    ----------
-    table
-        In the schema `MATCHES`.
-    audio_s
-        Seconds of audio that were decoded.
-    busy_s
-        Seconds of wall time that the worker took.
-    failures
-        Clips that could not be read.
-    duration_s
-        The length of each clip that could be read, by its path as the table has it.
-    """
-
-    table: pa.Table
-    audio_s: float
-    busy_s: float
-    failures: int
-    duration_s: dict[str, float]
 
 
 def identify(
@@ -314,8 +267,8 @@ BatchProgress: TypeAlias = Callable[[float, float], None]
 def identify_batch(batch: ClipBatch, progress: BatchProgress = lambda audio_s, size_bytes: None) -> BatchRows:
     """Decode the clips of a batch, match them, and make their rows: the task that an executor runs."""
     began = time.monotonic()
-    clips: list[_ClipResult] = []
-    waiting: list[tuple[_ClipResult, NDArray[np.float32]]] = []
+    clips: list[ClipResult] = []
+    waiting: list[tuple[ClipResult, NDArray[np.float32]]] = []
     for clip, samples in _decode_clips(batch, progress):
         clips.append(clip)
         if samples is not None:
@@ -324,9 +277,8 @@ def identify_batch(batch: ClipBatch, progress: BatchProgress = lambda audio_s, s
             _match_together(waiting, batch)
             waiting = []
     _match_together(waiting, batch)
-    songs = _songs(batch.snapshot, {match.song_id for clip in clips for match in clip.matches})
     return BatchRows(
-        table=pa.Table.from_pylist([row for clip in clips for row in _rows(clip, songs)], schema=MATCHES),
+        table=results_table(clips, batch.snapshot),
         audio_s=sum(clip.duration_s for clip in clips),
         busy_s=time.monotonic() - began,
         failures=sum(bool(clip.message) for clip in clips),
@@ -334,27 +286,7 @@ def identify_batch(batch: ClipBatch, progress: BatchProgress = lambda audio_s, s
     )
 
 
-@dataclass(slots=True)
-class _ClipResult:
-    """What is known of one clip so far.
-
-    Parameters
-    ----------
-    message
-        Why it failed.
-    remark
-        Why nothing can be told of it, if it is unknown.
-    """
-
-    path: str
-    matches: list[Match] = field(default_factory=list)
-    duration_s: float = 0.0
-    message: str = ""
-    remark: str = ""
-    sounds_s: tuple[float, float] = (0.0, math.inf)  # what lies before and behind it is silence
-
-
-def _match_together(clips: Sequence[tuple[_ClipResult, NDArray[np.float32]]], batch: ClipBatch) -> None:
+def _match_together(clips: Sequence[tuple[ClipResult, NDArray[np.float32]]], batch: ClipBatch) -> None:
     found = find_matches([samples for _, samples in clips], batch.snapshot, batch.query)
     for (clip, samples), matches in zip(clips, found, strict=True):
         clip.matches = matches
@@ -362,9 +294,7 @@ def _match_together(clips: Sequence[tuple[_ClipResult, NDArray[np.float32]]], ba
             clip.remark = too_little_to_tell(samples, batch.snapshot.settings)
 
 
-def _decode_clips(
-    batch: ClipBatch, progress: BatchProgress
-) -> Iterator[tuple[_ClipResult, NDArray[np.float32] | None]]:
+def _decode_clips(batch: ClipBatch, progress: BatchProgress) -> Iterator[tuple[ClipResult, NDArray[np.float32] | None]]:
     """Each file of a batch in turn, and the samples of a clip that is still to be matched."""
     audio_s, size_bytes = 0.0, 0
     for entry in batch.entries:
@@ -375,23 +305,23 @@ def _decode_clips(
         yield clip, samples
 
 
-def _decode_clip(consumer: _FileConsumer) -> tuple[_ClipResult, NDArray[np.float32] | None]:
+def _decode_clip(consumer: _FileConsumer) -> tuple[ClipResult, NDArray[np.float32] | None]:
     """One file: the samples of a clip, the matches of a recording, or the message of a failure."""
     entry, batch = consumer.entry, consumer.batch
     path = entry.path if is_url(entry.path) else os.path.join(batch.folder, entry.path)
     try:
         found, decoded = within(timeout_s(entry.size_bytes, batch.limit_s), partial(_decode, path, consumer))
     except (AudioError, CatalogError, OSError) as error:
-        return _ClipResult(entry.path, message=str(error).replace(f"{printable_path(path)}: ", "")), None
+        return ClipResult(entry.path, message=str(error).replace(f"{printable_path(path)}: ", "")), None
     except SongprintError:  # the store's, not the clip's
         raise
     except Exception as error:  # one clip fails, not the batch
         log.exception("%s: unexpected error", printable_path(path))
-        return _ClipResult(entry.path, message=f"unexpected {type(error).__name__}: {error}"), None
+        return ClipResult(entry.path, message=f"unexpected {type(error).__name__}: {error}"), None
     if isinstance(found, list):
-        return _ClipResult(entry.path, found, decoded.duration_s, sounds_s=(0.0, decoded.duration_s)), None
+        return ClipResult(entry.path, found, decoded.duration_s, sounds_s=(0.0, decoded.duration_s)), None
     sounds_s = _sounding_s(found, batch.snapshot.settings.sample_rate)
-    return _ClipResult(entry.path, duration_s=decoded.duration_s, sounds_s=sounds_s), found
+    return ClipResult(entry.path, duration_s=decoded.duration_s, sounds_s=sounds_s), found
 
 
 def _decode(path: str, consumer: _FileConsumer) -> tuple[NDArray[np.float32] | list[Match], decoder.Decoded]:
@@ -478,122 +408,11 @@ def _sounding_s(samples: NDArray[np.float32], sample_rate: int) -> tuple[float, 
     return loud[0] * block / sample_rate, min((loud[-1] + 1) * block, len(samples)) / sample_rate
 
 
-def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, Any]]:
-    table = snapshot.songs(["song_id", "path", "title", "artist", "duration_s"])
-    wanted = table.filter(pc.is_in(table["song_id"], pa.array(sorted(song_ids), pa.int32())))
-    return {row["song_id"]: row for row in wanted.to_pylist()}
-
-
-def match_table(
-    clip: str,
-    matches: Sequence[Match],
-    snapshot: Snapshot,
-    sounds_s: tuple[float, float] = (0.0, math.inf),
-    remark: str = "",
-) -> pa.Table:
-    """The rows of one clip in which these matches were found, in the schema `MATCHES`.
-
-    Parameters
-    ----------
-    sounds_s
-        Seconds at which the clip begins and ends to sound; no match is longer.
-    remark
-        Why nothing can be told of the clip, if there is no match.
-    """
-    songs = _songs(snapshot, {match.song_id for match in matches})
-    return pa.Table.from_pylist(
-        _rows(_ClipResult(clip, list(matches), remark=remark, sounds_s=sounds_s), songs), schema=MATCHES
-    )
-
-
-def _rows(clip: _ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str, object]]:
-    path = printable_path(clip.path)
-    if clip.message:
-        return [{"clip": path, "status": "failed", "message": clip.message}]
-    if not clip.matches:
-        return [{"clip": path, "status": "unknown", "message": clip.remark or None}]
-    return [
-        {
-            "clip": path,
-            "status": "matched",
-            "song_path": songs[match.song_id]["path"],
-            "title": songs[match.song_id]["title"],
-            "artist": songs[match.song_id]["artist"],
-            **dataclasses.asdict(_within_bounds(match, clip.sounds_s, songs[match.song_id]["duration_s"])),
-        }
-        for match in sorted(clip.matches, key=lambda match: match.clip_start_s)
-    ]
-
-
-def _within_bounds(match: Match, sounds_s: tuple[float, float], song_s: float) -> Match:
-    """The match without what lies outside of its song, or where the clip is silent.
-
-    Parameters
-    ----------
-    song_s
-        Duration of the song.
-    """
-
-    def in_clip(song_time_s: float) -> float:
-        return match.clip_start_s + (song_time_s - match.song_start_s) / match.speed
-
-    def in_song(clip_time_s: float) -> float:
-        return match.song_start_s + (clip_time_s - match.clip_start_s) * match.speed
-
-    start_s = max(match.clip_start_s, sounds_s[0], in_clip(0.0))
-    end_s = min(match.clip_end_s, sounds_s[1], in_clip(song_s))
-    if not start_s < end_s:
-        return match
-    return dataclasses.replace(
-        match,
-        clip_start_s=start_s + 0.0,  # no -0.0
-        clip_end_s=end_s,
-        song_start_s=max(in_song(start_s), 0.0) + 0.0,
-        song_end_s=min(in_song(end_s), song_s),
-    )
-
-
-def with_gaps(rows: BatchRows) -> pa.Table:
-    """The table of a batch, and a row for each stretch of a recording in which nothing is known.
-
-    Parameters
-    ----------
-    rows
-        As `identify_entries` gives them.
-
-    Returns
-    -------
-    pyarrow.Table
-        In the schema `MATCHES`. A stretch is ``unknown`` with ``clip_start_s`` and ``clip_end_s``, at least
-        `SHORTEST_GAP_S` long; of a recording in which nothing was found it is the whole.
-    """
-    found: list[dict[str, Any]] = []
-    for clip, of_clip in itertools.groupby(rows.table.to_pylist(), key=lambda row: row["clip"]):
-        known_s, duration_s = 0.0, rows.duration_s.get(clip, 0.0)
-        for row in of_clip:
-            if row["status"] == "matched":
-                found += [*_gap(clip, known_s, row["clip_start_s"]), row]
-                known_s = max(known_s, row["clip_end_s"])
-            elif row["status"] == "unknown":
-                found.append(row | {"clip_start_s": 0.0, "clip_end_s": duration_s})
-                known_s = duration_s
-            else:
-                found.append(row)
-        found += _gap(clip, known_s, duration_s)
-    return pa.Table.from_pylist(found, schema=MATCHES)
-
-
-def _gap(clip: str, start_s: float, end_s: float) -> list[dict[str, Any]]:
-    """The row of a gap, if it is long enough."""
-    if end_s - start_s < SHORTEST_GAP_S:
-        return []
-    return [{"clip": clip, "status": "unknown", "clip_start_s": start_s, "clip_end_s": end_s}]
-
-
 def _batch_rows(outcome: Done[ClipBatch, BatchRows] | Died[ClipBatch]) -> BatchRows:
     """The rows of a batch; when its process died, each of its clips has failed."""
     if isinstance(outcome, Done):
         return outcome.result
-    failed = [_ClipResult(entry.path, message=outcome.reason) for entry in outcome.item.entries]
-    table = pa.Table.from_pylist([row for clip in failed for row in _rows(clip, {})], schema=MATCHES)
-    return BatchRows(table, audio_s=0.0, busy_s=0.0, failures=len(failed), duration_s={})
+    failed = [ClipResult(entry.path, message=outcome.reason) for entry in outcome.item.entries]
+    return BatchRows(
+        results_table(failed, outcome.item.snapshot), audio_s=0.0, busy_s=0.0, failures=len(failed), duration_s={}
+    )

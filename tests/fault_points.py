@@ -161,6 +161,12 @@ def intercept(root: str, handle: Handler) -> Iterator[None]:
 
         return called
 
+    def of_alterer(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(alterer: Any, *args: Any, **options: Any) -> Any:
+            return handled(Call(name, alterer.table.path), lambda: real(alterer, *args, **options))
+
+        return called
+
     real_open, real_scandir, real_replace = builtins.open, os.scandir, os.replace
     real_init, real_create = deltalake.DeltaTable.__init__, deltalake.DeltaTable.create
 
@@ -210,6 +216,8 @@ def intercept(root: str, handle: Handler) -> Iterator[None]:
             ("delta list", "vacuum"),
         ):
             patch.setattr(deltalake.DeltaTable, method, of_table(name, getattr(deltalake.DeltaTable, method)))
+        alter = deltalake.table.TableAlterer
+        patch.setattr(alter, "add_columns", of_alterer("delta commit", alter.add_columns))
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=next(count)))
         yield
 

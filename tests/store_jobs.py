@@ -17,7 +17,7 @@ from pipeline.store.schema import SCHEMAS
 from pipeline.store.storage import Location
 from tests.fakes import make_song
 
-GOLDEN = Path(__file__).parent / "data" / "format-2.songprint"
+GOLDEN = Path(__file__).parent / "data"
 # Path, title, postings and peaks of each song by its digest: ids may differ from run to run.
 Contents = dict[str, tuple[str, str, list[tuple[int, int]], list[int]]]
 
@@ -146,8 +146,9 @@ def look_unconverted(url: str) -> Contents | None:
     """What a converted store holds; ``None`` if it is what it was."""
     if metadata.read_upgradable(Location.of(url)) is None:
         return look(url)
-    for path in GOLDEN.rglob("*"):
-        assert path.is_dir() or path.read_bytes() == Path(url, path.relative_to(GOLDEN)).read_bytes()
+    golden = GOLDEN / "format-2.songprint"
+    for path in golden.rglob("*"):
+        assert path.is_dir() or path.read_bytes() == Path(url, path.relative_to(golden)).read_bytes()
     return None
 
 
@@ -160,7 +161,7 @@ class Job:
     run
         Does it, on the store at a URL.
     after
-        The songs that are in the store when it is done.
+        The songs that are in the store when it is done; ``None`` if they are not made by `small_song`.
     retagged
         Those of them that have other tags than before.
     start
@@ -170,13 +171,14 @@ class Job:
     """
 
     run: Callable[[str], Any]
-    after: frozenset[int]
+    after: frozenset[int] | None = None
     retagged: frozenset[int] = frozenset()
     start: Callable[[str], Any] = start
     look: Callable[[str], Contents | None] = look
 
     def expected(self) -> Contents:
         """What the store holds when the job is done."""
+        assert self.after is not None
         return expected_contents(self.after, self.retagged)
 
 

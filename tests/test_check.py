@@ -187,6 +187,19 @@ def test_a_commit_that_a_power_cut_tore_is_taken_back(store: Store) -> None:
     assert store.check() == []
 
 
+@pytest.mark.parametrize("left", [0, 20])
+def test_a_torn_commit_does_not_keep_a_repair_from_its_own(store: Store, left: int) -> None:
+    before = everything(store)
+    largest(store, "postings").unlink()
+    log = Path(store.url) / "postings" / "_delta_log"
+    torn = log / f"{int(max(log.glob('*.json')).stem) + 1:020d}.json"
+    torn.write_bytes(max(log.glob("*.json")).read_bytes()[:left])
+    repair = Store.repair(store.url)
+    assert f"postings/_delta_log/{torn.name}: deleted; a power cut tore this commit" in repair.done
+    assert everything(store) == before
+    assert store.check() == []
+
+
 def test_a_log_that_lost_a_pinned_version_is_repaired_from_the_peaks(store: Store) -> None:
     before = everything(store)
     max((Path(store.url) / "postings" / "_delta_log").glob("*.json")).unlink()

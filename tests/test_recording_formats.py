@@ -16,7 +16,7 @@ from jobs.output.cue import cue
 from jobs.output.jams import jams
 from jobs.output.summary import summarize
 from pipeline.errors import ParameterError
-from pipeline.identification import MATCHES
+from pipeline.match_rows import MATCHES
 from pipeline.simulation import encoding, music
 from pipeline.store import Store
 

@@ -16,7 +16,7 @@ import pytest
 
 from jobs.cli import run
 from jobs.output import html_report, tables
-from pipeline.identification import MATCHES, BatchRows
+from pipeline.match_rows import MATCHES, BatchRows
 from pipeline.matching.types import Query
 from pipeline.store import Store
 

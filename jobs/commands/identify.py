@@ -66,7 +66,8 @@ def identify(
     from jobs.output.html_report import check_report, page
     from jobs.output.summary import SUMMARY, summarize
     from pipeline import catalog
-    from pipeline.identification import MATCHES, identify_entries, with_gaps
+    from pipeline.identification import identify_entries
+    from pipeline.match_rows import MATCHES, with_gaps
     from pipeline.matching.types import Query
     from pipeline.paths import printable_path
     from pipeline.store import Store

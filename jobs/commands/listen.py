@@ -59,7 +59,7 @@ def listen(
     from jobs.output import tables
     from jobs.output.summary import SUMMARY, summarize
     from jobs.output.text import minutes, song_name
-    from pipeline import identification
+    from pipeline import match_rows
     from pipeline.audio import decoding, formats, resampling
     from pipeline.live import Listener, limit, microphone, read_pcm
     from pipeline.matching.types import Query
@@ -86,7 +86,7 @@ def listen(
         return listener.finish()
 
     def print_match(match: Match, now_s: float, corrects: bool = False) -> None:
-        row = identification.match_table("", [match], snapshot).to_pylist()[0]
+        row = match_rows.match_table("", [match], snapshot).to_pylist()[0]
         place_s = match.song_end_s + (now_s - match.clip_end_s) * match.speed
         what = f"now at {minutes(place_s)}" if corrects else f"{song_name(row)}, at {minutes(place_s)}"
         line = f"{minutes(now_s):>7}  {what} ({match.confidence:.2f})"
@@ -109,9 +109,9 @@ def listen(
     else:
         name = input_
         matches, _ = decoding.decode(input_, sample_rate, identify_live)
-    table = identification.match_table(name, matches, snapshot)
+    table = match_rows.match_table(name, matches, snapshot)
     if for_people:
         print()
         tables.write(summarize([table]), SUMMARY)
     else:
-        tables.write([table], identification.MATCHES, output, format_, bom=bom)
+        tables.write([table], match_rows.MATCHES, output, format_, bom=bom)

@@ -24,7 +24,7 @@ from typing import Any
 from jobs.output.summary import rows_by_clip
 from jobs.output.tables import check_folder
 from pipeline.errors import ParameterError
-from pipeline.identification import BatchRows
+from pipeline.match_rows import BatchRows
 from pipeline.matching.types import Query
 from pipeline.store import Store
 

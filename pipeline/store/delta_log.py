@@ -168,7 +168,7 @@ def commit(
     StoreError
         If the log cannot be written.
     """
-    from deltalake import CommitProperties, PostCommitHookProperties, Transaction
+    from deltalake import CommitProperties, PostCommitHookProperties, Schema, Transaction
     from deltalake.exceptions import CommitFailedError, DeltaError
     from deltalake.transaction import AddAction, RemoveAction
 
@@ -181,6 +181,8 @@ def commit(
     handle = base.handle
     if handle.version() != base.number:  # a commit has moved it on
         handle = _open(location, base.table, base.number)
+    number = base.number
+    no_checkpoint = PostCommitHookProperties(create_checkpoint=False)  # Delta would not sync it
     now_ms = int(time.time() * 1000)
 
     def partition(file: DataFile) -> dict[str, str | None]:
@@ -215,6 +217,15 @@ def commit(
         for file in remove
     ]
     try:
+        known = {field.name for field in handle.schema().fields}
+        if added := [field for field in delta_schema(base.table) if field.name not in known]:
+            # A store that was made before the table had these; a commit of its own, as Delta has it.
+            handle.alter.add_columns(
+                Schema.from_arrow(pa.schema(added)).fields,
+                commit_properties=CommitProperties(max_commit_retries=0),
+                post_commithook_properties=no_checkpoint,
+            )
+            number += 1
         handle.create_write_transaction(
             actions,
             mode="append",
@@ -224,25 +235,27 @@ def commit(
                 max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
                 app_transactions=[Transaction(name, value) for name, value in numbers.items()],
             ),
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),  # it would not be synced
+            post_commithook_properties=no_checkpoint,
         )
     except (CommitFailedError, DeltaError, OSError) as error:
         latest = load(location, base.table)
         if add and {file.name for file in add} <= {file.name for file in latest.files}:
             return latest  # the commit was made, only the reply was lost
-        if latest.number > base.number:
+        if latest.number > number:
             raise Conflict from error
         if torn := _torn_entry(location, base.table):
             log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
             location.delete(torn)
             raise Conflict from error
         raise write_error(location.path(base.table), error) from error
-    _sync_entry(location, base.table, base.number + 1)
+    number += 1
+    for entry in range(base.number + 1, number + 1):
+        _sync_entry(location, base.table, entry)
     with _reading_log(location, base.table):
         handle.update_incremental()  # the handle does not advance by itself
-    if handle.version() != base.number + 1:  # somebody else has committed meanwhile
-        handle = _open(location, base.table, base.number + 1)
-    if (base.number + 1) % CHECKPOINT_EVERY == 0:
+    if handle.version() != number:  # somebody else has committed meanwhile
+        handle = _open(location, base.table, number)
+    if number % CHECKPOINT_EVERY == 0:
         with suppress(StoreError):  # the commit is made; without a checkpoint the log is read from the one before
             _write_checkpoint(location, base.table, handle)
     with _reading_log(location, base.table):
@@ -317,10 +330,18 @@ def _delete_damaged_checkpoints(location: Location, table: str) -> list[tuple[st
         ):
             location.delete(name)
             done.append((name, "it was damaged, and the log has its contents"))
-    if hint in names and (done or not any(checkpoints.values())):
+    if hint in names and not checkpoints.get(_hinted_checkpoint(location, table, hint)):
         location.delete(hint)
-        done = done or [(hint, "there is no checkpoint")]
+        done.append((hint, "there is no such checkpoint"))
     return done
+
+
+def _hinted_checkpoint(location: Location, table: str, hint: str) -> str:
+    """The checkpoint that the file beside the log's entries names; nothing if it cannot be read."""
+    try:
+        return f"{table}/_delta_log/{int(json.loads(location.read(hint))['version']):020d}.checkpoint.parquet"
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return ""
 
 
 def _is_parquet(location: Location, name: str) -> bool:

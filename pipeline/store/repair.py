@@ -76,10 +76,7 @@ def restore_metadata(root: Location) -> list[str]:
         if "has format" in str(error):
             raise
     for table in SCHEMAS:
-        try:
-            delta_log.load(location, table)
-        except StoreError:
-            done += delta_log.repair_log(location, table)
+        done += delta_log.repair_log(location, table)
     recorded = {delta_log.load(location, table).configuration.get(SETTINGS, "") for table in SCHEMAS}
     if len(recorded) > 1:
         raise StoreError(f"{location.url}: its tables have different settings; they are not of one store")
@@ -92,6 +89,15 @@ def restore_metadata(root: Location) -> list[str]:
 
 def repair_tables(location: Location, settings: Settings, map_tasks: MapFunction) -> Repair:
     """Do the work of `Store.repair`, once the store metadata and the logs can be read."""
+    try:
+        return _repair_tables(location, settings, map_tasks)
+    except Conflict as error:
+        raise StoreError(
+            f"{location.url}: another job changed the store while it was repaired; repair it again when no job runs"
+        ) from error
+
+
+def _repair_tables(location: Location, settings: Settings, map_tasks: MapFunction) -> Repair:
     done: list[str] = []
     _, reports = check_files(location, settings, map_tasks)
     text = json.dumps(settings.to_dict())
