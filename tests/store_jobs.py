@@ -195,7 +195,13 @@ JOBS = {
         start=start_two,
     ),
     "repair": Job(Store.repair, frozenset(BEFORE | {10}), start=start_damaged, look=look_damaged),
-    "convert": Job(Store.upgrade, frozenset(), start=lambda url: shutil.copytree(GOLDEN, url), look=look_unconverted),
+    "convert": Job(
+        Store.upgrade, start=lambda url: shutil.copytree(GOLDEN / "format-2.songprint", url), look=look_unconverted
+    ),
+    # of a store of format 3 that lacks columns which were added later
+    "add columns": Job(
+        lambda url: index(Store.open(url), [30]), start=lambda url: shutil.copytree(GOLDEN / "format-3.songprint", url)
+    ),
 }
 
 

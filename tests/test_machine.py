@@ -82,7 +82,7 @@ def test_an_index_job_ends_with_a_sentence_when_the_disk_is_full_and_completes_w
     assert Store.open(url).snapshot().n_songs == len(library.paths)
 
 
-@pytest.mark.parametrize("job", ["index", "remove", "retag", "compact", "compact at once"])
+@pytest.mark.parametrize("job", ["index", "remove", "compact", "compact at once"])
 def test_a_disk_that_fills_at_any_page_of_a_job_leaves_a_whole_store(job: str, disk: Path) -> None:
     url = str(disk / "store")
     store_jobs.start(url)
