@@ -33,6 +33,7 @@ from benchmarks import targets
 from benchmarks.machine import describe, table
 from benchmarks.synthetic import FRAMES, POSTINGS_PER_SONG, SONG_S, HashDistribution, build, store_at
 from pipeline.audio import decoding
+from pipeline.audio.tags import Tags
 from pipeline.evaluation.experiment import LibraryWithoutSong
 from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.fingerprinting.landmarks import pair_peaks
@@ -120,9 +121,7 @@ def stage_distractors(task: tuple[Snapshot, str, int, int]) -> Manifest:
         made.append(
             StagedSong(
                 path=f"/distractors/{seed:06d}-{place:04d}.mp3",
-                title=None,
-                artist=None,
-                album=None,
+                tags=Tags(),
                 duration_s=SONG_S,
                 digest=f"d{seed:015x}{place:016x}",
                 decoder="none",

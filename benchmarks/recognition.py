@@ -26,6 +26,7 @@ import pipeline
 from benchmarks.machine import describe, table
 from pipeline import Settings
 from pipeline.audio import decoding
+from pipeline.audio.tags import Tags
 from pipeline.evaluation.experiment import START_ERROR_S
 from pipeline.evaluation.metrics import wilson
 from pipeline.execution import dask_executor
@@ -78,7 +79,7 @@ def stage_other(task: tuple[str, str, float]) -> Manifest:
     rate = round(Settings().sample_rate / factor)
     peaks, decoded = decoding.decode(path, rate, lambda blocks: constellation(blocks, Settings()))
     other = StagedSong(
-        path=f"{path} at {factor}", title=None, artist=None, album=None, duration_s=decoded.duration_s / factor,
+        path=f"{path} at {factor}", tags=Tags(), duration_s=decoded.duration_s / factor,
         digest=hashlib.sha256(f"{path} at {factor}".encode()).hexdigest(), decoder=decoded.decoder,
         sample_rate=decoded.sample_rate, decoded_share=1.0, size_bytes=0, modified_ns=0,
         hashes=pair_peaks(peaks, Settings().fan_out), peaks=peaks,

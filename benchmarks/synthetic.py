@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.audio.tags import Tags
 from pipeline.execution.executor import Executor
 from pipeline.fingerprinting.landmarks import Hashes, pack, unpack
 from pipeline.fingerprinting.peaks import Peaks
@@ -73,9 +74,7 @@ class HashDistribution:
         return [
             StagedSong(
                 path=f"/synthetic/{seed:06d}-{place:04d}.mp3",
-                title=f"Song {place} of batch {seed}",
-                artist=None,
-                album=None,
+                tags=Tags(title=f"Song {place} of batch {seed}"),
                 duration_s=SONG_S * length,
                 digest=f"{seed:016x}{place:016x}",
                 decoder="none",

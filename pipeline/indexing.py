@@ -420,9 +420,7 @@ def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:
         tags = read_tags(path)
     return StagedSong(
         path=printable_path(entry.path),
-        title=tags.title,
-        artist=tags.artist,
-        album=tags.album,
+        tags=tags,
         duration_s=print_.decoded.duration_s,
         digest=digest,
         decoder=print_.decoded.decoder,

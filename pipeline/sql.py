@@ -30,8 +30,12 @@ BY_POSITION = """
         ON posting.shard = songs.shard AND posting.position >= songs.first_frame
     WHERE position < first_frame + n_frames
 """
+# Columns were added to the songs table later: not every file has them, and those of an old store have none.
+OF_THE_LIBRARY = f"""
+    SELECT * FROM songs_columns UNION ALL BY NAME SELECT * FROM {{files}} WHERE status = '{INDEXED}'
+"""
 VIEWS = {
-    SONGS: f"SELECT * FROM {{files}} WHERE status = '{INDEXED}'",
+    SONGS: OF_THE_LIBRARY,
     POSTINGS: BY_POSITION,
     CONSTELLATIONS: OF_A_SONG,
 }
@@ -63,12 +67,14 @@ def connect(store: Store | Snapshot) -> DuckDBPyConnection:
         raise ParameterError("SQL needs the package duckdb: pip install 'songprint[sql]'") from error
     snapshot = snapshot_of(store)
     connection = duckdb.connect()
+    connection.register("songs_columns", SCHEMAS[SONGS].empty_table())
     if not snapshot.location.local:
         connection.register_filesystem(filesystem(snapshot.url)[0].unwrapped)
     for table, view in VIEWS.items():
         if files := [snapshot.location.path(name) for name in snapshot.files(table)]:
             in_folders = table == POSTINGS  # their shard stands in the name of the folder
-            source = f"read_parquet([{', '.join(map(_quoted, files))}], hive_partitioning = {in_folders})"
+            options = f"hive_partitioning = {in_folders}, union_by_name = {table == SONGS}"
+            source = f"read_parquet([{', '.join(map(_quoted, files))}], {options})"
             connection.execute(f"CREATE VIEW {table} AS {view.format(files=source)}")
         else:
             connection.register(table, COLUMNS[table].empty_table())

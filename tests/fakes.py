@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.audio.tags import Tags
 from pipeline.fingerprinting.extract import constellation, fingerprint
 from pipeline.fingerprinting.landmarks import Hashes, Slices, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
@@ -46,9 +47,7 @@ def make_song(
         hashes = Hashes(hash_, np.sort(rng.integers(0, n_frames, n_hashes)).astype(np.int32))
     return StagedSong(
         path=f"/music/{name}.flac",
-        title=str(name),
-        artist=None,
-        album="an album",
+        tags=Tags(title=str(name), album="an album"),
         duration_s=60.0,
         digest=str(name),
         decoder="soundfile",

@@ -49,7 +49,7 @@ MAP: dict[str, set[str]] = {
     "comparison": {"audio", "catalog", "duplicate_detection", "fingerprinting", "matching", "paths"},
     "duplicate_detection": {"arguments", "fingerprinting", "matching", "store"},
     "arguments": {"matching", "store"},
-    "store": {"fingerprinting", "paths"},
+    "store": {"audio", "fingerprinting", "paths"},
     "matching": {"audio", "fingerprinting"},
     "fingerprinting": {"audio", "paths"},
     "catalog": {"audio", "paths"},

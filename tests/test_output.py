@@ -25,6 +25,7 @@ from jobs import cli
 from jobs.output import dataset, tables
 from jobs.output.formats import FILES, FORMATS, PRINTED, RECORDINGS
 from jobs.runtime import PlainLines
+from pipeline.audio.tags import Tags
 from pipeline.errors import AudioError
 from pipeline.store import Store, stage
 from tests.fakes import make_song
@@ -92,7 +93,7 @@ def test_messages_and_errors_do_not_steer_a_terminal(
 
 def test_what_a_terminals_encoding_does_not_have_is_escaped(tmp_path: Path) -> None:
     store = Store.create(str(tmp_path / "store"))
-    store.commit([stage(store.url, "a", [dataclasses.replace(make_song(1), title="夜に", path="/music/Ж.flac")])])
+    store.commit([stage(store.url, "a", [dataclasses.replace(make_song(1), tags=Tags("夜に"), path="/music/Ж.flac")])])
     command = [sys.executable, "-m", "jobs", "songs", "--store", store.url]
     environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, check=True)

@@ -35,7 +35,9 @@ random_song = functools.partial(make_song, n_peaks=200, n_frames=2000, n_bins=10
 
 def fill(store: Store, *batches: Sequence[StagedSong]) -> list[int]:
     """Add songs, one staged batch after the other, in one commit."""
-    return store.commit([stage(store.url, f"batch-{i}-{batch[0].title}", batch) for i, batch in enumerate(batches)])
+    return store.commit(
+        [stage(store.url, f"batch-{i}-{batch[0].tags.title}", batch) for i, batch in enumerate(batches)]
+    )
 
 
 def rows(snapshot: Snapshot, hashes: Iterable[int] = range(256)) -> list[tuple[int, int, int]]:
@@ -369,7 +371,7 @@ def test_writers_in_many_threads_lose_nothing(store: Store) -> None:
     with ThreadPoolExecutor(4) as threads:
         ids = [song_id for added in threads.map(work, range(4)) for song_id in added]
     assert sorted(ids) == list(range(1, 17))
-    by_title = {song.title: song for song in songs}
+    by_title = {song.tags.title: song for song in songs}
     snapshot = store.snapshot()
     table = snapshot.songs(["song_id", "title"]).to_pydict()
     assert rows(snapshot) == expected(

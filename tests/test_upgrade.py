@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
 from jobs.cli import run
+from pipeline.audio.tags import Tags
 from pipeline.errors import StoreError
 from pipeline.matching.search import find_matches
 from pipeline.matching.types import Query
 from pipeline.simulation import music
-from pipeline.store import Store, metadata, upgrade
+from pipeline.sql import connect
+from pipeline.store import Store, metadata, stage, upgrade
 from pipeline.store.schema import SCHEMAS
+from tests.fakes import make_song
 from tests.test_faults import FAULTS, Died, Fault
 
 GOLDEN = Path(__file__).parent / "data"
@@ -111,6 +118,38 @@ def test_a_golden_store_of_format_3_opens(tmp_path: Path) -> None:
     (songs, postings, peaks), (found_songs, found_postings, found_peaks) = expected_contents(), contents(store)
     assert (found_postings, found_peaks) == (postings, peaks)
     assert found_songs == songs
+
+
+def test_columns_that_were_added_later_are_null_and_come_with_the_next_commit(tmp_path: Path) -> None:
+    url = copied("format-3.songprint", tmp_path / "s")
+    store = Store.open(url)
+    later = ["album_artist", "track", "year", "isrc", "musicbrainz_recording_id", "acoustid"]
+    assert store.snapshot().songs(later).to_pylist() == [dict.fromkeys(later)] * len(SEEDS)
+    assert connect(store).sql("SELECT count(*), count(year) FROM songs").fetchall() == [(len(SEEDS), 0)]
+    tags = Tags("A", "B", "C", "D", 5, 1999, "ISRC", "MBID", "ACID")
+    store.commit([stage(url, "new", [dataclasses.replace(make_song("new"), tags=tags)])])
+    assert [field.name for field in DeltaTable(f"{url}/songs").schema().fields] == SCHEMAS["songs"].names
+    expected = [*[dict.fromkeys(later)] * len(SEEDS), {name: getattr(tags, name) for name in later}]
+    for _ in range(2):
+        assert store.check() == []
+        assert store.snapshot().songs(later).to_pylist() == expected
+        assert connect(store).sql("SELECT path FROM songs WHERE year = 1999").fetchall() == [("/music/new.flac",)]
+        read = polars.scan_delta(f"{url}/songs").filter(polars.col("status") == "indexed").sort("song_id")
+        assert read.select(later).collect().to_dicts() == expected
+        store.compact(grace_hours=0)
+    assert store.update([1], {"track": [7], "acoustid": ["x"]}) == 1
+    other = Store.create(str(tmp_path / "other"))
+    other.absorb(store)
+    assert other.snapshot().songs(["track", "acoustid"])[:1].to_pylist() == [{"track": 7, "acoustid": "x"}]
+
+
+def test_two_jobs_that_add_the_columns_at_once_add_their_songs(tmp_path: Path) -> None:
+    url = copied("format-3.songprint", tmp_path / "s")
+    manifests = [stage(url, name, [make_song(name)]) for name in "abc"]
+    with ThreadPoolExecutor(3) as pool:
+        added = list(pool.map(lambda manifest: Store.open(url).commit([manifest]), manifests))
+    assert sorted(itertools.chain(*added)) == [6, 7, 8]
+    assert Store.open(url).check() == []
 
 
 def test_a_conversion_that_fails_at_any_moment_goes_on(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from jobs import options
 COLUMNS = (
     "song_id", "path", "title", "artist", "album", "duration_s", "landmarks", "digest",
     "decoder", "sample_rate", "decoded_share", "indexed_at",
+    "album_artist", "track", "year", "isrc", "musicbrainz_recording_id", "acoustid",
 )  # fmt: skip
 SHOWN = ("song_id", "path", "title", "artist", "duration_s", "landmarks", "decoder", "decoded_share")
 

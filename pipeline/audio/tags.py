@@ -20,11 +20,31 @@ _TAG_BYTES = 1 << 16  # of one ID3 frame, before and after decompression; longer
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """A file's tags, None where it has none: untrusted text of at most 500 characters each."""
+    """A file's tags, None where it has none: untrusted text of at most 500 characters each.
+
+    Each is a column of the songs table.
+
+    Parameters
+    ----------
+    track
+        The number of the track on its medium.
+    year
+        Of the release.
+    isrc
+        International Standard Recording Code, 12 letters and digits.
+    musicbrainz_recording_id, acoustid
+        UUIDs: of the recording in MusicBrainz, of the fingerprint in AcoustID.
+    """
 
     title: str | None = None
     artist: str | None = None
     album: str | None = None
+    album_artist: str | None = None
+    track: int | None = None
+    year: int | None = None
+    isrc: str | None = None
+    musicbrainz_recording_id: str | None = None
+    acoustid: str | None = None
 
 
 def read_tags(path: str) -> Tags:
@@ -146,7 +166,7 @@ def _id3(file: IO[bytes], start: int) -> Tags:
             if text is not None:
                 found[_FRAMES[name]] = text
         at += header + length
-    return Tags(**found)
+    return Tags(found.get("title"), found.get("artist"), found.get("album"))
 
 
 _FRAME_NAME = re.compile(rb"[A-Z][A-Z0-9]{2,3}")
@@ -185,7 +205,8 @@ def _id3v1(file: IO[bytes]) -> Tags:
     tag = file.read(128)
     if len(tag) < 128 or tag[:3] != b"TAG":
         return Tags()
-    return Tags(*(_bounded(tag[at : at + 30].split(b"\0", 1)[0].decode("latin-1")) for at in (3, 33, 63)))
+    title, artist, album = (_bounded(tag[at : at + 30].split(b"\0", 1)[0].decode("latin-1")) for at in (3, 33, 63))
+    return Tags(title, artist, album)
 
 
 def _synchsafe(word: bytes) -> int:

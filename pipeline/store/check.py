@@ -31,9 +31,9 @@ from pipeline.store.schema import (
     PINS,
     POSTINGS,
     REMOVED,
-    SCHEMAS,
     SETTINGS,
     SONGS,
+    has_columns,
 )
 from pipeline.store.songs import read_songs
 from pipeline.store.storage import Location
@@ -201,7 +201,7 @@ def _check_file(task: _FileTask) -> FileReport:
         return report
     try:
         with task.location.parquet(name, checksums=True) as file:
-            if not file.schema_arrow.equals(SCHEMAS[task.table]):
+            if not has_columns(task.table, file.schema_arrow):
                 add_problem("its columns are not those of its table")
                 return report
             written_with = (file.metadata.metadata or {}).get(SETTINGS.encode(), b"").decode()

@@ -162,13 +162,14 @@ def commit(
     StoreError
         If the log cannot be written.
     """
-    from deltalake import CommitProperties, Transaction
+    from deltalake import CommitProperties, Schema, Transaction
     from deltalake.exceptions import CommitFailedError, DeltaError
     from deltalake.transaction import AddAction, RemoveAction
 
     handle = base.handle
     if handle.version() != base.number:  # a commit has moved it on
         handle = _open(location, base.table, base.number)
+    number = base.number
     now_ms = int(time.time() * 1000)
 
     def partition(file: DataFile) -> dict[str, str | None]:
@@ -203,6 +204,13 @@ def commit(
         for file in remove
     ]
     try:
+        known = {field.name for field in handle.schema().fields}
+        if added := [field for field in delta_schema(base.table) if field.name not in known]:
+            # A store that was made before the table had these; a commit of its own, as Delta has it.
+            handle.alter.add_columns(
+                Schema.from_arrow(pa.schema(added)).fields, commit_properties=CommitProperties(max_commit_retries=0)
+            )
+            number += 1
         handle.create_write_transaction(
             actions,
             mode="append",
@@ -217,17 +225,19 @@ def commit(
         latest = load(location, base.table)
         if add and {file.name for file in add} <= {file.name for file in latest.files}:
             return latest  # the commit was made, only the reply was lost
-        if latest.number > base.number:
+        if latest.number > number:
             raise Conflict from error
         if torn := _torn_entry(location, base.table):
             log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
             location.delete(torn)
             raise Conflict from error
         raise write_error(location.path(base.table), error) from error
-    _sync_log(location, base.table, base.number + 1)
+    number += 1
+    for entry in range(base.number + 1, number + 1):
+        _sync_log(location, base.table, entry)
     handle.update_incremental()  # the handle does not advance by itself
-    if handle.version() != base.number + 1:  # somebody else has committed meanwhile
-        handle = _open(location, base.table, base.number + 1)
+    if handle.version() != number:  # somebody else has committed meanwhile
+        handle = _open(location, base.table, number)
     return _version(base.table, handle, {**base.numbers, **(numbers or {})})
 
 

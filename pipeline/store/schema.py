@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pyarrow as pa
+
+from pipeline.audio.tags import Tags
 
 SONGS = "songs"
 POSTINGS = "postings"
@@ -28,6 +32,9 @@ SHARD_FRAMES = "songprint.shard_frames"
 INDEXED = "indexed"
 REMOVED = "removed"
 
+# The columns of `songs` that hold a file's tags.
+TAGS = tuple(field.name for field in dataclasses.fields(Tags))
+
 SCHEMAS = {
     SONGS: pa.schema(
         [
@@ -49,6 +56,13 @@ SCHEMAS = {
             pa.field("n_frames", pa.int32(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
             pa.field("indexed_at", pa.timestamp("us", tz="UTC"), nullable=False),
+            # Added to format 3 later: a store has them since it was last written to.
+            pa.field("album_artist", pa.string()),
+            pa.field("track", pa.int32()),
+            pa.field("year", pa.int32()),
+            pa.field("isrc", pa.string()),
+            pa.field("musicbrainz_recording_id", pa.string()),
+            pa.field("acoustid", pa.string()),
         ]
     ),
     POSTINGS: pa.schema(
@@ -72,6 +86,12 @@ def delta_schema(table: str) -> pa.Schema:
     """The columns of a table as its log has them: those of its files, and what it is partitioned by."""
     schema = SCHEMAS[table]
     return schema.append(pa.field(SHARD, pa.int32(), nullable=False)) if table in PARTITIONED_BY else schema
+
+
+def has_columns(table: str, found: pa.Schema) -> bool:
+    """Whether a file has the columns of its table; those that may be null may be missing: some were added later."""
+    wanted = pa.schema([field for field in SCHEMAS[table] if field.name in found.names or not field.nullable])
+    return bool(found.equals(wanted))
 
 
 def shard_folder(shard: int) -> str:

@@ -24,10 +24,7 @@ def read_songs(location: Location, version: Version, columns: Sequence[str] | No
     schema = SCHEMAS[SONGS]
     names = schema.names if columns is None else list(columns)
     read = list(dict.fromkeys(["song_id", *names]))
-    parts = []
-    for data in version.files:
-        with location.parquet(f"{SONGS}/{data.name}") as file:
-            parts.append(file.read(columns=read).select(read))
+    parts = [read_file(location, data, read) for data in version.files]
     if not parts:
         return pa.schema([schema.field(name) for name in names]).empty_table()
     table = pa.concat_tables(parts)
@@ -35,6 +32,17 @@ def read_songs(location: Location, version: Version, columns: Sequence[str] | No
     if ids.min(initial=1) < 1 or ids.max(initial=0) > MAX_IDS_PER_ROW * (len(ids) + 1000):
         raise StoreError(f"{location.path(SONGS)}: it has song ids that no songprint gave; do not trust this store")
     return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
+
+
+def read_file(location: Location, data: DataFile, columns: Sequence[str]) -> pa.Table:
+    """Rows of one file of the songs table; a column that was added to the table later is null."""
+    schema = SCHEMAS[SONGS]
+    with location.parquet(f"{SONGS}/{data.name}") as file:
+        rows = file.read(columns=list(columns))
+        for field in map(schema.field, columns):
+            if field.nullable and field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        return rows.select(columns)
 
 
 def write_songs(location: Location, rows: pa.Table) -> DataFile:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.audio.tags import Tags
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.landmarks import Hashes
 from pipeline.fingerprinting.peaks import Peaks
@@ -47,9 +48,7 @@ class StagedSong:
     """
 
     path: str
-    title: str | None
-    artist: str | None
-    album: str | None
+    tags: Tags
     duration_s: float
     digest: str
     decoder: str
@@ -73,8 +72,8 @@ class StagedSong:
 
     def row(self) -> dict[str, Any]:
         """The row for the songs table, as plain JSON values."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("hashes", "peaks")]
-        row = {name: getattr(self, name) for name in names}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("tags", "hashes", "peaks")]
+        row = {name: getattr(self, name) for name in names} | dataclasses.asdict(self.tags)
         row |= {"landmarks": self.landmarks, "n_frames": self.n_frames}
         # file names and tags need not be Unicode, a table's strings must
         return {

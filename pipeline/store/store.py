@@ -22,7 +22,7 @@ from pipeline.store.compaction import Compaction
 from pipeline.store.delta_log import Conflict
 from pipeline.store.frames import SHARD_FRAMES
 from pipeline.store.repair import Repair
-from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS
+from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS, TAGS
 from pipeline.store.snapshot import Snapshot
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
@@ -33,7 +33,7 @@ from pipeline.store.upgrade import Upgrade
 # A query that takes longer than this may find its files compacted away.
 GRACE_HOURS = 24
 # Columns of the songs table that can be changed without the audio.
-EDITABLE = ("path", "title", "artist", "album", "size_bytes", "modified_ns")
+EDITABLE = ("path", *TAGS, "size_bytes", "modified_ns")
 
 
 class Store:

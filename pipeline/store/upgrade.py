@@ -36,7 +36,7 @@ from pipeline.store.schema import (
     SONGS,
     shard_folder,
 )
-from pipeline.store.songs import write_songs
+from pipeline.store.songs import read_file, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.storage import Location
 
@@ -143,7 +143,7 @@ def _commit_once(
 ) -> Version:
     """Add files to a new table, unless an earlier run did."""
     for version in delta_log.attempts(location, table):
-        if version.number > 0:
+        if version.number > 0 and (version.files or not files):
             return version
         with suppress(Conflict):  # a power cut had torn the entry of an earlier run
             return delta_log.commit(location, version, files, numbers=numbers)
@@ -170,9 +170,7 @@ def _read_songs(root: Location, songs: Version) -> pa.Table:
     """The songs that count, by id, without their places."""
     schema = pa.schema([field for field in SCHEMAS[SONGS] if field.name not in ("shard", "first_frame", "n_frames")])
     parts = [schema.empty_table()]
-    for data in songs.files:
-        with root.parquet(f"{SONGS}/{data.name}") as file:
-            parts.append(file.read(columns=schema.names).select(schema.names).cast(schema))
+    parts += [read_file(root, data, schema.names).cast(schema) for data in songs.files]
     rows = pa.concat_tables(parts)
     return rows.filter(pc.equal(rows["status"], INDEXED)).sort_by("song_id")
 
