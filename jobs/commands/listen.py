@@ -64,7 +64,7 @@ def listen(
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Identify what the microphone records, or radio streams play, live; then list it.
+    """Identify what a microphone or radio plays, live; then list it.
 
     Each song is named as soon as that is sure, some seconds after it starts. A line with "now at" corrects the position
     of the song that plays. Ctrl-C or SIGTERM ends the command; the list at the end has the columns of `identify`; with

@@ -237,11 +237,16 @@ def _ffmpeg() -> str:
 
 def _start(source: Source, output: list[str], limit_s: float | None) -> subprocess.Popen[bytes]:
     """Start ffmpeg on a file, with its output in a pipe and a limit of CPU time."""
-    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-nostats", "-threads", "1"]
-    command += ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS]
+    input_ = ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS]
     if source.start and source.kind in _FORCED:
-        command += ["-f", _FORCED[source.kind], "-skip_initial_bytes", str(source.start)]
-    command += ["-fd", str(source.fd), "-i", "fd:", *output, "pipe:1"]
+        input_ += ["-f", _FORCED[source.kind], "-skip_initial_bytes", str(source.start)]
+    return _run([*input_, "-fd", str(source.fd), "-i", "fd:"], output, limit_s, (source.fd,))
+
+
+def _run(
+    input_: list[str], output: list[str], limit_s: float | None, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-nostats", "-threads", "1", *input_, *output, "pipe:1"]
     # FFREPORT would make it write a file, the others would colour the messages that are read below.
     left_out = ("FFREPORT", "AV_LOG_FORCE_COLOR", "AV_LOG_FORCE_256COLOR")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
@@ -249,7 +254,7 @@ def _start(source: Source, output: list[str], limit_s: float | None) -> subproce
         # Its own process group: Ctrl-C would make it end early but cleanly, which looks like a short song.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-            pass_fds=(source.fd,), process_group=0, env=environment,
+            pass_fds=pass_fds, process_group=0, env=environment,
         )  # fmt: skip
     except OSError as error:
         raise CannotDecode(f"ffmpeg does not start: {error.strerror}") from None
@@ -319,32 +324,15 @@ class FfmpegStream:
     """
 
     def __init__(self, url: str, sample_rate: int) -> None:
-        command = [_ffmpeg(), "-hide_banner", "-nostdin", "-nostats", "-threads", "1"]
-        command += ["-protocol_whitelist", _NETWORK, "-format_whitelist", f"{_DEMUXERS},hls"]
-        command += ["-rw_timeout", str(_ORPHAN_S * 1_000_000), "-i", url]
+        input_ = ["-protocol_whitelist", _NETWORK, "-format_whitelist", f"{_DEMUXERS},hls"]
+        input_ += ["-rw_timeout", str(_ORPHAN_S * 1_000_000), "-i", url]
         # four blocks a second, each sent when it is full: else it sends 32 kB, which are most of a second
-        command += [
-            "-map",
-            "0:a:0",
-            "-ac",
-            "1",
-            "-ar",
-            str(sample_rate),
-            "-af",
-            f"asetnsamples=n={sample_rate // 4}:p=0",
-        ]
-        command += ["-map_metadata", "-1", "-flush_packets", "1", "-c:a", "pcm_f32le", "-f", "f32le", "pipe:1"]
-        try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-                process_group=0,
-            )  # fmt: skip
-        except OSError as error:
-            raise CannotDecode(f"ffmpeg does not start: {error.strerror}") from None
+        output = ["-map", "0:a:0", "-af", f"asetnsamples=n={sample_rate // 4}:p=0", "-flush_packets", "1"]
+        output += ["-ac", "1", "-ar", str(sample_rate), "-c:a", "pcm_f32le", "-f", "f32le"]
+        self._process = _run(input_, output, None)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._pipe = self._process.stdout
-        _limit(self._process.pid, _FFMPEG_CPU_S)
         self._stderr = _StderrReader(self._process.stderr)
         self._stderr.start()
 
