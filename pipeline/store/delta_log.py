@@ -472,9 +472,11 @@ def _sync(location: Location, folder: str, *names: str) -> None:
     """Force files of a local folder, as far as they exist, and their names to the disk."""
     if not location.local:
         return
+    # Windows syncs only what is open to write; elsewhere the entry of another user may be read-only
+    flags = os.O_RDWR if os.name == "nt" else os.O_RDONLY
     for name in names:
         with suppress(FileNotFoundError):
-            descriptor = os.open(location.path(f"{folder}/{name}"), os.O_RDONLY)
+            descriptor = os.open(location.path(f"{folder}/{name}"), flags)
             try:
                 os.fsync(descriptor)
             finally:
