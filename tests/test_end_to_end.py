@@ -289,6 +289,13 @@ def test_lines_about_failures_have_fields_and_a_merge_speaks_of_no_audio(
     (failure,) = [line for line in lines if "path" in line]
     assert (failure["path"], failure["level"]) == (str(tmp_path / "broken.mp3"), "warning")
     assert failure["message"] == f"{failure['path']}: {failure['reason']}"
+    command = ["identify", str(tmp_path / "broken.mp3"), "--store", str(tmp_path / "one")]
+    assert run([*command, "--log-json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (failed,) = [line for line in lines if "path" in line]
+    assert (failed["path"], failed["reason"], failed["level"]) == (failure["path"], failure["reason"], "warning")
+    assert run(command) == 0
+    assert "broken.mp3" not in capsys.readouterr().err  # the table has it
     assert run(["index", str(tmp_path / "one"), "--store", str(tmp_path / "two")]) == 0
     said = capsys.readouterr().err
     assert "1 song added without audio, 0 already there" in said
