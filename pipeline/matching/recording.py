@@ -8,20 +8,24 @@ explains what sounds, the stretch is searched again at other speeds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
 from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.matching import segments
-from pipeline.matching.alignment import Alignment, Stretch, align, is_repeated_loop, traces
+from pipeline.matching.alignment import ROW_TICKS, Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
+from pipeline.matching.changes import exact_peaks, find_changed, grid, scalable_landmarks
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
 from pipeline.matching.tracks import find_tracks, fit_line, hits_in_song
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.voting import TICKS
+from pipeline.matching.warping import aligned_performances, measure_pitch
 
 STRETCH_S = 120
 # Searched again with the next stretch, so that a song that begins at the seam is found whole.
@@ -74,6 +78,7 @@ class Recording:
         self._overlap = np.zeros(0, np.float32)
         self._first_s = 0
         self._speeds = speeds(query.speed_range)
+        self._grid = grid(query)
         self._last_speed = 1.0  # a turntable keeps its speed: the next stretch is searched at this one first
         self._traces: list[Trace] = []
         self._closed: list[Match] = []
@@ -117,6 +122,11 @@ class Recording:
             alignments += [one for one in found if not is_repeated_loop(one, found, stretch, self.loop_share)]
             if stretch.unexplained_s(self._segments(traces(alignments))) <= UNEXPLAINED_S:
                 break
+        if self._grid:
+            matches = self._segments(traces(alignments))
+            songs = self.library.constellations({one.song_id for one in alignments})
+            alignments = [measure_pitch(stretch, songs[one.song_id], one) for one in alignments]
+            alignments += self._align_changed(stretch, matches)
         self._traces += traces(alignments)
         self._close(stretch.first)
         self._overlap = samples[-OVERLAP_S * self._rate :]
@@ -150,6 +160,20 @@ class Recording:
             if abs(line.slope) <= STEEPEST:
                 aligned.append(align(stretch, track, songs[track.song_id], of_song, line, speed))
         return [one for one in aligned if segments.is_plausible(one.trace())]
+
+    def _align_changed(self, stretch: Stretch, matches: Sequence[Match]) -> list[Alignment]:
+        """Songs whose pitch or tempo is changed, where none of the matches is."""
+        peaks = [exact_peaks(stretch.clip, shift) for shift in range(0, TICKS, ROW_TICKS)]
+        landmarks = scalable_landmarks(peaks[0])
+        second = landmarks.frame * self.library.settings.frame_s + stretch.first * SLOT_S
+        unexplained = np.ones(len(second), bool)
+        for match in matches:
+            unexplained &= (second < match.clip_start_s) | (second > match.clip_end_s)
+        candidates = find_changed(landmarks.take(unexplained), self.library, self._grid)
+        songs = self.library.constellations({one.song_id for one in candidates})
+        found = aligned_performances(stretch, songs, candidates, peaks, len(self._grid))
+        found = [one for one in found if segments.is_plausible(one.trace())]
+        return [one for one in found if not is_repeated_loop(one, found, stretch, self.loop_share)]
 
     def _close(self, first: int) -> None:
         """Of songs that did not occur lately keep the segments and not the traces, so that memory does not grow."""

@@ -267,6 +267,7 @@ def _matches_above(needed: float, candidates: Sequence[VerifiedCandidate], clip:
             votes=one.candidate.votes,
             confidence=probability,
             speed=speed,
+            pitch=speed,
         )
         needed = max(needed, min(probability, FURTHER_SONG_CONFIDENCE))  # a copy is as sure as the first
     return list(found.values())
