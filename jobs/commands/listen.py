@@ -44,6 +44,8 @@ def listen(
     format_: options.TableFormat = "table",
     bom: options.Bom = False,
     false_positives: options.FalsePositives = 0.01,
+    pitch_range: options.PitchRange = 0.0,
+    tempo_range: options.TempoRange = 0.0,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:
@@ -68,7 +70,7 @@ def listen(
     tables.check_output(output)
     tables.check_bom(bom, format_ if output == "-" else output)
     snapshot = Store.open(store).snapshot()
-    query = Query(false_positives=false_positives)
+    query = Query(false_positives=false_positives, pitch_range=pitch_range, tempo_range=tempo_range)
     sample_rate = snapshot.settings.sample_rate
     for_people = output == "-" and format_ == "table"
 

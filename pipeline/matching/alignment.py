@@ -43,6 +43,8 @@ COPY_SHARE = 0.9
 # elsewhere in the song 0.74 of that or more, as four of 150 songs did.
 CLEAR_LEVEL = 0.8
 MIN_LOOP_S, MAX_LOOP_S = 1.5, 13.0
+# A song that matches weakly is a loop when it reaches this share of its level elsewhere in the song.
+LOOP_SHARE = 0.72
 
 
 class Stretch:

@@ -205,24 +205,25 @@ def find_changed(landmarks: ScalableLandmarks, library: Library, searched: Grid)
     for number, shard in enumerate(library.shards):
         for step, (pitch, tempos) in enumerate(zip(searched.pitches, searched.tempos, strict=True)):
             hits = _find_hits(landmarks, shard, pitch, tempos, settings)
-            for at, tempo in enumerate(tempos):
+            for at, tempo in enumerate(tempos.tolist()):
                 window, place, votes = _count_lines(hits, tempo)
-                same = np.ones(len(votes), np.int64)
-                found.append((window, place, votes, same * step, same * at, same * number))
+                origin = np.full((len(votes), 3), (number, step, at), np.int64)
+                found.append((window, place, votes, *origin.T))
     if not found:
         return []
-    window, place, votes, step, at, number = (np.concatenate(part) for part in zip(*found, strict=True))
+    window, place, votes, shards, steps, tempo_steps = (np.concatenate(part) for part in zip(*found, strict=True))
     candidates: list[ChangedCandidate] = []
     kept: list[tuple[int, int, int, float]] = []
-    for i in np.lexsort((place, at, step, -votes, window)).tolist():
-        key = (int(window[i]), int(number[i]), int(place[i]), math.log(searched.pitches[step[i]]))
+    for i in np.lexsort((place, tempo_steps, steps, -votes, window)).tolist():
+        step = int(steps[i])
+        key = (int(window[i]), int(shards[i]), int(place[i]), math.log(searched.pitches[step]))
         of_window = [other for other in kept if other[0] == key[0]]
         if len(of_window) == CANDIDATES_PER_WINDOW or any(_is_near(key, other) for other in of_window):
             continue
         song_id, frame = (int(value[0]) for value in library.shards[key[1]].locate(place[i : i + 1].astype(np.int32)))
         if song_id:
             kept.append(key)
-            change = Change(searched.pitches[step[i]], float(searched.tempos[step[i]][at[i]]))
+            change = Change(searched.pitches[step], float(searched.tempos[step][tempo_steps[i]]))
             tick = (key[0] + 0.5) * _window_frames(settings) * TICKS
             candidates.append(ChangedCandidate(song_id, change, tick, float(frame), int(votes[i])))
     return candidates
@@ -262,7 +263,8 @@ def _find_hits(
     entry = np.concatenate([np.zeros(0, np.int64), *entries])
     order = np.argsort(hash_)
     found = shard.find(hash_[order])
-    most = np.quantile(found.count, RARE_SHARE) if len(found.count) else 0
+    some = found.count[found.count > 0]
+    most = np.quantile(some, RARE_SHARE) if len(some) else 0
     rare = np.repeat(found.count <= most, found.count)
     of_hit = np.repeat(entry[order[found.entry]], found.count)[rare]
     size = _window_frames(settings)

@@ -3,28 +3,28 @@
 A stretch is two minutes long and is searched once. Its hits are voted in short windows, and candidates that continue
 each other become tracks. Only the strongest tracks are aligned with their song's constellation, all along the stretch.
 What an alignment gives in each half second is a trace, and `segments` makes matches of the traces. Where no song
-explains what sounds, the stretch is searched again at other speeds.
+explains what sounds, the stretch is searched again at other speeds, and for changes of pitch and tempo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
 from pipeline.matching import segments
-from pipeline.matching.alignment import ROW_TICKS, Alignment, Stretch, align, is_repeated_loop, traces
+from pipeline.matching.alignment import LOOP_SHARE, Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
-from pipeline.matching.changes import exact_peaks, find_changed, grid, scalable_landmarks
+from pipeline.matching.changes import grid
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
 from pipeline.matching.tracks import find_tracks, fit_line, hits_near
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.voting import TICKS
-from pipeline.matching.warping import aligned_performances, measure_pitch
+from pipeline.matching.warping import find_alignments, measure_pitch
 
 STRETCH_S = 120
 # Searched again with the next stretch, so that a song that begins at the seam is found whole.
@@ -35,8 +35,6 @@ STEEPEST = 0.006
 SAME_SPEED = 0.002
 # A stretch is explained when no piece longer than this belongs to no song.
 UNEXPLAINED_S = 10.0
-# A song that matches weakly is a loop when it reaches this share of its level elsewhere in the song.
-LOOP_SHARE = 0.72
 
 
 class Recording:
@@ -116,6 +114,11 @@ class Recording:
         alignments: list[Alignment] = []
         for speed in [self._last_speed, *(s for s in self._speeds if abs(s - self._last_speed) > SAME_SPEED)]:
             found = self._align_near(stretch, speed)
+            if len(self._speeds) > 1:  # what is not at the song's own speed was found at one of several
+                found = [
+                    one if abs(one.speed - 1.0) <= SAME_SPEED else dataclasses.replace(one, searched=len(self._speeds))
+                    for one in found
+                ]
             if found:
                 self._last_speed = 1.0 if abs(found[0].speed - 1.0) <= SAME_SPEED else found[0].speed
             alignments += [one for one in found if not is_repeated_loop(one, found, stretch, self.loop_share)]
@@ -125,7 +128,7 @@ class Recording:
             matches = self._segments(traces(alignments))
             songs = self.library.constellations({one.song_id for one in alignments})
             alignments = [measure_pitch(stretch, songs[one.song_id], one) for one in alignments]
-            alignments += self._align_changed(stretch, matches)
+            alignments += find_alignments(stretch, self.library, self._grid, matches, self.loop_share)
         self._traces += traces(alignments)
         self._close(stretch.first)
         self._overlap = samples[-OVERLAP_S * self._rate :]
@@ -153,20 +156,6 @@ class Recording:
             if abs(line.slope) <= STEEPEST:
                 aligned.append(align(stretch, track, songs[track.song_id], of_song, line, speed))
         return [one for one in aligned if segments.is_plausible(one.trace())]
-
-    def _align_changed(self, stretch: Stretch, matches: Sequence[Match]) -> list[Alignment]:
-        """Songs whose pitch or tempo is changed, where none of the matches is."""
-        peaks = [exact_peaks(stretch.clip, shift) for shift in range(0, TICKS, ROW_TICKS)]
-        landmarks = scalable_landmarks(peaks[0])
-        second = landmarks.frame * self.library.settings.frame_s + stretch.first * SLOT_S
-        unexplained = np.ones(len(second), bool)
-        for match in matches:
-            unexplained &= (second < match.clip_start_s) | (second > match.clip_end_s)
-        candidates = find_changed(landmarks.take(unexplained), self.library, self._grid)
-        songs = self.library.constellations({one.song_id for one in candidates})
-        found = aligned_performances(stretch, songs, candidates, peaks, len(self._grid))
-        found = [one for one in found if segments.is_plausible(one.trace())]
-        return [one for one in found if not is_repeated_loop(one, found, stretch, self.loop_share)]
 
     def _close(self, first: int) -> None:
         """Of songs that did not occur lately keep the segments and not the traces, so that memory does not grow."""

@@ -10,22 +10,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fingerprinting.landmarks import nearest_targets, pack, pair_peaks
+from pipeline.fingerprinting.landmarks import Postings, nearest_targets, pack, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import BINS, LOWEST_BIN, MAX_BIN_DIFFERENCE, MAX_FRAME_DIFFERENCE
 from pipeline.matching import segments
-from pipeline.matching.alignment import ROW_TICKS, ROWS_PER_FRAME, Alignment, Stretch, shifted_rows
-from pipeline.matching.changes import WINDOW_S, Change, ChangedCandidate, ExactPeaks
+from pipeline.matching.alignment import ROW_TICKS, ROWS_PER_FRAME, Alignment, Stretch, is_repeated_loop, shifted_rows
+from pipeline.matching.changes import (
+    WINDOW_S,
+    Change,
+    ChangedCandidate,
+    ExactPeaks,
+    Grid,
+    exact_peaks,
+    find_changed,
+    scalable_landmarks,
+)
 from pipeline.matching.segments import SLOT_S
-from pipeline.matching.tracks import NEAR_TICKS, hit_ticks, hits_in_song
+from pipeline.matching.tracks import NEAR_TICKS, hit_ticks
+from pipeline.matching.types import Library, Match
 from pipeline.matching.verification import peak_weights
-from pipeline.matching.voting import TICKS, QueryHashes
+from pipeline.matching.voting import TICKS, QueryHashes, find_hits
 
 # Around a candidate: half a step of its grid to either side, and its two cells.
 PITCHES = np.array([-0.0025, 0.0, 0.0025])
@@ -47,6 +57,9 @@ STEP_S, STEP_ROWS, ROW_COST = 3.0, 3, 15.0
 PATH_ROWS = 64
 # A path that stays so near a line is the line, which gives the tempo better.
 STRAIGHT_ROWS = 1.5
+# A match with fewer votes a second may be of the song's drums alone, at another tempo: there the search goes on. At its
+# own pitch and tempo a song has some 50, under noise 10.
+CLEAR_VOTES_PER_S = 8.0
 # Query hashes, to count the votes, so far around the windows of a performance.
 FAN_OUT = 5
 ANCHORS_S = 15.0
@@ -174,7 +187,8 @@ def align_changed(
     start, stop = ((slot - stretch.first) * rows_per_slot for slot in (span.start, span.stop))
     inside = (path.row >= start) & (path.row <= stop)
     if inside.sum() >= 2:
-        straight = _Path(path.row, np.polyval(np.polyfit(path.row[inside], path.frame[inside], 1), path.row))
+        slope, at_0 = np.polyfit(path.row[inside], path.frame[inside], 1)
+        straight = _Path(path.row, at_0 + slope * path.row)
         off = np.abs(straight.frame - path.frame)[inside] * ROWS_PER_FRAME / straight.tempo
         if off.max() <= STRAIGHT_ROWS:
             path = _refine_line(stretch, song, pitch, straight, inside)
@@ -194,7 +208,7 @@ class _Path:
         """Frames of the song to a frame of the stretch, in the mean."""
         return float((self.frame[-1] - self.frame[0]) / (self.row[-1] - self.row[0])) * ROWS_PER_FRAME
 
-    def frame_at(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
+    def frame_at(self, row: NDArray[np.floating]) -> NDArray[np.float64]:
         """The song's frame at rows."""
         return _interpolate(row, self.row, self.frame)
 
@@ -203,7 +217,7 @@ class _Path:
         return _interpolate(frame, self.frame, self.row)
 
 
-def _interpolate(x: NDArray[np.generic], at: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolate(x: NDArray[np.number], at: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """As `numpy.interp`, and along the first and the last piece beyond the ends."""
     first = np.clip(np.searchsorted(at, x, "right") - 1, 0, len(at) - 2)
     slope = (value[first + 1] - value[first]) / (at[first + 1] - at[first])
@@ -371,7 +385,9 @@ def _anchors(
     first, stop = np.searchsorted(song.frame, path.frame_at(rows).astype(np.int32)).tolist()
     near = Peaks(song.frame[first:stop], song.bin[first:stop], song.level[first:stop])
     query = _changed_hashes(peaks, change, rows * ROW_TICKS)
-    hits = hits_in_song(query, 0, pair_peaks(near, stretch.settings.fan_out))
+    landmarks = pair_peaks(near, stretch.settings.fan_out)
+    order = np.argsort(landmarks.hash, kind="stable")
+    hits = find_hits(query, Postings(landmarks.hash[order], np.zeros(len(order), np.int32), landmarks.offset[order]))
     place = np.searchsorted(_peak_keys(near.frame, near.bin), _peak_keys(hits.offset, hits.bin)) + first
     return place, hit_ticks(hits) / (change.tempo * ROW_TICKS)
 
@@ -398,14 +414,33 @@ def _changed_hashes(peaks: Sequence[ExactPeaks], change: Change, ends: NDArray[n
     return QueryHashes(hash_[order], ticks[order])
 
 
-def aligned_performances(
-    stretch: Stretch,
-    songs: Mapping[int, Peaks],
-    candidates: Sequence[ChangedCandidate],
-    peaks: Sequence[ExactPeaks],
-    searched: int,
+def find_alignments(
+    stretch: Stretch, library: Library, searched: Grid, explained: Sequence[Match], loop_share: float
 ) -> list[Alignment]:
-    """The performances that candidates make, aligned with a stretch; other parameters as for `align_changed`."""
+    """Songs whose pitch or tempo is changed, aligned with a stretch.
+
+    Parameters
+    ----------
+    searched
+        The changes.
+    explained
+        Matches that were found already: the seconds of those that are clear are not searched.
+    loop_share
+        As for `alignment.is_repeated_loop`.
+    """
+    peaks = [exact_peaks(stretch.clip, shift) for shift in range(0, TICKS, ROW_TICKS)]
+    landmarks = scalable_landmarks(peaks[0])
+    second = landmarks.frame * stretch.settings.frame_s + stretch.first * SLOT_S
+    unexplained = np.ones(len(second), bool)
+    for match in explained:
+        if match.votes < CLEAR_VOTES_PER_S * (match.clip_end_s - match.clip_start_s):
+            continue
+        unexplained &= (second < match.clip_start_s) | (second > match.clip_end_s)
+    candidates = find_changed(landmarks.take(unexplained), library, searched)
+    songs = library.constellations({one.song_id for one in candidates})
     fits = [fit(stretch, songs[one.song_id], one) for one in candidates]
-    groups = performances(fits)
-    return [align_changed(stretch, songs[group[0].song_id], group, peaks, searched) for group in groups]
+    found = [
+        align_changed(stretch, songs[group[0].song_id], group, peaks, len(searched)) for group in performances(fits)
+    ]
+    found = [one for one in found if segments.is_plausible(one.trace())]
+    return [one for one in found if not is_repeated_loop(one, found, stretch, loop_share)]
