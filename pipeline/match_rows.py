@@ -37,8 +37,13 @@ MATCHES = pa.schema(
         ("pitch", pa.float64()),
         ("tempo", pa.float64()),
         ("message", pa.string()),
+        ("isrc", pa.string()),
+        ("musicbrainz_recording_id", pa.string()),
+        ("acoustid", pa.string()),
     ]
 )
+# The columns that say of a song what its tags do.
+TAGS = ("title", "artist", "isrc", "musicbrainz_recording_id", "acoustid")
 
 
 @dataclass(slots=True)
@@ -119,7 +124,7 @@ def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, Any]]:
     """What the rows say of some songs, by song id."""
     if not song_ids:
         return {}
-    table = snapshot.songs(["song_id", "path", "title", "artist", "duration_s"])
+    table = snapshot.songs(["song_id", "path", "duration_s", *TAGS])
     wanted = table.filter(pc.is_in(table["song_id"], pa.array(sorted(song_ids), pa.int32())))
     return {row["song_id"]: row for row in wanted.to_pylist()}
 
@@ -135,8 +140,7 @@ def _rows(clip: ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str, 
             "clip": path,
             "status": "matched",
             "song_path": songs[match.song_id]["path"],
-            "title": songs[match.song_id]["title"],
-            "artist": songs[match.song_id]["artist"],
+            **{name: songs[match.song_id][name] for name in TAGS},
             **dataclasses.asdict(_within_bounds(match, clip.sounds_s, songs[match.song_id]["duration_s"])),
             "tempo": match.speed,
         }

@@ -53,7 +53,7 @@ MAP: dict[str, set[str]] = {
     "matching": {"audio", "fingerprinting"},
     "fingerprinting": {"audio", "paths"},
     "catalog": {"audio", "paths"},
-    "audio": {"paths"},
+    "audio": {"execution", "paths"},
     "progress": {"execution"},
     "execution": {"paths", "version"},
     "paths": set(),

@@ -67,9 +67,7 @@ def test_a_tempo_that_drifts_is_one_segment(library: MemoryLibrary) -> None:
 
 
 @pytest.mark.parametrize(("pitch", "tempo"), [(1.12, 1.0), (1.0, 0.84), (0.93, 1.15)])
-def test_a_changed_clip_is_found_by_the_ranges(
-    library: MemoryLibrary, pitch: float, tempo: float
-) -> None:
+def test_a_changed_clip_is_found_by_the_ranges(library: MemoryLibrary, pitch: float, tempo: float) -> None:
     clip = cut(song(3, pitch, tempo), 20, 28)
     ((match,),) = find_matches([clip], library, BOTH)
     assert (match.song_id, match.pitch, match.speed) == (

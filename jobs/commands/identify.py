@@ -45,6 +45,7 @@ def identify(
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
     limit_s: options.LimitS = None,
+    stream: options.Stream = None,
     strict: options.Strict = False,
     performance_report: options.PerformanceReport = None,
     quiet: options.Quiet = False,
@@ -84,7 +85,8 @@ def identify(
         false_positives=false_positives, speed_range=speed_range, pitch_range=pitch_range, tempo_range=tempo_range
     )
     opened = Store.open(store)
-    entries = catalog.walk(paths)
+    found = catalog.find(paths)
+    entries = found.entries
     if by_recording:
         recordings.check(format_, output, len(entries))
     if in_parts:
@@ -95,6 +97,7 @@ def identify(
             "pitch_range": pitch_range,
             "tempo_range": tempo_range,
             "gaps": gaps,
+            "stream": stream,
         }
         done = dataset.open_dataset(output, run)
         total = len(entries)
@@ -116,7 +119,9 @@ def identify(
 
         def matches() -> Iterator[pa.Table]:
             nonlocal audio_s, busy_s
-            for rows in identify_entries(entries, opened, query, running, limit_s=limit_s, progress=progress):
+            for rows in identify_entries(
+                entries, opened, query, running, limit_s=limit_s, stream=stream, progress=progress
+            ):
                 audio_s += rows.audio_s
                 busy_s += rows.busy_s
                 statuses = dict(zip(rows.table["clip"].to_pylist(), rows.table["status"].to_pylist(), strict=True))
@@ -141,12 +146,14 @@ def identify(
     rates = speed(audio_s, busy_s, wall_s)
     log.info(
         "%s (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
-        "%d matched, %d unknown, %d failed.",
+        "%d matched, %d unknown, %d failed%s.",
         count(len(entries), "clip"), audio_s / 3600, wall_s, *rates.values(), *counts.values(),
+        f"; {catalog.kinds_text(found.passed_over)} passed over" if found.passed_over else "",
         extra={
             "fields": {
                 "job": "identify",
                 **counts,
+                "passed_over": found.passed_over.total(),
                 "audio_h": round(audio_s / 3600, 4),
                 "wall_s": round(wall_s, 2),
                 **rates,

@@ -24,7 +24,7 @@ from pipeline.matching.segments import SLOT_S, Trace
 from pipeline.matching.tracks import find_tracks, fit_line, hits_near
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.voting import TICKS
-from pipeline.matching.warping import find_alignments, measure_pitch
+from pipeline.matching.warping import find_alignments, refine_alignment, stretch_peaks
 
 STRETCH_S = 120
 # Searched again with the next stretch, so that a song that begins at the seam is found whole.
@@ -127,8 +127,9 @@ class Recording:
         if self._grid:
             matches = self._segments(traces(alignments))
             songs = self.library.constellations({one.song_id for one in alignments})
-            alignments = [measure_pitch(stretch, songs[one.song_id], one) for one in alignments]
-            alignments += find_alignments(stretch, self.library, self._grid, matches, self.loop_share)
+            peaks = stretch_peaks(stretch)
+            alignments = [refine_alignment(stretch, songs[one.song_id], one, peaks) for one in alignments]
+            alignments += find_alignments(stretch, self.library, self._grid, matches, self.loop_share, peaks)
         self._traces += traces(alignments)
         self._close(stretch.first)
         self._overlap = samples[-OVERLAP_S * self._rate :]

@@ -39,7 +39,7 @@ from pipeline.matching.verification import (
     filter_response,
 )
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
-from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments
+from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, stretch_peaks
 
 COARSE = SearchLevel(
     shifts=2,
@@ -135,7 +135,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
 def _changed_matches(samples: NDArray[np.float32], library: Library, query: Query, changes: Grid) -> list[Match]:
     """Songs in a clip with another pitch or tempo, best first: a clip is searched as a short recording."""
     stretch = Stretch(samples, 0, library.settings)
-    found = find_alignments(stretch, library, changes, [], LOOP_SHARE)
+    found = find_alignments(stretch, library, changes, [], LOOP_SHARE, stretch_peaks(stretch))
     matches = segments(traces(found), recording_threshold(query.false_positives))
     return sorted(matches, key=lambda match: -match.confidence)
 

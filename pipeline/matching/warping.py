@@ -182,9 +182,7 @@ def align_changed(
     alignment = _along(stretch, song, song_id, pitch, path, anchors, searched)
     if not segments.is_plausible(alignment.trace()):
         return alignment
-    span = alignment.best_span()
-    rows_per_slot = SLOT_S / stretch.settings.frame_s * ROWS_PER_FRAME
-    start, stop = ((slot - stretch.first) * rows_per_slot for slot in (span.start, span.stop))
+    start, stop = _span_rows(stretch, alignment)
     inside = (path.row >= start) & (path.row <= stop)
     if inside.sum() >= 2:
         slope, at_0 = np.polyfit(path.row[inside], path.frame[inside], 1)
@@ -194,6 +192,34 @@ def align_changed(
             path = _refine_line(stretch, song, pitch, straight, inside)
             alignment = _along(stretch, song, song_id, pitch, path, anchors, searched)
     return alignment
+
+
+def refine_alignment(stretch: Stretch, song: Peaks, found: Alignment, peaks: Sequence[ExactPeaks]) -> Alignment:
+    """An alignment that was found at the song's own pitch and tempo, with the exact ones if it matches as well then."""
+    start, stop = _span_rows(stretch, found)
+    size = WINDOW_S / stretch.settings.frame_s * ROWS_PER_FRAME
+    n_windows = max(1, round((stop - start) / size))
+    rows_per_slot = SLOT_S / stretch.settings.frame_s * ROWS_PER_FRAME
+    lead_s = stretch.clip.lead / stretch.settings.sample_rate
+    fits = []
+    for row in start + (np.arange(n_windows) + 0.5) * (stop - start) / n_windows:
+        second = np.interp(row / rows_per_slot, np.arange(len(found.song_s)), found.song_s)
+        frame = float((second - lead_s) / stretch.settings.frame_s)
+        change = Change(found.speed, found.speed)
+        fits.append(fit(stretch, song, ChangedCandidate(found.song_id, change, float(row) * ROW_TICKS, frame, 0)))
+    groups = performances(fits)
+    if not groups:
+        return found
+    refined = align_changed(stretch, song, groups[0], peaks, found.searched)
+    as_well = segments.is_plausible(refined.trace()) and refined.best_span().score >= found.best_span().score
+    return refined if as_well else dataclasses.replace(found, pitch=refined.pitch)
+
+
+def _span_rows(stretch: Stretch, alignment: Alignment) -> tuple[float, float]:
+    """First and last row of the best span of an alignment."""
+    span = alignment.best_span()
+    rows_per_slot = SLOT_S / stretch.settings.frame_s * ROWS_PER_FRAME
+    return (span.start - stretch.first) * rows_per_slot, (span.stop - stretch.first) * rows_per_slot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,15 +297,6 @@ def _best_steps(sums: NDArray[np.float64]) -> NDArray[np.int64]:
     for before in reversed(came):
         chosen.append(int(before[chosen[-1]]))
     return np.array(chosen[::-1])
-
-
-def measure_pitch(stretch: Stretch, song: Peaks, one: Alignment) -> Alignment:
-    """An alignment that was found at the song's own pitch, with its pitch."""
-    span = one.best_span()
-    rows_per_slot = SLOT_S / stretch.settings.frame_s * ROWS_PER_FRAME
-    start, stop = ((slot - stretch.first) * rows_per_slot for slot in (span.start, span.stop))
-    inside = (one.song_row >= start) & (one.song_row < stop)
-    return dataclasses.replace(one, pitch=_best_pitch(stretch, one.song_row[inside], song.bin[inside], one.speed))
 
 
 def _refine_pitch(stretch: Stretch, song: Peaks, pitch: float, path: _Path, group: Sequence[Fit]) -> float:
@@ -414,8 +431,18 @@ def _changed_hashes(peaks: Sequence[ExactPeaks], change: Change, ends: NDArray[n
     return QueryHashes(hash_[order], ticks[order])
 
 
+def stretch_peaks(stretch: Stretch) -> list[ExactPeaks]:
+    """The peaks of each copy of a stretch whose rows its response has."""
+    return [exact_peaks(stretch.clip, shift) for shift in range(0, TICKS, ROW_TICKS)]
+
+
 def find_alignments(
-    stretch: Stretch, library: Library, searched: Grid, explained: Sequence[Match], loop_share: float
+    stretch: Stretch,
+    library: Library,
+    searched: Grid,
+    explained: Sequence[Match],
+    loop_share: float,
+    peaks: Sequence[ExactPeaks],
 ) -> list[Alignment]:
     """Songs whose pitch or tempo is changed, aligned with a stretch.
 
@@ -427,8 +454,9 @@ def find_alignments(
         Matches that were found already: the seconds of those that are clear are not searched.
     loop_share
         As for `alignment.is_repeated_loop`.
+    peaks
+        Of the stretch's copies, as `stretch_peaks` gives them.
     """
-    peaks = [exact_peaks(stretch.clip, shift) for shift in range(0, TICKS, ROW_TICKS)]
     landmarks = scalable_landmarks(peaks[0])
     second = landmarks.frame * stretch.settings.frame_s + stretch.first * SLOT_S
     unexplained = np.ones(len(second), bool)
