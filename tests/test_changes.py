@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
 from pipeline.fingerprinting.settings import Settings
+from pipeline.live import Listener
 from pipeline.matching.changes import grid
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import find_matches
@@ -93,3 +94,12 @@ def test_a_range_without_the_other_searches_its_own_axis() -> None:
     assert only_pitch.pitches[0] == 1.0
     assert min(only_pitch.pitches) <= 2 ** (-1 / 12)
     assert max(only_pitch.pitches) >= 2 ** (1 / 12)
+
+
+def test_a_listener_names_a_song_at_another_tempo(library: MemoryLibrary) -> None:
+    listener = Listener(library, Query(tempo_range=10))
+    samples = cut(song(4, 1.0, 1.06), 5, 25)
+    named = [match for start in range(0, len(samples), RATE) for match in listener.add(samples[start : start + RATE])]
+    assert [match.song_id for match in named] == [4]
+    (match,) = listener.finish()
+    assert (match.pitch, match.speed) == (1.0, pytest.approx(1.06, rel=0.005))

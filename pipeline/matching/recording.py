@@ -9,6 +9,7 @@ explains what sounds, the stretch is searched again at other speeds, and for cha
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ OVERLAP_S = 15
 STEEPEST = 0.006
 # Speeds that differ by less are not searched both.
 SAME_SPEED = 0.002
+# A stream is searched every second, together with the 15 s before it. A search of changes costs too much for that.
+CHANGES_STEP_S = 5
 # A stretch is explained when no piece longer than this belongs to no song.
 UNEXPLAINED_S = 10.0
 
@@ -69,6 +72,7 @@ class Recording:
         self.loop_share = loop_share
         self.duration_s = 0.0
         self._rate = library.settings.sample_rate
+        self._stretch_s = stretch_s
         self._stretch = stretch_s * self._rate
         self._blocks: list[NDArray[np.float32]] = []
         self._waiting = 0
@@ -76,6 +80,7 @@ class Recording:
         self._first_s = 0
         self._speeds = speeds(query.speed_range)
         self._grid = grid(query)
+        self._changes_s = -math.inf  # the second up to which changes were searched
         self._last_speed = 1.0  # a turntable keeps its speed: the next stretch is searched at this one first
         self._traces: list[Trace] = []
         self._closed: list[Match] = []
@@ -124,7 +129,9 @@ class Recording:
             alignments += [one for one in found if not is_repeated_loop(one, found, stretch, self.loop_share)]
             if stretch.unexplained_s(self._segments(traces(alignments))) <= UNEXPLAINED_S:
                 break
-        if self._grid:
+        end_s = self._first_s + len(samples) / self._rate
+        if self._grid and (self._stretch_s > CHANGES_STEP_S or end_s - self._changes_s >= CHANGES_STEP_S):
+            self._changes_s = end_s
             matches = self._segments(traces(alignments))
             songs = self.library.constellations({one.song_id for one in alignments})
             peaks = stretch_peaks(stretch)
