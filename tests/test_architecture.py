@@ -45,6 +45,7 @@ MAP: dict[str, set[str]] = {
         "store",
     },
     "match_rows": {"matching", "paths", "store"},
+    "monitoring": {"audio", "live", "matching"},
     "live": {"matching"},
     "comparison": {"audio", "catalog", "duplicate_detection", "fingerprinting", "matching", "paths"},
     "duplicate_detection": {"arguments", "fingerprinting", "matching", "store"},

@@ -94,6 +94,15 @@ class Trace:
         """The slot after the last one."""
         return self.first + len(self)
 
+    def since(self, slot: int) -> Trace:
+        """The trace without what lies before a slot."""
+        cut = max(slot - self.first, 0)
+        arrays = {name: getattr(self, name)[cut:] for name in TRACE_ARRAYS}
+        return dataclasses.replace(self, first=self.first + cut, **arrays)
+
+
+TRACE_ARRAYS = ("song_s", "peaks", "level", "variance", "weight", "weighted_level", "votes")
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -230,11 +239,10 @@ def _distance_where_they_meet_s(earlier: Trace, trace: Trace) -> float:
 
 def _join(earlier: Trace, trace: Trace) -> Trace:
     kept = trace.first - earlier.first
-    names = ("song_s", "peaks", "level", "variance", "weight", "weighted_level", "votes")
-    arrays = {name: np.concatenate([getattr(earlier, name)[:kept], getattr(trace, name)]) for name in names}
-    later = trace if earlier.pitch is None else earlier
+    arrays = {name: np.concatenate([getattr(earlier, name)[:kept], getattr(trace, name)]) for name in TRACE_ARRAYS}
+    pitch = trace.pitch if earlier.pitch is None else earlier.pitch
     searched = min(earlier.searched, trace.searched)
-    return Trace(song_id=earlier.song_id, first=earlier.first, pitch=later.pitch, searched=searched, **arrays)
+    return dataclasses.replace(earlier, pitch=pitch, searched=searched, **arrays)
 
 
 def _suppress_non_maxima(traces: Sequence[Trace]) -> list[Span]:
