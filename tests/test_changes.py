@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.audio.resampling import at_speed
 from pipeline.fingerprinting.settings import Settings
 from pipeline.live import Listener
-from pipeline.matching.changes import grid
+from pipeline.matching.changes import Change, grid
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import find_matches
 from pipeline.matching.types import Match, Query
@@ -87,13 +87,16 @@ def test_an_unknown_song_is_not_named_at_any_pitch_and_tempo(library: MemoryLibr
 
 
 def test_a_range_without_the_other_searches_its_own_axis() -> None:
-    assert not grid(Query())
-    assert set(grid(Query(tempo_range=10)).pitches) == {1.0}
-    only_pitch = grid(Query(pitch_range=1))
-    assert {float(tempo) for tempos in only_pitch.tempos for tempo in tempos} == {1.0}
-    assert only_pitch.pitches[0] == 1.0
-    assert min(only_pitch.pitches) <= 2 ** (-1 / 12)
-    assert max(only_pitch.pitches) >= 2 ** (1 / 12)
+    assert grid(Query()) is None
+    of_tempo, of_pitch = grid(Query(tempo_range=10)), grid(Query(pitch_range=1))
+    assert of_tempo is not None
+    assert of_pitch is not None
+    assert of_tempo.pitches.tolist() == of_pitch.tempos.tolist() == [1.0]
+    assert of_pitch.pitches[0] == 1.0
+    assert of_pitch.pitches.min() <= 2 ** (-1 / 12)
+    assert of_pitch.pitches.max() >= 2 ** (1 / 12)
+    assert of_pitch.contains(Change(2 ** (1 / 12), 1.0))
+    assert not of_pitch.contains(Change(1.0, 1.03))
 
 
 def test_a_listener_names_a_song_at_another_tempo(library: MemoryLibrary) -> None:

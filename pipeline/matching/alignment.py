@@ -117,7 +117,7 @@ class Alignment:
     pitch
         Of the song in the stretch over its own; ``None`` if it was not measured, and is that of the speed.
     searched
-        How many changes of pitch and tempo were searched to find this one.
+        At how many changes of speed, pitch and tempo the stretch was searched to find this one.
     """
 
     song_id: int

@@ -37,6 +37,8 @@ from pipeline.matching.voting import TICKS
 PITCH_STEP = 0.005
 # Steps of tempo: at half a step the hits of a window lie within 2.4 frames of the line.
 TEMPO_STEP = 0.1
+# Of tempos that are alike; and the kinds of changes, each with the same chances.
+SAME_TEMPO, KINDS = 0.01, 5
 # Seconds in which lines are counted. Pieces of songs in a mix are hardly shorter than two of them.
 WINDOW_S = 4.5
 # Landmarks of a recording, as in `SearchLevel`.
@@ -74,39 +76,63 @@ class Change:
     tempo: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """The changes that are searched: some tempos at each pitch.
+    """The changes that are searched: every pitch with every tempo.
 
     Parameters
     ----------
-    pitches
-        The likeliest first.
-    tempos
-        ``(n_tempos,)`` float64, for each pitch.
+    pitches, tempos
+        ``(n_pitches,)`` and ``(n_tempos,)`` float64 steps, the nearest to 1.0 first.
+    least, most
+        The changes beyond which nothing is reported.
     """
 
-    pitches: list[float]
-    tempos: list[NDArray[np.float64]]
+    pitches: NDArray[np.float64]
+    tempos: NDArray[np.float64]
+    least: Change
+    most: Change
 
-    def __len__(self) -> int:
-        return sum(map(len, self.tempos))
+    def contains(self, change: Change) -> bool:
+        """Whether a change that was found may be reported."""
+        pitch_fits = self.least.pitch <= change.pitch <= self.most.pitch
+        return pitch_fits and self.least.tempo <= change.tempo <= self.most.tempo
+
+    def chances(self, change: Change) -> int:
+        """Among how many changes one was found: of its kind, times the kinds.
+
+        The kinds are a song's own pitch and tempo, tempo alone, pitch alone, both alike, and the rest. Each has as many
+        chances in all, so that a change of a kind with few is the likelier one.
+        """
+        own_pitch, own_tempo = abs(change.pitch - 1) < PITCH_STEP, abs(change.tempo - 1) < SAME_TEMPO
+        if own_pitch and own_tempo:
+            return KINDS
+        if own_pitch:
+            return KINDS * len(self.tempos)
+        if own_tempo or abs(change.pitch / change.tempo - 1) < SAME_TEMPO:
+            return KINDS * len(self.pitches)
+        return KINDS * len(self.pitches) * len(self.tempos)
 
 
-def grid(query: Query) -> Grid:
+def grid(query: Query) -> Grid | None:
     """The changes that a query asks for; none without `pitch_range` and `tempo_range`."""
-    semitone = 2 ** (1 / 12)
-    pitches = _steps(1 / semitone**query.pitch_range, semitone**query.pitch_range, PITCH_STEP)
-    tempos = _steps(1 - query.tempo_range / 100, 1 + query.tempo_range / 100, TEMPO_STEP)
-    if len(pitches) == len(tempos) == 1:
-        return Grid([], [])
-    return Grid(pitches, [np.array(tempos)] * len(pitches))
+    if not query.pitch_range and not query.tempo_range:
+        return None
+    highest, widest = 2 ** (query.pitch_range / 12), query.tempo_range / 100
+    return Grid(
+        pitches=_steps(1 / highest, highest, PITCH_STEP),
+        tempos=_steps(1 - widest, 1 + widest, TEMPO_STEP),
+        least=Change((1 - PITCH_STEP) / highest, 1 - widest - SAME_TEMPO),
+        most=Change((1 + PITCH_STEP) * highest, 1 + widest + SAME_TEMPO),
+    )
 
 
-def _steps(low: float, high: float, step: float) -> list[float]:
+def _steps(low: float, high: float, step: float) -> NDArray[np.float64]:
     """Ratios from about `low` to about `high`, one of them 1.0, the nearest to it first."""
     first, last = (math.ceil(abs(math.log(end)) / math.log1p(step) - 1e-9) for end in (low, high))
-    return sorted(((1 + step) ** i for i in range(-first, last + 1)), key=lambda ratio: abs(math.log(ratio)))
+    steps = (1 + step) ** np.arange(-first, last + 1, dtype=np.float64)
+    nearest_first: NDArray[np.float64] = steps[np.argsort(np.abs(np.log(steps)), kind="stable")]
+    return nearest_first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,9 +229,9 @@ def find_changed(landmarks: ScalableLandmarks, library: Library, searched: Grid)
     settings = library.settings
     found: list[tuple[NDArray[np.int64], ...]] = []
     for number, shard in enumerate(library.shards):
-        for step, (pitch, tempos) in enumerate(zip(searched.pitches, searched.tempos, strict=True)):
-            hits = _find_hits(landmarks, shard, pitch, tempos, settings)
-            for at, tempo in enumerate(tempos.tolist()):
+        for step, pitch in enumerate(searched.pitches.tolist()):
+            hits = _find_hits(landmarks, shard, pitch, searched.tempos, settings)
+            for at, tempo in enumerate(searched.tempos.tolist()):
                 window, place, votes = _count_lines(hits, tempo)
                 origin = np.full((len(votes), 3), (number, step, at), np.int64)
                 found.append((window, place, votes, *origin.T))
@@ -223,7 +249,7 @@ def find_changed(landmarks: ScalableLandmarks, library: Library, searched: Grid)
         song_id, frame = (int(value[0]) for value in library.shards[key[1]].locate(place[i : i + 1].astype(np.int32)))
         if song_id:
             kept.append(key)
-            change = Change(searched.pitches[step], float(searched.tempos[step][tempo_steps[i]]))
+            change = Change(float(searched.pitches[step]), float(searched.tempos[tempo_steps[i]]))
             tick = (key[0] + 0.5) * _window_frames(settings) * TICKS
             candidates.append(ChangedCandidate(song_id, change, tick, float(frame), int(votes[i])))
     return candidates

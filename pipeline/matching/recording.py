@@ -18,7 +18,7 @@ from pipeline.audio.resampling import at_speed
 from pipeline.matching import segments
 from pipeline.matching.alignment import LOOP_SHARE, Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
-from pipeline.matching.changes import grid
+from pipeline.matching.changes import Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
@@ -150,21 +150,19 @@ class Recording:
         alignments: list[Alignment] = []
         for speed in [self._last_speed, *(s for s in self._speeds if abs(s - self._last_speed) > SAME_SPEED)]:
             found = self._align_near(stretch, speed)
-            if speed != 1.0:  # each of several speeds is a chance to be wrong
-                found = [dataclasses.replace(one, searched=len(self._speeds)) for one in found]
             if found:
                 self._last_speed = 1.0 if abs(found[0].speed - 1.0) <= SAME_SPEED else found[0].speed
             alignments += [one for one in found if not is_repeated_loop(one, found, stretch, self.loop_share)]
             if stretch.unexplained_s(self._segments(traces(alignments))) <= UNEXPLAINED_S:
                 break
         if self._grid:
-            alignments = self._with_changes(stretch, alignments)
+            alignments = self._with_changes(stretch, alignments, self._grid)
         self._traces += traces(alignments)
         self._close(stretch.first)
         self._overlap = samples[-OVERLAP_S * self._rate :]
         self._first_s += (len(samples) - len(self._overlap)) // self._rate
 
-    def _with_changes(self, stretch: Stretch, alignments: list[Alignment]) -> list[Alignment]:
+    def _with_changes(self, stretch: Stretch, alignments: list[Alignment], searched: Grid) -> list[Alignment]:
         """The alignments with exact pitch and tempo, and songs that are changed; of a stream every `CHANGES_STEP_S`."""
         end_s = stretch.first * SLOT_S + len(stretch.samples) / self._rate
         if self._stretch <= CHANGES_STEP_S * self._rate and end_s < self._changes_s + CHANGES_STEP_S:
@@ -174,7 +172,7 @@ class Recording:
         songs = self.library.constellations({one.song_id for one in alignments})
         peaks = stretch_peaks(stretch)
         exact = [refine_alignment(stretch, songs[one.song_id], one, peaks) for one in alignments]
-        return exact + find_alignments(stretch, self.library, self._grid, matches, self.loop_share, peaks)
+        return exact + find_alignments(stretch, self.library, searched, matches, self.loop_share, peaks)
 
     def _align_near(self, stretch: Stretch, speed: float) -> list[Alignment]:
         """Songs that are played at about this speed, searched again at the speed found, which has more votes."""
@@ -196,7 +194,9 @@ class Recording:
         for track, of_song in zip(tracks, hits_near(tracks, query, songs, settings.fan_out), strict=True):
             line = fit_line(track, of_song)
             if abs(line.slope) <= STEEPEST:
-                aligned.append(align(stretch, track, songs[track.song_id], of_song, line, speed))
+                one = align(stretch, track, songs[track.song_id], of_song, line, speed)
+                # each of several speeds is a chance to be wrong
+                aligned.append(one if speed == 1.0 else dataclasses.replace(one, searched=len(self._speeds)))
         return [one for one in aligned if segments.is_plausible(one.trace())]
 
     def _close(self, first: int) -> None:

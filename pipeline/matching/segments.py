@@ -242,7 +242,7 @@ def _join(earlier: Trace, trace: Trace) -> Trace:
     arrays = {name: np.concatenate([getattr(earlier, name)[:kept], getattr(trace, name)]) for name in TRACE_ARRAYS}
     pitch = trace.pitch if earlier.pitch is None else earlier.pitch
     searched = min(earlier.searched, trace.searched)
-    return dataclasses.replace(earlier, pitch=pitch, searched=searched, **arrays)
+    return Trace(song_id=earlier.song_id, first=earlier.first, pitch=pitch, searched=searched, **arrays)
 
 
 def _suppress_non_maxima(traces: Sequence[Trace]) -> list[Span]:

@@ -162,24 +162,20 @@ def _continues(group: Sequence[Fit], one: Fit) -> bool:
     return abs(one.frame - expected) <= SAME_FRAMES + SAME_TEMPO * abs(frames)
 
 
-def align_changed(
-    stretch: Stretch, song: Peaks, group: Sequence[Fit], peaks: Sequence[ExactPeaks], searched: int
-) -> Alignment:
+def align_changed(stretch: Stretch, song: Peaks, group: Sequence[Fit], peaks: Sequence[ExactPeaks]) -> Alignment:
     """Align a song with a stretch along the path of one performance.
 
     Parameters
     ----------
     peaks
-        Of the stretch's copies.
-    searched
-        Changes that were searched.
+        Of the stretch's copies, as `stretch_peaks` gives them.
     """
     pitch = group[0].change.pitch
     path = _path(stretch, song, pitch, _line(group))
     pitch = _refine_pitch(stretch, song, pitch, path, group)
     anchors = _anchors(stretch, song, Change(pitch, path.tempo), path, group, peaks)
     song_id = group[0].song_id
-    alignment = _along(stretch, song, song_id, pitch, path, anchors, searched)
+    alignment = _along(stretch, song, song_id, pitch, path, anchors)
     if not segments.is_plausible(alignment.trace()):
         return alignment
     start, stop = _span_rows(stretch, alignment)
@@ -190,7 +186,7 @@ def align_changed(
         off = np.abs(straight.frame - path.frame)[inside] * ROWS_PER_FRAME / straight.tempo
         if off.max() <= STRAIGHT_ROWS:
             path = _refine_line(stretch, song, pitch, straight, inside)
-            alignment = _along(stretch, song, song_id, pitch, path, anchors, searched)
+            alignment = _along(stretch, song, song_id, pitch, path, anchors)
     return alignment
 
 
@@ -210,7 +206,7 @@ def refine_alignment(stretch: Stretch, song: Peaks, found: Alignment, peaks: Seq
     groups = performances(fits)
     if not groups:
         return found
-    refined = align_changed(stretch, song, groups[0], peaks, found.searched)
+    refined = dataclasses.replace(align_changed(stretch, song, groups[0], peaks), searched=found.searched)
     as_well = segments.is_plausible(refined.trace()) and refined.best_span().score >= found.best_span().score
     return refined if as_well else dataclasses.replace(found, pitch=refined.pitch)
 
@@ -351,7 +347,6 @@ def _along(
     pitch: float,
     path: _Path,
     anchors: tuple[NDArray[np.int64], NDArray[np.float64]],
-    searched: int,
 ) -> Alignment:
     """The alignment along a path."""
     settings = stretch.settings
@@ -364,9 +359,9 @@ def _along(
     row, bin_ = song_row[inside], song_bin[inside]
     null = stretch.response[shifted_rows(row, n_rows), bin_]
     slot_row = np.arange(n_slots) * (SLOT_S / settings.frame_s * ROWS_PER_FRAME)
-    place, heard = anchors
+    place, row_of_anchor = anchors
     voted = np.zeros(len(song_row), bool)
-    voted[place[np.abs(heard - exact_row[place]) * ROW_TICKS <= NEAR_TICKS]] = True
+    voted[place[np.abs(row_of_anchor - exact_row[place]) * ROW_TICKS <= NEAR_TICKS]] = True
     return Alignment(
         song_id=song_id,
         first=stretch.first,
@@ -383,7 +378,6 @@ def _along(
         song_row=song_row,
         song_bin=song_bin,
         pitch=pitch,
-        searched=searched,
     )
 
 
@@ -467,8 +461,11 @@ def find_alignments(
     candidates = find_changed(landmarks.take(unexplained), library, searched)
     songs = library.constellations({one.song_id for one in candidates})
     fits = [fit(stretch, songs[one.song_id], one) for one in candidates]
-    found = [
-        align_changed(stretch, songs[group[0].song_id], group, peaks, len(searched)) for group in performances(fits)
-    ]
+    found = []
+    for group in performances(fits):
+        one = align_changed(stretch, songs[group[0].song_id], group, peaks)
+        change = Change(one.pitch or one.speed, one.speed)
+        if searched.contains(change):
+            found.append(dataclasses.replace(one, searched=searched.chances(change)))
     found = [one for one in found if segments.is_plausible(one.trace())]
     return [one for one in found if not is_repeated_loop(one, found, stretch, loop_share)]
