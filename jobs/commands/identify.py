@@ -34,6 +34,8 @@ def identify(
         float,
         typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
     ] = 0.0,
+    pitch_range: options.PitchRange = 0.0,
+    tempo_range: options.TempoRange = 0.0,
     gaps: Annotated[
         bool, typer.Option("--gaps", help="Also a row for each stretch of a recording in which nothing is known.")
     ] = False,
@@ -80,7 +82,9 @@ def identify(
         tables.check_output(output)
     tables.check_bom(bom, format_ if output == "-" else output)
     check_report(report)
-    query = Query(false_positives=false_positives, speed_range=speed_range)
+    query = Query(
+        false_positives=false_positives, speed_range=speed_range, pitch_range=pitch_range, tempo_range=tempo_range
+    )
     opened = Store.open(store)
     found = catalog.find(paths)
     entries = found.entries
@@ -91,6 +95,8 @@ def identify(
             "store": opened.url,
             "false_positives": false_positives,
             "speed_range": speed_range,
+            "pitch_range": pitch_range,
+            "tempo_range": tempo_range,
             "gaps": gaps,
             "stream": stream,
         }
