@@ -226,6 +226,7 @@ def commit(
                 post_commithook_properties=no_checkpoint,
             )
             number += 1
+            _sync_entry(location, base.table, number)
         handle.create_write_transaction(
             actions,
             mode="append",
@@ -249,8 +250,7 @@ def commit(
             raise Conflict from error
         raise write_error(location.path(base.table), error) from error
     number += 1
-    for entry in range(base.number + 1, number + 1):
-        _sync_entry(location, base.table, entry)
+    _sync_entry(location, base.table, number)
     with _reading_log(location, base.table):
         handle.update_incremental()  # the handle does not advance by itself
     if handle.version() != number:  # somebody else has committed meanwhile
