@@ -370,8 +370,10 @@ class FfmpegStream:
             return
         self._process.wait()
         self._stderr.join()
-        faults = [fault for line in self._stderr.last if (fault := _STREAM_FAULT.search(line))]
-        raise CannotDecode(faults[-1][1] if faults else "the stream ended")
+        faults = [str(found[1]) for line in self._stderr.last if (found := _STREAM_FAULT.search(line))]
+        reason = faults[-1] if faults else "the stream ended"
+        is_list = reason.startswith("Invalid data")
+        raise CannotDecode(f"{reason}; of a list of streams (.m3u, .pls) give one of its URLs" if is_list else reason)
 
     def close(self) -> None:
         """End ffmpeg, wherever it is."""
