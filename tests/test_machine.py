@@ -213,7 +213,8 @@ HUNG = "a read that never returns"
 def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dask_executor.DaskExecutor]:
     """One worker, on what it takes for a machine of 1 GB; its nanny pauses it at 80 % and ends it at 95 %."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", MEMORY_LIMIT)
-    monkeypatch.setattr(dask_executor, "LOCAL_CONFIG", {"distributed.scheduler.allowed-failures": 0})
+    once = {"distributed.scheduler.allowed-failures": 0}
+    monkeypatch.setattr(dask_executor, "LOCAL_CONFIG", dask_executor.LOCAL_CONFIG | once)
     with dask_executor.local(1) as worker:
         yield worker
 
