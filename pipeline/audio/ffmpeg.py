@@ -212,6 +212,14 @@ def _ffmpeg() -> str:
         raise CannotDecode("needs ffmpeg, and none is there or it does not start; pip install imageio-ffmpeg") from None
 
 
+def ffmpeg_is_there() -> bool:
+    """Whether there is an ffmpeg that starts."""
+    try:
+        return bool(_ffmpeg())
+    except CannotDecode:
+        return False
+
+
 def _limit(pid: int, cpu_s: int) -> None:
     """Bound a child's CPU time and memory from outside, since code between fork and exec is not safe in threads."""
     if sys.platform == "linux":

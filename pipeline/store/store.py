@@ -15,15 +15,17 @@ import pyarrow.compute as pc
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.paths import PathLike
-from pipeline.store import append, check, compaction, delta_log, metadata, repair, upgrade
-from pipeline.store.append import MapFunction
+from pipeline.store import append, check, compaction, delta_log, failures, metadata, repair, upgrade
+from pipeline.store.append import Changes, MapFunction
 from pipeline.store.check import Problem
 from pipeline.store.compaction import Compaction
 from pipeline.store.delta_log import Conflict
+from pipeline.store.failures import FailedFile
 from pipeline.store.frames import SHARD_FRAMES
 from pipeline.store.repair import Repair
 from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS, TAGS
 from pipeline.store.snapshot import Snapshot
+from pipeline.store.song_paths import Found, FoundFile
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
@@ -124,7 +126,7 @@ class Store:
 
     @classmethod
     def _create(cls, location: Location, settings: Settings, shard_frames: int = SHARD_FRAMES) -> Store:
-        expected = tuple(f"{name}/" for name in (*SCHEMAS, STAGING))
+        expected = (failures.NAME, *(f"{name}/" for name in (*SCHEMAS, STAGING)))
         foreign = next((name for name, _, _ in location.files() if not name.startswith(expected)), None)
         if foreign is not None:
             raise StoreError(f"{location.url}: the folder holds other things ({foreign}); give an empty or a new one")
@@ -158,13 +160,57 @@ class Store:
         StoreError
             If the store cannot be read or written; then nothing was added.
         """
+        return list(self.commit_files(manifests, {}, map).added)
+
+    def commit_files(
+        self,
+        manifests: Sequence[Manifest],
+        found: Found,
+        map: MapFunction = map,  # noqa: A002
+        prune: bool = False,
+    ) -> Changes:
+        """Add staged songs, and apply what was found under some paths, all in one commit of the songs table.
+
+        A path belongs to one song. A song whose paths all hold other content gives way; if one of the staged songs has
+        its audio, it stays, and its row gets the other tags. A song whose file was found elsewhere gets the new path.
+        Files with the same content are other paths of one song.
+
+        Parameters
+        ----------
+        manifests
+            In the order of the plan. Their files need not be in ``found``.
+        found
+            By path: what lies there, or ``None`` for a path without a file.
+        map
+            As for `commit`.
+        prune
+            Also remove the songs of which ``found`` says that no file is left.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read or written; then nothing was changed.
+        """
+        staged = {
+            row["path"]: FoundFile(row["digest"], row["size_bytes"], row["modified_ns"])
+            for manifest in manifests
+            for row in manifest.songs
+        }
         additions = [append.from_manifest(self._location, manifest) for manifest in manifests]
-        added = append.add_songs(self._location, self.settings, additions, map)
+        done = append.add_songs(self._location, self.settings, additions, map, staged | dict(found), prune)
         for manifest in manifests:
             for name in (manifest.postings, manifest.constellations):
                 self._location.delete(name)
             self._location.delete_folder(manifest.folder)
-        return added
+        return done
+
+    def failures(self) -> dict[str, FailedFile]:
+        """The files that gave no song when they were last indexed, by path."""
+        return failures.read(self._location)
+
+    def remember_failures(self, failed: Iterable[FailedFile]) -> None:
+        """Replace what `failures` gives."""
+        failures.write(self._location, failed)
 
     def absorb(self, other: Store, map: MapFunction = map) -> list[int]:  # noqa: A002
         """Add the songs of another store, without their audio; the other store stays as it is.
@@ -191,7 +237,8 @@ class Store:
             If one of them cannot be read, or this one not written; then nothing was added.
         """
         self._require_settings(other.settings, f"{other.url} has")
-        return append.add_songs(self._location, self.settings, [append.from_snapshot(other.snapshot())], map)
+        additions = [append.from_snapshot(other.snapshot())]
+        return list(append.add_songs(self._location, self.settings, additions, map).added)
 
     def check(self, map: MapFunction = map) -> list[Problem]:  # noqa: A002
         """Read every file from end to end, and compare what the tables say about each song.
