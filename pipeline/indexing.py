@@ -84,6 +84,8 @@ class IndexBatch:
         size, so a moved file is found without reading the store.
     limit_s
         Seconds that one file may take, ``None`` for no limit.
+    stream
+        Which audio stream of files that have several, from 1.
     """
 
     store: str
@@ -91,6 +93,7 @@ class IndexBatch:
     entries: tuple[Entry, ...]
     known: frozenset[str]
     limit_s: float | None
+    stream: int | None
 
     @property
     def name(self) -> str:
@@ -164,6 +167,7 @@ def index(
     executor: ExecutorLike = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     retry: bool = False,
     prune: bool = False,
     progress: bool | OnProgress = False,
@@ -183,6 +187,9 @@ def index(
         when ``None``.
     limit_s
         Seconds that one file may take.
+    stream
+        Which audio stream, from 1, of files that have several, such as films. By default the one that a file marks as
+        its default, else the first; and if that is silent the first one with sound.
     retry
         Also try the files that failed in an earlier run and have not changed since.
     prune
@@ -215,7 +222,15 @@ def index(
     with shown(progress, "index") as on_progress:
         added, present = absorb(stores, store, running)
         report = index_entries(
-            entries, store, running, folders=files, limit_s=limit_s, retry=retry, prune=prune, progress=on_progress
+            entries,
+            store,
+            running,
+            folders=files,
+            limit_s=limit_s,
+            stream=stream,
+            retry=retry,
+            prune=prune,
+            progress=on_progress,
         )
     return dataclasses.replace(
         report, added=report.added + added, present=report.present + present, wall_s=time.monotonic() - began
@@ -247,12 +262,13 @@ def index_entries(
     *,
     folders: Sequence[str] = (),
     limit_s: float | None = None,
+    stream: int | None = None,
     retry: bool = False,
     prune: bool = False,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> IndexReport:
     """`index` for files that were found already, in some folders; calls ``progress`` after each batch."""
-    run = _Run(store, executor or SerialExecutor(), entries, limit_s, progress)
+    run = _Run(store, executor or SerialExecutor(), entries, limit_s, stream, progress)
     try:
         run.index(run.changed_entries(retry))
         run.index(run.entries_of_lost_songs())
@@ -277,11 +293,13 @@ class _Run:
         executor: Executor,
         entries: Sequence[Entry],
         limit_s: float | None,
+        stream: int | None,
         progress: Callable[[Progress], None],
     ) -> None:
         self._store = store
         self._executor = executor
         self._limit_s = limit_s
+        self._stream = stream
         self._progress = progress
         self._began = time.monotonic()
         self._entries = {printable_path(entry.path): entry for entry in map(_with_absolute_path, entries)}
@@ -313,7 +331,7 @@ class _Run:
 
     def index(self, entries: Sequence[Entry]) -> None:
         """Fingerprint files, and commit them and what was found."""
-        batches = plan(entries, self._store, self._executor.workers, self._limit_s)
+        batches = plan(entries, self._store, self._executor.workers, self._limit_s, self._stream)
         self._executor.require_visible([self._store.url, *catalog.folders(entries)])
         estimated_s = sum(map(audio_estimate_s, entries))
         self._total += len(entries)
@@ -548,7 +566,9 @@ def audio_estimate_s(entry: Entry) -> float:
     return 1.0 + entry.size_bytes / BYTES_PER_S.get(suffix, BYTES_PER_S_OTHERWISE)
 
 
-def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | None) -> list[IndexBatch]:
+def plan(
+    entries: Sequence[Entry], store: Store, workers: int, limit_s: float | None, stream: int | None = None
+) -> list[IndexBatch]:
     """Cut the files, in their order, into batches of about the same work."""
     songs = store.snapshot().songs(["size_bytes", "digest"])
     sizes = {entry.size_bytes for entry in entries}
@@ -559,7 +579,7 @@ def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | 
 
     def batch(files: Sequence[Entry]) -> IndexBatch:
         known = frozenset().union(*(digests.get(entry.size_bytes, ()) for entry in files))
-        return IndexBatch(store.url, store.settings, entries=tuple(files), known=known, limit_s=limit_s)
+        return IndexBatch(store.url, store.settings, entries=tuple(files), known=known, limit_s=limit_s, stream=stream)
 
     tasks = [_share_of_a_task(entry) for entry in entries]
     target = min(1.0, sum(tasks) / (max(workers, EXPECTED_WORKERS) * BATCHES_PER_WORKER))
@@ -637,7 +657,7 @@ def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:
         if digest in batch.known:
             return digest
         try:
-            print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
+            print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s, stream=batch.stream)
         except AudioError as error:
             raise _BadContent(str(error)) from error
         if len(print_.hashes) == 0:
