@@ -5,8 +5,9 @@ Every change is decided on one version, and tried again on the next version if a
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from pipeline.store.repair import Repair
 from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS, TAGS
 from pipeline.store.snapshot import Snapshot
 from pipeline.store.song_paths import Found, FoundFile
-from pipeline.store.songs import read_songs, write_songs
+from pipeline.store.songs import edit_songs, read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
 from pipeline.store.storage import Location
@@ -382,6 +383,31 @@ class Store:
         self._edit_songs(wanted, start)
         return changed
 
+    def accept(self, groups: Sequence[Collection[int]]) -> None:
+        """Remember of some groups of songs that they are to stay, with the files that each song has now."""
+        for songs in delta_log.attempts(self._location, SONGS):
+            wanted = {song_id for group in groups for song_id in group}
+            columns = read_songs(self._location, songs, ["song_id", "digest", "other_paths", "accepted"])
+            rows = {row["song_id"]: row for row in columns.to_pylist() if row["song_id"] in wanted}
+            changes: dict[int, dict[str, Any]] = {}
+            for group in groups:
+                here = [rows[song_id] for song_id in sorted(group) if song_id in rows]
+                token = _group_token([row["digest"] for row in here])
+                for row in here:
+                    entry = f"{token}:{len(row['other_paths'] or ())}"
+                    if entry not in (row["accepted"] or ()):
+                        row["accepted"] = [*(row["accepted"] or ()), entry]
+                        changes[row["song_id"]] = {"accepted": row["accepted"]}
+            written, replaced = edit_songs(self._location, songs, changes)
+            if not written:
+                return
+            try:
+                delta_log.commit(self._location, songs, written, replaced)
+                return
+            except Conflict:
+                for file in written:
+                    self._location.delete(f"{SONGS}/{file.name}")
+
     def _edit_songs(self, song_ids: pa.Array, start: Callable[[], Callable[[pa.Table], pa.Table]]) -> None:
         """Rewrite the files of the songs table that have one of these songs, in one commit."""
         for songs in delta_log.attempts(self._location, SONGS):
@@ -403,3 +429,8 @@ class Store:
             except Conflict:
                 for file in written:
                     self._location.delete(f"{SONGS}/{file.name}")
+
+
+def _group_token(digests: Iterable[str]) -> str:
+    """A name for a group of songs that no other group has, also not in a store that takes these songs in."""
+    return hashlib.blake2b(" ".join(sorted(digests)).encode(), digest_size=8).hexdigest()
