@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -290,11 +291,44 @@ def test_lines_about_failures_have_fields_and_a_merge_speaks_of_no_audio(
     (failure,) = [line for line in lines if "path" in line]
     assert (failure["path"], failure["level"]) == (str(tmp_path / "broken.mp3"), "warning")
     assert failure["message"] == f"{failure['path']}: {failure['reason']}"
+    command = ["identify", str(tmp_path / "broken.mp3"), "--store", str(tmp_path / "one")]
+    assert run([*command, "--log-json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (failed,) = [line for line in lines if "path" in line]
+    assert (failed["path"], failed["reason"], failed["level"]) == (failure["path"], failure["reason"], "warning")
+    assert run(command) == 0
+    assert "broken.mp3" not in capsys.readouterr().err  # the table has it
     assert run(["index", str(tmp_path / "one"), "--store", str(tmp_path / "two")]) == 0
     said = capsys.readouterr().err
     assert "1 song added without audio, 0 already there" in said
     assert re.search(r"^The store has 1 song, ", said, re.MULTILINE)
     assert "real time" not in said
+
+
+def test_a_stream_of_a_film_is_chosen_and_its_identifiers_come_with_each_match(
+    library: FormulaLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film, store = tmp_path / "films" / "film.mkv", str(tmp_path / "store")
+    film.parent.mkdir()
+    (film.parent / "poster.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    words = [word for path in library.paths[:2] for word in ("-i", str(path))]
+    tags = ["-metadata", "ISRC=US-RC1-76-07839", "-metadata", "ACOUSTID_ID=22c61b2f-6e3f-4b1e-8bcf-1d2a3b4c5d6e"]
+    options = ["-map", "0:a", "-map", "1:a", "-c:a", "flac", "-ar", "44100", *tags]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *words, *options, str(film)], check=True)
+    assert run(["index", str(film.parent), "--store", store, "--stream", "2", "--log-json"]) == 0
+    assert '"passed_over": 1,' in capsys.readouterr().err
+    rows = []
+    for options in ([str(library.paths[1])], [str(film), "--stream", "2"], [str(film)], [str(film), "--stream", "3"]):
+        assert run(["identify", *options, "--store", store, "--format", "json", "--quiet"]) == 0
+        rows += json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in rows] == ["matched", "matched", "unknown", "failed"]
+    assert rows[3]["message"] == "no audio stream 3; it has 2"
+    for row in rows[:2]:
+        identifiers = [row[name] for name in ("isrc", "musicbrainz_recording_id", "acoustid")]
+        assert identifiers == ["USRC17607839", None, "22c61b2f-6e3f-4b1e-8bcf-1d2a3b4c5d6e"]
+    assert run(["songs", "--store", store, "--format", "json"]) == 0
+    (song,) = json.loads(capsys.readouterr().out)
+    assert (song["isrc"], song["year"]) == ("USRC17607839", None)
 
 
 def test_a_file_in_place_of_the_demos_folder_is_one_sentence(

@@ -46,6 +46,8 @@ def match(clip: str, start_s: float, end_s: float, song_id: int = 7, **fields: A
         "votes": 20,
         "confidence": 0.99,
         "speed": 1.0,
+        "pitch": 1.0,
+        "tempo": 1.0,
         **fields,
     }
 
