@@ -235,6 +235,14 @@ def _ffmpeg() -> str:
         raise CannotDecode("needs ffmpeg, and none is there or it does not start; pip install imageio-ffmpeg") from None
 
 
+def ffmpeg_is_there() -> bool:
+    """Whether there is an ffmpeg that starts."""
+    try:
+        return bool(_ffmpeg())
+    except CannotDecode:
+        return False
+
+
 def _start(source: Source, output: list[str], limit_s: float | None) -> subprocess.Popen[bytes]:
     """Start ffmpeg on a file, with its output in a pipe and a limit of CPU time."""
     input_ = ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS]
