@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -578,15 +579,10 @@ def test_ffmpeg_dies_with_its_parent(encode: Encode) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    for _ in range(200):
-        if (
-            not Path(f"/proc/{children[0]}/cmdline").exists()
-            or b"ffmpeg" not in Path(f"/proc/{children[0]}/cmdline").read_bytes()
-        ):
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("ffmpeg still runs 10 s after its parent died")
+    command = Path(f"/proc/{children[0]}/cmdline")
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while b"ffmpeg" in command.read_bytes():  # for ever, if it does not die; a zombie has no command
+            time.sleep(0.05)
 
 
 def test_nothing_is_left_open_or_running(encode: Encode, tmp_path: Path) -> None:

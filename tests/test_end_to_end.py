@@ -161,12 +161,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     command = [sys.executable, "-m", "jobs", "index", str(library.folder), "--store", url, "--workers", "2"]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     staged = tmp_path / "store"
-    for _ in range(600):  # until work is under way, whatever the machine's speed
-        if running.poll() is not None or any(path.suffix == ".parquet" for path in staged.rglob("*")):
-            break
-        time.sleep(0.05)
+    while running.poll() is None and not any(path.suffix == ".parquet" for path in staged.rglob("*")):
+        time.sleep(0.05)  # until work is under way, whatever the machine's speed
     running.send_signal(how)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate()
     if how is not signal.SIGKILL and running.returncode != 0:
         assert running.returncode == 128 + how, said
         assert "leaked" not in said
@@ -189,11 +187,10 @@ def test_a_run_that_is_stopped_while_it_starts_leaves_no_process(
         started = process.children()
         time.sleep(0.01)
     running.send_signal(how)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate()
     assert running.returncode == 128 + how, said
     assert re.fullmatch(r"Interrupted; .*\n", said)
-    _, left = psutil.wait_procs(started, timeout=30)
-    assert left == []
+    psutil.wait_procs(started)  # for ever, if one is left
 
 
 def test_what_is_staged_is_committed_when_a_run_is_stopped(
@@ -223,12 +220,10 @@ def test_a_run_in_the_background_of_a_script_is_not_stopped_by_ctrl_c(library: F
     command = [sys.executable, "-m", "jobs", "index", str(library.folder), "--store", url, "--workers", "2"]
     ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "-", *command]
     running = subprocess.Popen(ignoring, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if running.poll() is not None or any((tmp_path / "store").rglob("*.parquet")):
-            break
+    while running.poll() is None and not any((tmp_path / "store").rglob("*.parquet")):
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate()
     assert running.returncode == 0, said
     assert Store.open(url).snapshot().n_songs == len(library.paths)
 
@@ -250,7 +245,8 @@ def test_a_broken_file_is_a_row_and_the_rest_go_on(
         rows = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
     assert set(rows) == {"broken.mp3", "empty.flac", "silent.wav"}
     assert all(rows.values())
-    assert run([*command, "--strict"]) == 1
+    assert run([*command, "--strict"]) == 0, "what failed before and did not change fails no run again"
+    assert run([*command, "--strict", "--retry"]) == 1
 
     assert run(["identify", str(folder), "--store", url, "--format", "json"]) == 0
     answers = {Path(row["clip"]).name: row for row in json.loads(capsys.readouterr().out)}
