@@ -25,7 +25,7 @@ test: check ## everything that must pass before a change is merged: check, then 
 	@$(BIN)/python -m pytest
 
 test-faults: .venv/dev.stamp ## let each call of each job fail, cut the power at each moment, kill jobs, run five at once (some 40 minutes)
-	@FAULTS=all KILLS=200 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=3600 tests/test_faults.py
+	@FAULTS=all KILLS=200 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=3600 tests/test_faults.py tests/test_commit_model.py
 
 test-cluster: .venv/dev.stamp ## index while workers are killed at random, and compare: make test-cluster MUSIC=folder
 	@$(BIN)/python -m benchmarks.faults $(MUSIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -51,6 +52,14 @@ def retag(store: Store, numbers: set[int]) -> None:
     some = [song_id for song_id, digest in songs.items() if int(digest) in numbers]
     values = {"title": [f"new {songs[i]}" for i in some], "path": [f"/moved/{songs[i]}.flac" for i in some]}
     store.update(some, values)
+
+
+def replace(store: Store) -> None:
+    """Index a file with other content under the path of song 2, which gives way."""
+    if "40" not in store.snapshot().songs(["digest"])["digest"].to_pylist():
+        song = dataclasses.replace(small_song(40), path=small_song(2).path)
+        store.commit([stage(store.url, "replacement", [song])])
+    assert ids(store, {2, 40}) == ids(store, {40})
 
 
 def contents(store: Store) -> Contents:
@@ -187,6 +196,7 @@ JOBS = {
     "index": Job(lambda url: index(Store.open(url), range(4, 12), range(12, 15)), frozenset(range(1, 15))),
     "remove": Job(lambda url: remove(Store.open(url), {2, 8}), frozenset(BEFORE - {2, 8})),
     "retag": Job(lambda url: retag(Store.open(url), {2, 8}), frozenset(BEFORE), frozenset({2, 8})),
+    "replace": Job(lambda url: replace(Store.open(url))),
     "compact": Job(lambda url: Store.open(url).compact(), frozenset(BEFORE)),
     "compact at once": Job(lambda url: Store.open(url).compact(grace_hours=0), frozenset(BEFORE)),
     "merge": Job(

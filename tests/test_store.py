@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import pickle
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.landmarks import Hashes
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
-from pipeline.store import Snapshot, StagedSong, Store, delta_log, directory, lookup, postings, stage
+from pipeline.store import Snapshot, StagedSong, Store, compaction, delta_log, directory, lookup, postings, stage
 from pipeline.store.schema import PINS
 from pipeline.store.storage import Location
 from tests import naive
@@ -381,6 +382,26 @@ def test_writers_in_many_threads_lose_nothing(store: Store) -> None:
 
 def live_files(store: Store, table: str) -> list[Path]:
     return [Path(store.url) / name for name in store.snapshot().files(table)]
+
+
+def test_a_log_is_not_shortened_past_the_version_that_is_pinned(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer commits its postings while a compaction ends; the entry that is pinned has not changed for months."""
+    fill(store, [random_song("a")])
+    store.compact(grace_hours=0)
+    for path in Path(store.url).rglob("*.*"):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    location = Location.of(store.url)
+    delete_leftovers = compaction._delete_leftovers
+
+    def meanwhile(*args: Any) -> Any:
+        for table in PINS:
+            delta_log.commit(location, delta_log.load(location, table))
+        return delete_leftovers(*args)
+
+    monkeypatch.setattr(compaction, "_delete_leftovers", meanwhile)
+    store.compact()
+    assert rows(store.snapshot()) == expected({1: random_song("a")})
+    assert store.check() == []
 
 
 def test_compact_merges_small_files_and_drops_what_does_not_count(store: Store) -> None:

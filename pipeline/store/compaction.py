@@ -99,8 +99,10 @@ def compact(location: Location, settings: Settings, map_tasks: MapFunction, grac
         CONSTELLATIONS: _rewrite(location, CONSTELLATIONS, plan_constellations, map_tasks),
     }
     songs = _rewrite_songs(location, drop, {table: version.number for table, version in versions.items()})
-    deleted, waiting = _delete_leftovers(location, grace_hours)
     after = [songs, *versions.values()]
+    deleted, waiting = _delete_leftovers(location, grace_hours)
+    for version in after:
+        delta_log.shorten_log(location, version)
     return Compaction(
         files_before=sum(len(version.files) for version in before),
         files_after=sum(len(version.files) for version in after),
@@ -295,6 +297,4 @@ def _delete_leftovers(location: Location, grace_hours: int) -> tuple[int, int]:
                 location.delete_folder(name.rpartition("/")[0])
         elif leftover or (file.endswith(".parquet") and "/_delta_log/" not in name and name not in needed):
             waiting += size
-    for table in SCHEMAS:
-        delta_log.shorten_log(location, table)
     return deleted, waiting

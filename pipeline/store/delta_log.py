@@ -290,16 +290,22 @@ def leftovers(location: Location, table: str, grace_hours: int) -> list[str]:
     return [str(name) for name in found]
 
 
-def shorten_log(location: Location, table: str) -> None:
-    """Put the state of a table into one file and forget log entries older than 30 days (Delta's default)."""
+def shorten_log(location: Location, version: Version) -> None:
+    """Put the state of a table into one file and forget entries before it older than 30 days (Delta's default).
+
+    Parameters
+    ----------
+    version
+        The one that a snapshot pins, which must open. Another job may have committed a later one.
+    """
     from deltalake.exceptions import DeltaError
 
-    handle = _open(location, table, None)
-    _write_checkpoint(location, table, handle)
+    handle = _open(location, version.table, version.number)
+    _write_checkpoint(location, version.table, handle)
     try:
         handle.cleanup_metadata()
     except (DeltaError, OSError) as error:
-        raise write_error(location.path(table), error) from error
+        raise write_error(location.path(version.table), error) from error
 
 
 def repair_log(location: Location, table: str) -> list[str]:
