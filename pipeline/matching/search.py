@@ -131,7 +131,7 @@ def _stages(query: Query) -> list[tuple[SearchLevel, float]]:
 
 def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[list[VerifiedCandidate]]:
     """The verified candidates of each clip, best first."""
-    found = [find_candidates(clip.query_hashes(level), library, level.candidates) for clip in clips]
+    found = find_candidates([clip.query_hashes(level) for clip in clips], library, level.candidates)
     verified = []
     at_once = SONGS_IN_MEMORY // level.filtered
     for start in range(0, len(clips), at_once):

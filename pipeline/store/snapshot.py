@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ from pipeline.store.delta_log import Version
 from pipeline.store.schema import CONSTELLATIONS, INDEXED, PINS, POSTINGS, SCHEMAS, SONGS
 from pipeline.store.songs import read_songs
 from pipeline.store.storage import Location
+
+Result = TypeVar("Result")
 
 # Decoded peaks that a snapshot caches: 64 MB, some 900 songs of four minutes.
 CACHED_PEAKS = 8_000_000
@@ -131,6 +133,15 @@ class Snapshot:
             stop = first + columns["n_frames"][some]
             made.append(lookup.ShardLookup(self.location, number, files, first, stop, columns["song_id"][some]))
         return tuple(made)
+
+    @property
+    def shard_numbers(self) -> tuple[int, ...]:
+        """The shards that have postings."""
+        return tuple(sorted({file.shard for file in self._pinned[POSTINGS].files}))
+
+    def map_shards(self, task: Callable[[Sequence[lookup.ShardLookup]], Result]) -> list[Result]:
+        """What a function gives for all shards together."""
+        return [task(self.shards)]
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The peaks of some songs; songs that the snapshot does not have are left out.
