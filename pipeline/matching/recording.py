@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
-from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.matching import segments
 from pipeline.matching.alignment import Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
-from pipeline.matching.tracks import find_tracks, fit_line, hits_in_song
+from pipeline.matching.tracks import find_tracks, fit_line, hits_near
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.voting import TICKS
 
@@ -138,14 +137,8 @@ class Recording:
         query = clip.query_hashes(self.level)
         tracks = find_tracks(query, self.library, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({track.song_id for track in tracks})
-        # the store finds landmarks by hash; those of one song follow from its peaks
-        song_hits = {
-            song_id: hits_in_song(query, song_id, pair_peaks(peaks, settings.fan_out))
-            for song_id, peaks in songs.items()
-        }
         aligned = []
-        for track in tracks:
-            of_song = song_hits[track.song_id]
+        for track, of_song in zip(tracks, hits_near(tracks, query, songs, settings.fan_out), strict=True):
             line = fit_line(track, of_song)
             if abs(line.slope) <= STEEPEST:
                 aligned.append(align(stretch, track, songs[track.song_id], of_song, line, speed))
