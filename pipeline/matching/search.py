@@ -23,6 +23,7 @@ from pipeline.matching.calibration import (
     background_votes,
     clip_threshold,
     confidence,
+    size_allowance,
 )
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.speed import refine_speed
@@ -88,6 +89,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
         that holds a recording twice gives both songs.
     """
     rate = library.settings.sample_rate
+    allowance = size_allowance(library.n_songs)
     needed = [clip_threshold(query.false_positives, len(clip) / rate) for clip in clips]
     matches: list[list[Match]] = [[] for _ in clips]
     best = [0.0] * len(clips)  # confidence reached so far
@@ -99,7 +101,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
             some = unresolved[start : start + level.clips_at_once]
             searched = [Clip(at_speed(clips[i], speed), library.settings) for i in some]
             for i, clip, candidates in zip(some, searched, search(searched, library, level), strict=True):
-                found = _matches_above(max(needed[i], least), candidates, clip, speed)
+                found = _matches_above(max(needed[i], least), candidates, clip, speed, allowance)
                 if found and found[0].confidence > best[i]:
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
@@ -247,13 +249,21 @@ def select_for_evidence(candidates: Sequence[Candidate], responses: Sequence[flo
     return [candidates[i] for i in sorted(chosen)]
 
 
-def _matches_above(needed: float, candidates: Sequence[VerifiedCandidate], clip: Clip, speed: float) -> list[Match]:
-    """The best place of each song with enough confidence: `needed`, for further songs `FURTHER_SONG_CONFIDENCE`."""
+def _matches_above(
+    needed: float, candidates: Sequence[VerifiedCandidate], clip: Clip, speed: float, allowance: float
+) -> list[Match]:
+    """The best place of each song with enough confidence: `needed`, for further songs `FURTHER_SONG_CONFIDENCE`.
+
+    Parameters
+    ----------
+    allowance
+        As `size_allowance` gives it.
+    """
     rate = clip.settings.sample_rate
     length_s = clip.n_samples / rate
     found: dict[int, Match] = {}
     for one in candidates:
-        song_id, probability = one.candidate.song_id, confidence(one.logit)
+        song_id, probability = one.candidate.song_id, confidence(one.logit + allowance)
         if song_id in found or probability < needed:
             continue
         start_s = (one.candidate.delta * clip.settings.hop / TICKS + clip.lead) / rate
