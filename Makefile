@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check fuzz soak audit format notebooks package reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check fuzz soak audit format notebooks docs package reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -75,6 +75,9 @@ format: .venv/dev.stamp ## format the code
 notebooks: .venv/dev.stamp ## run every notebook from top to bottom and save its pictures
 	@$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
+docs: .venv/dev.stamp ## build the web site of the documents in build/site; a link or a name that leads nowhere is an error
+	@$(BIN)/python -m docs.site
+
 package: .venv/run.stamp ## build dist/, install the wheel into an empty environment, run the demo there: make package [PYTHON=python3.12]
 	@rm -rf dist build/package
 	@$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" > /dev/null
@@ -85,7 +88,6 @@ package: .venv/run.stamp ## build dist/, install the wheel into an empty environ
 	@ls -l dist
 
 reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come from the code
-	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m docs.architecture
 	@$(BIN)/python -m docs.pictures
 
