@@ -38,6 +38,7 @@ MAP: dict[str, set[str]] = {
         "audio",
         "catalog",
         "execution",
+        "fingerprinting",
         "match_rows",
         "matching",
         "paths",

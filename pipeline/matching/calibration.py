@@ -62,7 +62,7 @@ LONE_VOTE = 0.2
 LOGIT_AT_FPR = {0.1: -4.2, 0.03: -2.66, 0.01: -0.8, 0.003: 0.58, 0.001: 2.63}
 # The weights are fitted in libraries of about so many songs. In one ten times as large chance gives more votes and a
 # higher response: the evidence above the background shrinks, of right candidates and of wrong ones alike.
-CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.5
+CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.6
 # Seconds of a clip, and by how much its logit must be higher. Music that shares a loop with a song shares it for
 # seconds; a clip so long is hardly ever less sure when it is right, except under voices.
 LENGTH_PENALTY_S, LENGTH_PENALTY = (2.0, 5.0), (0.0, 2.5)
