@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -29,15 +29,14 @@ from pipeline.errors import AudioError, CatalogError, SongprintError
 from pipeline.execution.cluster import ExecutorLike, open_executor
 from pipeline.execution.executor import Died, Done, Executor, MapTasks, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
-from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import Settings
 from pipeline.match_rows import MATCHES, BatchRows, ClipResult, match_table, results_table
 from pipeline.matching.clip import too_little_to_tell
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import find_matches
-from pipeline.matching.types import Library, Match, Query, Result, Shard
+from pipeline.matching.types import Library, Match, Query
 from pipeline.paths import Paths, is_url, printable_path
 from pipeline.progress import OnProgress, shown
+from pipeline.shard_search import SharedLibrary, group_shards
 from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -77,6 +76,7 @@ class ClipBatch:
     entries: tuple[Entry, ...]
     folder: str
     limit_s: float | None
+    stream: int | None
     groups: tuple[tuple[int, ...], ...] = ()
     map_beside: Callable[[], MapTasks[Any, Any]] | None = None
 
@@ -87,45 +87,6 @@ class ClipBatch:
         return SharedLibrary(self.snapshot, self.groups, self.map_beside())
 
 
-@dataclass(frozen=True, slots=True)
-class SharedLibrary:
-    """A snapshot that several workers search together, each some of its shards."""
-
-    snapshot: Snapshot
-    groups: tuple[tuple[int, ...], ...]
-    map_tasks: MapTasks[Any, Any]
-
-    @property
-    def settings(self) -> Settings:
-        """Those of the snapshot."""
-        return self.snapshot.settings
-
-    @property
-    def n_songs(self) -> int:
-        """All songs."""
-        return self.snapshot.n_songs
-
-    def map_shards(self, task: Callable[[Sequence[Shard]], Result]) -> list[Result]:
-        """What a function gives for each group of shards, on some worker."""
-        return self.map_tasks(call_on_shards, [(task, self.snapshot, numbers) for numbers in self.groups])
-
-    def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
-        """Read by the task itself."""
-        return self.snapshot.constellations(song_ids)
-
-
-def call_on_shards(call: tuple[Callable[[Sequence[Shard]], Result], Snapshot, tuple[int, ...]]) -> Result:
-    """What a function gives for some shards of a snapshot: a task that another one runs beside itself."""
-    task, snapshot, numbers = call
-    return task([shard for shard in snapshot.shards if shard.number in numbers])
-
-
-def group_shards(numbers: Sequence[int], workers: int) -> tuple[tuple[int, ...], ...]:
-    """Shards in as many groups as there are workers, if there are so many; none where there is nothing to share."""
-    n_groups = min(len(numbers), workers)
-    return tuple(tuple(numbers[place::n_groups]) for place in range(n_groups)) if n_groups > 1 else ()
-
-
 def identify(
     paths: Paths,
     store: Store | Snapshot,
@@ -133,6 +94,7 @@ def identify(
     executor: ExecutorLike = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: bool | OnProgress = False,
 ) -> pa.Table:
     """Name the songs in the clips and recordings under ``paths``.
@@ -150,6 +112,9 @@ def identify(
         when ``None``.
     limit_s
         Seconds that one file may take.
+    stream
+        Which audio stream, from 1, of files that have several, such as films. By default the one that a file marks as
+        its default, else the first; and if that is silent the first one with sound.
     progress
         Whether to draw a bar, on a terminal or in a notebook; or a function that is called with each ``Progress``.
 
@@ -167,7 +132,7 @@ def identify(
     ParameterError
         If an argument is out of range.
     """
-    tables = list(iter_matches(paths, store, query, executor, limit_s=limit_s, progress=progress))
+    tables = list(iter_matches(paths, store, query, executor, limit_s=limit_s, stream=stream, progress=progress))
     return pa.concat_tables(tables) if tables else MATCHES.empty_table()
 
 
@@ -178,13 +143,14 @@ def iter_matches(
     executor: ExecutorLike = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: bool | OnProgress = False,
 ) -> Iterator[pa.Table]:
     """The rows of `identify` as they come, for results that are too large to hold.
 
     Parameters
     ----------
-    paths, store, query, executor, limit_s, progress
+    paths, store, query, executor, limit_s, stream, progress
         As for `identify`. They are checked at the call, before the first table.
 
     Yields
@@ -203,7 +169,9 @@ def iter_matches(
 
     def tables() -> Iterator[pa.Table]:
         with shown(progress, "identify") as on_progress:
-            for rows in identify_entries(entries, snapshot, query, running, limit_s=limit_s, progress=on_progress):
+            for rows in identify_entries(
+                entries, snapshot, query, running, limit_s=limit_s, stream=stream, progress=on_progress
+            ):
                 yield rows.table
 
     return tables()
@@ -252,13 +220,14 @@ def identify_entries(
     executor: Executor | None = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[BatchRows]:
     """`identify` as a stream: the rows batch by batch, in the order of the entries."""
     executor = executor or SerialExecutor()
     snapshot = snapshot_of(store)
     executor.require_visible([snapshot.url, *catalog.folders(entries)])
-    batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s)
+    batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s, stream)
     if executor.map_beside is not None:
         groups = group_shards(snapshot.shard_numbers, executor.workers)
         batches = [dataclasses.replace(batch, groups=groups, map_beside=executor.map_beside) for batch in batches]
@@ -296,7 +265,12 @@ def identify_entries(
 
 
 def plan(
-    entries: Sequence[Entry], snapshot: Snapshot, query: Query, workers: int, limit_s: float | None
+    entries: Sequence[Entry],
+    snapshot: Snapshot,
+    query: Query,
+    workers: int,
+    limit_s: float | None,
+    stream: int | None = None,
 ) -> list[ClipBatch]:
     """Cut the clips, in their order, into batches of about the same work."""
     weights = [BYTES_PER_CLIP + entry.size_bytes for entry in entries]
@@ -309,7 +283,9 @@ def plan(
         filled += weight
         if filled >= target or place == len(weights):
             clips = tuple(entries[first:place])
-            batches.append(ClipBatch(snapshot, query, entries=clips, folder=os.getcwd(), limit_s=limit_s))
+            batches.append(
+                ClipBatch(snapshot, query, entries=clips, folder=os.getcwd(), limit_s=limit_s, stream=stream)
+            )
             first, filled = place, 0
     return batches
 
@@ -392,7 +368,7 @@ def _decode(path: str, consumer: _FileConsumer) -> tuple[NDArray[np.float32] | l
     batch = consumer.batch
     with catalog.local_copy(path) as local:
         rate = batch.snapshot.settings.sample_rate
-        return decoding.decode(local, rate, consumer.consume, batch.limit_s, consumer.begin)
+        return decoding.decode(local, rate, consumer.consume, batch.limit_s, consumer.begin, batch.stream)
 
 
 @dataclass(slots=True)

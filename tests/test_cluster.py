@@ -27,6 +27,7 @@ from pipeline.execution.executor import Progress
 from pipeline.fingerprinting import extract
 from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.matching.types import Query
+from pipeline.shard_search import group_shards
 from pipeline.simulation import acoustics, encoding, music
 from tests.conftest import FormulaLibrary
 from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
@@ -215,7 +216,7 @@ def test_workers_that_search_some_shards_each_give_the_rows_of_one_process(
     alone = pipeline.identify(paths, sharded, query)
     assert alone["status"].to_pylist().count("matched") >= 4
     with dask_executor.connect(shared.address) as workers:
-        assert identification.group_shards(sharded.snapshot().shard_numbers, workers.workers) == ((0, 2, 4), (1, 3))
+        assert group_shards(sharded.snapshot().shard_numbers, workers.workers) == ((0, 2, 4), (1, 3))
         assert pipeline.identify(paths, sharded, query, workers).equals(alone)
 
 
