@@ -47,6 +47,7 @@ MAP: dict[str, set[str]] = {
     },
     "shard_search": {"execution", "fingerprinting", "matching", "store"},
     "match_rows": {"matching", "paths", "store"},
+    "monitoring": {"audio", "live", "matching"},
     "live": {"matching"},
     "comparison": {"audio", "catalog", "duplicate_detection", "fingerprinting", "matching", "paths"},
     "duplicate_detection": {"arguments", "fingerprinting", "matching", "store"},

@@ -118,7 +118,7 @@ def folder_of(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 def scheduler() -> Iterator[str]:
     """The address of a scheduler with two workers in this process."""
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield cluster.scheduler_address
 
@@ -144,6 +144,7 @@ EXPECTED = {
     "Paths in a Dask bag or data frame": "Song 2",
     "A live loop": "s: Song 1, ",
     "SQL over a store": "Anna      4",
+    "In Python": "studio 0 to 20 s: Song 2",
     "The same recording twice, and how many clips are named rightly": "noise",
 }
 

@@ -10,12 +10,14 @@ import contextlib
 import io
 import os
 import re
+import select
 import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import IO, cast
 
@@ -235,11 +237,16 @@ def _ffmpeg() -> str:
 
 def _start(source: Source, output: list[str], limit_s: float | None) -> subprocess.Popen[bytes]:
     """Start ffmpeg on a file, with its output in a pipe and a limit of CPU time."""
-    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-nostats", "-threads", "1"]
-    command += ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS]
+    input_ = ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS]
     if source.start and source.kind in _FORCED:
-        command += ["-f", _FORCED[source.kind], "-skip_initial_bytes", str(source.start)]
-    command += ["-fd", str(source.fd), "-i", "fd:", *output, "pipe:1"]
+        input_ += ["-f", _FORCED[source.kind], "-skip_initial_bytes", str(source.start)]
+    return _run([*input_, "-fd", str(source.fd), "-i", "fd:"], output, limit_s, (source.fd,))
+
+
+def _run(
+    input_: list[str], output: list[str], limit_s: float | None, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-nostats", "-threads", "1", *input_, *output, "pipe:1"]
     # FFREPORT would make it write a file, the others would colour the messages that are read below.
     left_out = ("FFREPORT", "AV_LOG_FORCE_COLOR", "AV_LOG_FORCE_256COLOR")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
@@ -247,7 +254,7 @@ def _start(source: Source, output: list[str], limit_s: float | None) -> subproce
         # Its own process group: Ctrl-C would make it end early but cleanly, which looks like a short song.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-            pass_fds=(source.fd,), process_group=0, env=environment,
+            pass_fds=pass_fds, process_group=0, env=environment,
         )  # fmt: skip
     except OSError as error:
         raise CannotDecode(f"ffmpeg does not start: {error.strerror}") from None
@@ -289,3 +296,88 @@ def _limit(pid: int, cpu_s: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_AS, (_FFMPEG_MEMORY, _FFMPEG_MEMORY))
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+
+
+_NETWORK = "http,https,tcp,tls,httpproxy,crypto"
+_STREAM_FAULT = re.compile(r"Error (?:opening input files|during demuxing): (.{1,200})")
+_POLL_S = 0.5
+_ORPHAN_S = 300  # without data, when nobody is left to end it
+
+
+class FfmpegStream:
+    """Audio from a URL as it comes: radio over HTTP (also Icecast's and Shoutcast's) and HLS playlists.
+
+    This is the only place where ffmpeg may use the network, and it may open nothing else: what a server sends, a
+    playlist or a redirection, leads to other URLs over HTTP at most, and to no file.
+
+    Parameters
+    ----------
+    url
+        ``http://…`` or ``https://…``.
+    sample_rate
+        Hz, wanted. ffmpeg mixes and resamples: that is the work of its own process.
+
+    Raises
+    ------
+    CannotDecode
+        If ffmpeg does not start.
+    """
+
+    def __init__(self, url: str, sample_rate: int) -> None:
+        input_ = ["-protocol_whitelist", _NETWORK, "-format_whitelist", f"{_DEMUXERS},hls"]
+        input_ += ["-rw_timeout", str(_ORPHAN_S * 1_000_000), "-i", url]
+        # four blocks a second, each sent when it is full: else it sends 32 kB, which are most of a second
+        output = ["-map", "0:a:0", "-af", f"asetnsamples=n={sample_rate // 4}:p=0", "-flush_packets", "1"]
+        output += ["-ac", "1", "-ar", str(sample_rate), "-c:a", "pcm_f32le", "-f", "f32le"]
+        self._process = _run(input_, output, None)
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._pipe = self._process.stdout
+        self._stderr = _StderrReader(self._process.stderr)
+        self._stderr.start()
+
+    def blocks(self, stalled_s: float, stop: threading.Event) -> Iterator[NDArray[np.float32]]:
+        """Mono samples, ``(n,)`` float32, as they come, until `stop` is set.
+
+        Parameters
+        ----------
+        stalled_s
+            Wall seconds without a sample after which the stream is given up.
+
+        Raises
+        ------
+        CannotDecode
+            With the reason why the stream is over.
+        """
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        rest, waited_s = b"", 0.0
+        while not stop.is_set():
+            if not poll.poll(_POLL_S * 1000):
+                waited_s += _POLL_S
+                if waited_s >= stalled_s:
+                    raise CannotDecode(f"no audio for {stalled_s:g} s")
+                continue
+            waited_s = 0.0
+            data = rest + self._pipe.read(1 << 16)
+            if data == rest:
+                break
+            whole = len(data) // 4 * 4
+            rest = data[whole:]
+            samples = np.frombuffer(data[:whole], "<f4").astype(np.float32)
+            yield np.clip(np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0), -1e6, 1e6)
+        else:
+            return
+        self._process.wait()
+        self._stderr.join()
+        faults = [fault for line in self._stderr.last if (fault := _STREAM_FAULT.search(line))]
+        raise CannotDecode(faults[-1][1] if faults else "the stream ended")
+
+    def close(self) -> None:
+        """End ffmpeg, wherever it is."""
+        self._process.kill()
+        self._process.wait()
+        self._stderr.join()
+        self._pipe.close()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
