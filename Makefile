@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check fuzz soak audit format notebooks docs package reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check types fuzz soak audit format notebooks docs package reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -53,6 +53,9 @@ check: .venv/dev.stamp ## the quick half of make test: formatting, lint, types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 
+types: .venv/types.stamp ## check the programs of the documents with pyright, in strict mode, as their readers' editors do
+	@$(BIN)/python -m tests.types_of_documents
+
 fuzz: .venv/fuzz.stamp ## fuzz the parsers, guided by coverage; decode damaged files: make fuzz N=20000 SECONDS=600
 	@$(BIN)/python -m tests.fuzz_parsers $(or $(SECONDS),60)
 	@$(BIN)/python -m tests.fuzz_audio $(or $(N),2000)
@@ -94,7 +97,7 @@ reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come fr
 constraints: ## take the newest versions of everything into constraints.txt (then: make test)
 	@rm -rf build/newest && $(PYTHON) -m venv build/newest
 	@build/newest/bin/python -m pip install -qq --upgrade pip
-	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev '.[dashboard,evaluation,gcs,microphone,notebooks,s3,slurm,sql]'
+	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev --group types '.[dashboard,evaluation,gcs,microphone,notebooks,s3,slurm,sql]'
 	@{ head -n 1 constraints.txt; build/newest/bin/python -m pip freeze --all --exclude songprint; } > build/newest.txt
 	@mv build/newest.txt constraints.txt && git diff --stat constraints.txt
 
@@ -105,6 +108,10 @@ clean: ## remove the environment, caches and the demo's files
 .venv/fuzz.stamp: .venv/dev.stamp
 	@$(PIP) --group fuzz || { echo "make: pip could not install atheris (its reason is above); it has wheels for Linux on" \
 		"x86-64 only. Without it: .venv/bin/python -m tests.fuzz_audio 2000"; exit 1; }
+	@touch $@
+
+.venv/types.stamp: .venv/dev.stamp
+	@$(PIP) --group types
 	@touch $@
 
 # In an environment of its own: it installs thirty packages.

@@ -16,7 +16,15 @@ from pathlib import Path
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
-PLACES = ("*.md", "docs/*.md", "docs/*.png", "data/README.md", "benchmarks/README.md", "contrib/README.md")
+PLACES = (
+    "*.md",
+    "docs/*.md",
+    "docs/*.png",
+    "data/README.md",
+    "benchmarks/README.md",
+    "contrib/README.md",
+    "contrib/*/*.py",
+)
 
 
 def build(target: Path) -> None:

@@ -35,11 +35,15 @@ FENCE = re.compile(r"^(?:<!-- not run: ([^\n]+?) -->\n)?```(\w*)\n(.*?)^```$", r
 OUTPUT = {"text", "mermaid"}
 """What a page shows and nobody types."""
 
-YAML = {"docs/CLUSTER.md"}
-"""`test_the_kubernetes_recipe_starts_what_dask_has` reads it."""
+CLUSTER = "docs/CLUSTER.md"
+YAML = {CLUSTER, "contrib/README.md"}
+"""`test_the_kubernetes_recipe_starts_what_is_in_the_image` and `test_beets.py` read them."""
 
-RUN_ELSEWHERE = {"data/README.md"}
-"""`test_other_readers.py` runs its programs, on a store that it makes."""
+RUN_ELSEWHERE = {"data/README.md", "contrib/README.md"}
+"""`test_other_readers.py` and `test_beets.py` run their blocks."""
+
+SCHEDULER = "tcp://10.0.0.5:8786"
+"""The address that the pages give; the tests put that of a scheduler of theirs in its place."""
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -169,10 +173,10 @@ def test_a_program_runs_as_it_is(
         pytest.importorskip("dask.dataframe")
     monkeypatch.chdir(folder_of(block.page))
     monkeypatch.setenv("MPLBACKEND", "agg")
-    names = {"__name__": "__main__", "SCHEDULER": scheduler}
+    names = {"__name__": "__main__"}
     if block.page in ONE_PROGRAM:
         names = names_of.setdefault(block.page, names)
-    exec(compile(block.text, str(block), "exec"), names)
+    exec(compile(block.text.replace(SCHEDULER, scheduler), str(block), "exec"), names)
     assert EXPECTED[heading(block)] in capsys.readouterr().out
 
 
@@ -200,7 +204,7 @@ def test_a_command_runs_as_it_is(block: Block, folder_of: Callable[[str], Path],
     if "songprint sql" in block.text:
         pytest.importorskip("duckdb")
     folder = folder_of(block.page)
-    script = typed(block).replace("/shared/", f"{folder}/").replace("tcp://10.0.0.5:8786", scheduler)
+    script = typed(block).replace("/shared/", f"{folder}/").replace(SCHEDULER, scheduler)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
@@ -216,17 +220,19 @@ def test_a_block_is_run_or_says_why_not() -> None:
     assert [str(block) for block in rest] == []
 
 
-def test_the_kubernetes_recipe_starts_what_dask_has() -> None:
-    (block,) = [block for block in BLOCKS if block.language == "yaml"]
-    spec = yaml.safe_load(block.text)["spec"]
+def test_the_kubernetes_recipe_starts_what_is_in_the_image() -> None:
+    cluster, job = (yaml.safe_load(block.text) for block in BLOCKS if (block.page, block.language) == (CLUSTER, "yaml"))
     for part in ("scheduler", "worker"):
-        (container,) = spec[part]["spec"]["containers"]
-        program, command, *words = container["args"]
+        (container,) = cluster["spec"][part]["spec"]["containers"]
+        program, command, *words = container["command"]
         assert (program, command) == ("dask", part)
         shown = subprocess.run([sys.executable, "-m", "dask", part, "--help"], capture_output=True, text=True).stdout
         assert [word for word in words if word.startswith("--") and word not in shown] == []
-    ports = {port["name"]: port["containerPort"] for port in spec["scheduler"]["spec"]["containers"][0]["ports"]}
-    assert {port["targetPort"]: port["port"] for port in spec["scheduler"]["service"]["ports"]} == ports
+    scheduler = cluster["spec"]["scheduler"]
+    ports = {port["name"]: port["containerPort"] for port in scheduler["spec"]["containers"][0]["ports"]}
+    assert {port["targetPort"]: port["port"] for port in scheduler["service"]["ports"]} == ports
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert_known("docs/CLUSTER.md", shlex.join(["songprint", *container["args"]]))
 
 
 def commands() -> list[tuple[str, str]]:
@@ -242,11 +248,15 @@ def commands() -> list[tuple[str, str]]:
 
 def test_every_command_and_option_in_a_document_is_there() -> None:
     for page, command in commands():
-        name, *words = shlex.split(re.split(r"\||&&", command.partition(" #")[0])[0])[1:]
-        assert name in COMMANDS, f"{page}: {command}"
-        known = {one for option in COMMANDS[name].params for one in (*option.opts, *option.secondary_opts)} | {"--help"}
-        options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
-        assert set(options) <= known, f"{page}: {command}"
+        assert_known(page, command)
+
+
+def assert_known(page: str, command: str) -> None:
+    name, *words = shlex.split(re.split(r"\||&&", command.partition(" #")[0])[0])[1:]
+    assert name in COMMANDS, f"{page}: {command}"
+    known = {one for option in COMMANDS[name].params for one in (*option.opts, *option.secondary_opts)} | {"--help"}
+    options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    assert set(options) <= known, f"{page}: {command}"
 
 
 def test_every_target_of_make_in_a_document_is_there() -> None:
