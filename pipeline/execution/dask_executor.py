@@ -18,6 +18,7 @@ import platform
 import re
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -482,6 +483,9 @@ def _run(version: str, required_paths: tuple[str, ...], own: bool, payload: byte
     return result
 
 
+_client_lock = threading.Lock()
+
+
 def _map_beside(required_paths: tuple[str, ...]) -> MapTasks[Any, Any]:
     """What `DaskExecutor.map_beside` stands for, called on a worker.
 
@@ -489,7 +493,9 @@ def _map_beside(required_paths: tuple[str, ...]) -> MapTasks[Any, Any]:
     those from running.
     """
     distributed.secede()
-    executor = DaskExecutor(distributed.get_client())
+    with _client_lock:  # else a second task may get the worker's client before it is connected
+        client = distributed.get_client()
+    executor = DaskExecutor(client)
     executor.require_visible(required_paths)
     return functools.partial(executor._map, by_place=True)
 
