@@ -190,7 +190,7 @@ def test_out_of_library_clips_alone_have_no_recall_and_no_time():
     assert metrics.out_of_library(rows).num_rows == 2
 
 
-@pytest.mark.parametrize("condition", [*conditions.CONDITIONS, "room-5", "noise-10", "speed3"])
+@pytest.mark.parametrize("condition", [*conditions.CONDITIONS, "room-5", "noise-10", "speed3", "pitch2", "tempo10"])
 def test_a_degraded_clip_is_as_long_as_the_clip(condition, surroundings):
     samples = music.song(4, 4.0, RATE)
     degraded = conditions.degrade(samples, condition, 1.0, surroundings, np.random.default_rng(1))

@@ -451,7 +451,7 @@ def test_sigterm_ends_the_command_with_all_songs_in_its_log(
             assert process.stdout
             named = sorted(process.stdout.readline() for _ in range(2))
             process.send_signal(signal.SIGTERM)
-            rest, messages = process.communicate(timeout=120)
+            rest, messages = process.communicate()
     assert (process.returncode, rest, messages) == (0, "", "stopped\n")
     assert [(line.split()[0], "Anna - Song" in line) for line in named] == [("one", True), ("two", True)]
     events = [(row["event"], row["input"], row["title"]) for row in rows(path) if row["event"] != "unknown"]

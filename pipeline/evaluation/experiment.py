@@ -6,7 +6,6 @@ clip. The seed fixes everything that is drawn. `pipeline.evaluation.metrics` mak
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from pipeline.evaluation.conditions import (
     Surroundings,
     cut_clips,
     make_surroundings,
-    speed_range,
+    widened,
 )
 from pipeline.execution.executor import Progress
 from pipeline.fingerprinting.landmarks import Slices
@@ -183,12 +182,11 @@ def _run_trials(
         trials: list[Trial] = []
         for clip in cut_clips(samples, plan, surroundings, rng):
             resampled = np.concatenate([*resample_blocks([clip.samples], RATE, snapshot.settings.sample_rate)])
-            widened = dataclasses.replace(query, speed_range=max(query.speed_range, speed_range(clip.condition)))
             libraries: list[tuple[Library, bool]] = [(snapshot, song_id is None)]
             if song_id is not None:
                 libraries.append((LibraryWithoutSong(snapshot, song_id), True))
             for library, hidden in libraries:
-                best, match_s = _identify(resampled, library, widened)
+                best, match_s = _identify(resampled, library, widened(query, clip.condition))
                 trials.append(Trial(clip.condition, clip.length_s, hidden, clip.start_s, best, match_s))
         copies = _copies(trials, song_id, snapshot, songs)
         rows += [{"clip": entry.path} | _row(trial, song_id, copies, songs) for trial in trials]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,16 +57,21 @@ def read_songs(
 
 
 def read_file(
-    location: Location, data: DataFile, columns: Sequence[str], song_ids: NDArray[np.int32] | None = None
+    location: Location,
+    data: DataFile,
+    columns: Sequence[str],
+    song_ids: NDArray[np.int32] | None = None,
+    *,
+    use_threads: bool = True,
 ) -> pa.Table:
     """Rows of one file of the songs table; a column that was added to the table later is null."""
     schema = SCHEMAS[SONGS]
     with location.parquet(f"{SONGS}/{data.name}") as file:
         if song_ids is None:
-            rows = file.read(columns=list(columns))
+            rows = file.read(columns=list(columns), use_threads=use_threads)
         else:
             groups = [group for group in range(file.num_row_groups) if _group_has(file, group, song_ids)]
-            rows = file.read_row_groups(groups, columns=["song_id", *columns])
+            rows = file.read_row_groups(groups, columns=list(dict.fromkeys(["song_id", *columns])))
             rows = rows.filter(pc.is_in(rows["song_id"], pa.array(song_ids)))
         for field in map(schema.field, columns):
             if field.nullable and field.name not in rows.column_names:
@@ -84,6 +89,34 @@ def _group_has(file: pq.ParquetFile, group: int, song_ids: NDArray[np.int32]) ->
 def _any_between(song_ids: NDArray[np.int32], low: int, high: int) -> bool:
     first, stop = np.searchsorted(song_ids, low, "left"), np.searchsorted(song_ids, high, "right")
     return bool(first < stop)
+
+
+def edit_songs(
+    location: Location, version: Version, changes: Mapping[int, Mapping[str, Any]]
+) -> tuple[list[DataFile], list[DataFile]]:
+    """Write anew the files that have some songs, with other values in some of their columns.
+
+    Parameters
+    ----------
+    changes
+        By song id, the columns that change.
+
+    Returns
+    -------
+    written, replaced
+        New files, which belong to no version until they are committed, and those that they take the place of.
+    """
+    written, replaced = [], []
+    wanted = pa.array(sorted(changes), pa.int32())
+    for file in version.files if changes else ():
+        rows = read_songs(location, version.only(file))
+        edited = pc.is_in(rows["song_id"], wanted)
+        if pc.any(edited).as_py():
+            new = [row | changes[row["song_id"]] for row in rows.filter(edited).to_pylist()]
+            kept = rows.filter(pc.invert(edited))
+            written.append(write_songs(location, pa.concat_tables([kept, pa.Table.from_pylist(new, rows.schema)])))
+            replaced.append(file)
+    return written, replaced
 
 
 def write_songs(location: Location, rows: pa.Table) -> DataFile:
