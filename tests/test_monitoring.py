@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 import pipeline
 from jobs.cli import run
 from jobs.commands.listen import _name_and_input
-from jobs.output.listening_log import ListeningLog
+from jobs.output.listening_log import COLUMNS, ListeningLog
 from pipeline import Store, live
 from pipeline.live import Listener
+from pipeline.match_rows import MATCHES
 from pipeline.matching.types import Query
 from pipeline.monitoring import (
     Audio,
@@ -402,6 +403,10 @@ def test_seconds_before_a_reconnection_keep_their_time() -> None:
 
 
 # the log
+
+
+def test_a_line_has_what_identify_says_of_a_song() -> None:
+    assert set(MATCHES.names) - set(COLUMNS) == {"clip", "status", "clip_start_s", "clip_end_s"}
 
 
 def rows(path: Path) -> list[dict[str, object]]:
