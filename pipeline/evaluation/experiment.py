@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.search import find_matches
-from pipeline.matching.types import Library, Match, Query, Shard
+from pipeline.matching.types import Library, Match, Query, Result, Shard
 from pipeline.paths import Paths
 from pipeline.progress import OnProgress, shown
 from pipeline.store import Snapshot, Store
@@ -94,10 +94,9 @@ class LibraryWithoutSong:
         """One fewer than in the library."""
         return self.library.n_songs - 1
 
-    @property
-    def shards(self) -> Sequence[Shard]:
-        """Those of the library, with the other songs."""
-        return [ShardWithoutSong(shard, self.song_id) for shard in self.library.shards]
+    def map_shards(self, task: Callable[[Sequence[Shard]], Result]) -> list[Result]:
+        """As the library, with the other songs."""
+        return self.library.map_shards(lambda shards: task([ShardWithoutSong(one, self.song_id) for one in shards]))
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As the library has them."""
