@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check fuzz soak audit format notebooks package reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check types fuzz soak audit format notebooks docs package reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -53,6 +53,9 @@ check: .venv/dev.stamp ## the quick half of make test: formatting, lint, types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 
+types: .venv/types.stamp ## check the programs of the documents with pyright, in strict mode, as their readers' editors do
+	@$(BIN)/python -m tests.types_of_documents
+
 fuzz: .venv/fuzz.stamp ## fuzz the parsers, guided by coverage; decode damaged files: make fuzz N=20000 SECONDS=600
 	@$(BIN)/python -m tests.fuzz_parsers $(or $(SECONDS),60)
 	@$(BIN)/python -m tests.fuzz_audio $(or $(N),2000)
@@ -75,6 +78,9 @@ format: .venv/dev.stamp ## format the code
 notebooks: .venv/dev.stamp ## run every notebook from top to bottom and save its pictures
 	@$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False notebooks/*.ipynb
 
+docs: .venv/dev.stamp ## build the web site of the documents in build/site; a link or a name that leads nowhere is an error
+	@$(BIN)/python -m docs.site
+
 package: .venv/run.stamp ## build dist/, install the wheel into an empty environment, run the demo there: make package [PYTHON=python3.12]
 	@rm -rf dist build/package
 	@$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" > /dev/null
@@ -85,14 +91,13 @@ package: .venv/run.stamp ## build dist/, install the wheel into an empty environ
 	@ls -l dist
 
 reference: .venv/dev.stamp ## write the pages and pictures of docs/ that come from the code
-	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m docs.architecture
 	@$(BIN)/python -m docs.pictures
 
 constraints: ## take the newest versions of everything into constraints.txt (then: make test)
 	@rm -rf build/newest && $(PYTHON) -m venv build/newest
 	@build/newest/bin/python -m pip install -qq --upgrade pip
-	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev '.[dashboard,evaluation,gcs,microphone,notebooks,s3,slurm,sql]'
+	@build/newest/bin/python -m pip install -qq --only-binary=:all: --group build --group dev --group types '.[dashboard,evaluation,gcs,microphone,notebooks,s3,slurm,sql]'
 	@{ head -n 1 constraints.txt; build/newest/bin/python -m pip freeze --all --exclude songprint; } > build/newest.txt
 	@mv build/newest.txt constraints.txt && git diff --stat constraints.txt
 
@@ -103,6 +108,10 @@ clean: ## remove the environment, caches and the demo's files
 .venv/fuzz.stamp: .venv/dev.stamp
 	@$(PIP) --group fuzz || { echo "make: pip could not install atheris (its reason is above); it has wheels for Linux on" \
 		"x86-64 only. Without it: .venv/bin/python -m tests.fuzz_audio 2000"; exit 1; }
+	@touch $@
+
+.venv/types.stamp: .venv/dev.stamp
+	@$(PIP) --group types
 	@touch $@
 
 # In an environment of its own: it installs thirty packages.

@@ -47,6 +47,16 @@ LimitS = Annotated[
         help="Give up a file that takes longer (else: an hour, and more if it is large).",
     ),
 ]
+Stream = Annotated[
+    int | None,
+    typer.Option(
+        "--stream",
+        min=1,
+        metavar="N",
+        help="Which audio stream of a film, from 1 (else: its default one, or the first with sound).",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     str,
     typer.Option("--output", "-o", metavar="FILE", help=f"Write the table to a {', '.join(FILES)} file; - prints it."),

@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from pipeline.errors import AudioError, CatalogError
 from pipeline.paths import Paths, filesystem, is_url, modified_s, open_regular, path_list, printable_path
 
 log = logging.getLogger(__name__)
+
+_KINDS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +43,46 @@ class Entry:
     modified_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The audio files under some paths, and how many others there are.
+
+    Parameters
+    ----------
+    entries
+        Sorted by path, each path once.
+    passed_over
+        How many files of each other suffix (in lower case, ``""`` for none) a search of folders passed over; hidden
+        ones are not counted.
+    """
+
+    entries: list[Entry]
+    passed_over: Counter[str]
+
+
 def walk(paths: Paths) -> list[Entry]:
+    """The entries of `find`."""
+    return find(paths).entries
+
+
+def find(paths: Paths) -> Found:
     """Find the audio files under some paths.
 
     Parameters
     ----------
     paths
         A file or folder, or several of them, local or as fsspec URLs. A folder is searched recursively: files with one
-        of the suffixes in `pipeline.audio.formats.SUFFIXES` (upper or lower case) are taken, all others are skipped
-        silently. A file given by itself is also taken if its first bytes look like audio. Among paths that lead to
-        audio, one that does not (a cover image that a shell's ``*`` names) is a warning.
+        of the suffixes in `pipeline.audio.formats.SUFFIXES` (upper or lower case) are taken, all others are counted. A
+        file given by itself is taken whatever its suffix, unless its first bytes are those of something else: decoders
+        know more formats than we do. Among paths that lead to audio, one that does not (a cover image that a shell's
+        ``*`` names) is a warning.
 
     Returns
     -------
-    list of Entry
-        Sorted by path, each path once. Symbolic links *below* a folder are not followed: nothing outside the folder is
-        read, and no link leads in a circle. (The given path itself may be a link.) A folder that cannot be listed
-        becomes an entry too: decoding it fails with the reason, so that it is listed with the other failures.
+    Found
+        Symbolic links *below* a folder are not followed: nothing outside the folder is read, and no link leads in a
+        circle. (The given path itself may be a link.) A folder that cannot be listed becomes an entry too: decoding it
+        fails with the reason, so that it is listed with the other failures.
 
     Raises
     ------
@@ -65,9 +91,10 @@ def walk(paths: Paths) -> list[Entry]:
     """
     found: dict[str, Entry] = {}
     without: list[_NoAudio] = []
+    passed_over: Counter[str] = Counter()
     for path in path_list(paths):
         try:
-            entries = _remote(path) if is_url(path) else _local(path)
+            entries = _remote(path, passed_over) if is_url(path) else _local(path, passed_over)
         except _NoAudio as error:
             without.append(error)
         else:
@@ -76,7 +103,7 @@ def walk(paths: Paths) -> list[Entry]:
         raise CatalogError(str(without[0]))
     for reason in without:
         log.warning("%s", reason)
-    return [found[path] for path in sorted(found)]
+    return Found([found[path] for path in sorted(found)], passed_over)
 
 
 class _NoAudio(CatalogError):
@@ -133,7 +160,7 @@ def local_copy(path: str) -> Iterator[str]:
             raise AudioError(str(error).replace(local, printable_path(path))) from error
 
 
-def _local(path: str) -> list[Entry]:
+def _local(path: str, passed_over: Counter[str]) -> list[Entry]:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -145,6 +172,7 @@ def _local(path: str) -> list[Entry]:
             raise _NoAudio(f"{printable_path(path)}: not an audio file; give one, or a folder that holds some")
         return [Entry(path, status.st_size, status.st_mtime_ns)]
     entries: list[Entry] = []
+    others: Counter[str] = Counter()
     links = 0
     folders = [path]
     while folders:
@@ -156,7 +184,9 @@ def _local(path: str) -> list[Entry]:
                         links += 1
                     elif item.is_dir(follow_symlinks=False):
                         folders.append(item.path)
-                    elif _has_suffix(item.name) and item.is_file(follow_symlinks=False):
+                    elif not _has_suffix(item.name):
+                        _count(item.name, others)
+                    elif item.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                             seen = item.stat(follow_symlinks=False)
                             entries.append(Entry(item.path, seen.st_size, seen.st_mtime_ns))
@@ -165,10 +195,30 @@ def _local(path: str) -> list[Entry]:
         except OSError as error:
             log.warning("%s: cannot be listed: %s", printable_path(folder), error.strerror)
             entries.append(Entry(folder, 0, 0))
+    passed_over.update(others)
     if not entries:
         hint = f" ({links} symbolic links are not followed: give what they lead to)" if links else ""
-        raise _NoAudio(f"{printable_path(path)}: no audio file in this folder{hint}")
+        kinds = f"; it has {kinds_text(others)}" if others else ""
+        raise _NoAudio(f"{printable_path(path)}: no audio file in this folder{hint}{kinds}")
     return entries
+
+
+def kinds_text(passed_over: Counter[str]) -> str:
+    """How many files of which suffixes, the most frequent ones.
+
+    >>> kinds_text(Counter({".jpg": 12, ".txt": 1, "": 3}))
+    '16 other files (12 .jpg, 3 without suffix, 1 .txt)'
+    """
+    shown = [f"{count} {suffix or 'without suffix'}" for suffix, count in passed_over.most_common(_KINDS_SHOWN)]
+    more = ", ..." if len(passed_over) > _KINDS_SHOWN else ""
+    total = passed_over.total()
+    return printable_path(f"{total:,} other file{'s' if total > 1 else ''} ({', '.join(shown)}{more})")
+
+
+def _count(name: str, passed_over: Counter[str]) -> None:
+    """Count a file that is no audio by its name."""
+    if not name.startswith("."):
+        passed_over[os.path.splitext(name)[1].lower()] += 1
 
 
 def _looks_like_audio(path: str) -> bool:
@@ -178,7 +228,7 @@ def _looks_like_audio(path: str) -> bool:
         raise CatalogError(str(error)) from None
 
 
-def _remote(url: str) -> list[Entry]:
+def _remote(url: str, passed_over: Counter[str]) -> list[Entry]:
     try:
         fs, root = filesystem(url)
         if fs.isfile(root):  # given by itself
@@ -186,11 +236,18 @@ def _remote(url: str) -> list[Entry]:
         infos: dict[str, dict[str, Any]] = fs.find(root, detail=True)
     except Exception as error:
         raise CatalogError(f"{url}: {_reason(error).removeprefix(f'{url}: ')}") from None
-    entries = [
-        _entry(fs, name, info) for name, info in infos.items() if _has_suffix(name) and info.get("type") == "file"
-    ]
+    others: Counter[str] = Counter()
+    entries = []
+    for name, info in infos.items():
+        if info.get("type") != "file":
+            continue
+        if _has_suffix(name):
+            entries.append(_entry(fs, name, info))
+        else:
+            _count(name.rpartition("/")[2], others)
+    passed_over.update(others)
     if not entries:
-        raise _NoAudio(f"{url}: no audio file there")
+        raise _NoAudio(f"{url}: no audio file there{f'; it has {kinds_text(others)}' if others else ''}")
     return entries
 
 

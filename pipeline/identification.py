@@ -66,6 +66,7 @@ class ClipBatch:
     entries: tuple[Entry, ...]
     folder: str
     limit_s: float | None
+    stream: int | None
 
 
 def identify(
@@ -75,6 +76,7 @@ def identify(
     executor: ExecutorLike = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: bool | OnProgress = False,
 ) -> pa.Table:
     """Name the songs in the clips and recordings under ``paths``.
@@ -92,6 +94,9 @@ def identify(
         when ``None``.
     limit_s
         Seconds that one file may take.
+    stream
+        Which audio stream, from 1, of files that have several, such as films. By default the one that a file marks as
+        its default, else the first; and if that is silent the first one with sound.
     progress
         Whether to draw a bar, on a terminal or in a notebook; or a function that is called with each ``Progress``.
 
@@ -109,7 +114,7 @@ def identify(
     ParameterError
         If an argument is out of range.
     """
-    tables = list(iter_matches(paths, store, query, executor, limit_s=limit_s, progress=progress))
+    tables = list(iter_matches(paths, store, query, executor, limit_s=limit_s, stream=stream, progress=progress))
     return pa.concat_tables(tables) if tables else MATCHES.empty_table()
 
 
@@ -120,13 +125,14 @@ def iter_matches(
     executor: ExecutorLike = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: bool | OnProgress = False,
 ) -> Iterator[pa.Table]:
     """The rows of `identify` as they come, for results that are too large to hold.
 
     Parameters
     ----------
-    paths, store, query, executor, limit_s, progress
+    paths, store, query, executor, limit_s, stream, progress
         As for `identify`. They are checked at the call, before the first table.
 
     Yields
@@ -145,7 +151,9 @@ def iter_matches(
 
     def tables() -> Iterator[pa.Table]:
         with shown(progress, "identify") as on_progress:
-            for rows in identify_entries(entries, snapshot, query, running, limit_s=limit_s, progress=on_progress):
+            for rows in identify_entries(
+                entries, snapshot, query, running, limit_s=limit_s, stream=stream, progress=on_progress
+            ):
                 yield rows.table
 
     return tables()
@@ -194,12 +202,13 @@ def identify_entries(
     executor: Executor | None = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[BatchRows]:
     """`identify` as a stream: the rows batch by batch, in the order of the entries."""
     executor = executor or SerialExecutor()
     snapshot = snapshot_of(store)
-    batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s)
+    batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s, stream)
     executor.require_visible([snapshot.url, *catalog.folders(entries)])
     total_bytes = sum(entry.size_bytes for entry in entries) + len(entries)
     done = failures = 0
@@ -235,7 +244,12 @@ def identify_entries(
 
 
 def plan(
-    entries: Sequence[Entry], snapshot: Snapshot, query: Query, workers: int, limit_s: float | None
+    entries: Sequence[Entry],
+    snapshot: Snapshot,
+    query: Query,
+    workers: int,
+    limit_s: float | None,
+    stream: int | None = None,
 ) -> list[ClipBatch]:
     """Cut the clips, in their order, into batches of about the same work."""
     weights = [BYTES_PER_CLIP + entry.size_bytes for entry in entries]
@@ -248,7 +262,9 @@ def plan(
         filled += weight
         if filled >= target or place == len(weights):
             clips = tuple(entries[first:place])
-            batches.append(ClipBatch(snapshot, query, entries=clips, folder=os.getcwd(), limit_s=limit_s))
+            batches.append(
+                ClipBatch(snapshot, query, entries=clips, folder=os.getcwd(), limit_s=limit_s, stream=stream)
+            )
             first, filled = place, 0
     return batches
 
@@ -328,7 +344,7 @@ def _decode(path: str, consumer: _FileConsumer) -> tuple[NDArray[np.float32] | l
     batch = consumer.batch
     with catalog.local_copy(path) as local:
         rate = batch.snapshot.settings.sample_rate
-        return decoding.decode(local, rate, consumer.consume, batch.limit_s, consumer.begin)
+        return decoding.decode(local, rate, consumer.consume, batch.limit_s, consumer.begin, batch.stream)
 
 
 @dataclass(slots=True)

@@ -68,6 +68,8 @@ class IndexBatch:
         size, so a moved file is found without reading the store.
     limit_s
         Seconds that one file may take, ``None`` for no limit.
+    stream
+        Which audio stream of files that have several, from 1.
     """
 
     store: str
@@ -75,6 +77,7 @@ class IndexBatch:
     entries: tuple[Entry, ...]
     known: frozenset[str]
     limit_s: float | None
+    stream: int | None
 
     @property
     def name(self) -> str:
@@ -131,6 +134,7 @@ def index(
     executor: ExecutorLike = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: bool | OnProgress = False,
 ) -> IndexReport:
     """Fingerprint the songs under ``paths`` and add those that the store does not have.
@@ -145,6 +149,9 @@ def index(
         when ``None``.
     limit_s
         Seconds that one file may take.
+    stream
+        Which audio stream, from 1, of files that have several, such as films. By default the one that a file marks as
+        its default, else the first; and if that is silent the first one with sound.
     progress
         Whether to draw a bar, on a terminal or in a notebook; or a function that is called with each ``Progress``.
 
@@ -171,7 +178,7 @@ def index(
     began = time.monotonic()
     with shown(progress, "index") as on_progress:
         added, present = absorb(stores, store, running)
-        report = index_entries(entries, store, running, limit_s=limit_s, progress=on_progress)
+        report = index_entries(entries, store, running, limit_s=limit_s, stream=stream, progress=on_progress)
     return dataclasses.replace(
         report, added=report.added + added, present=report.present + present, wall_s=time.monotonic() - began
     )
@@ -201,13 +208,14 @@ def index_entries(
     executor: Executor | None = None,
     *,
     limit_s: float | None = None,
+    stream: int | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> IndexReport:
     """`index` for files that were found already; calls ``progress`` after each batch."""
     began = time.monotonic()
     executor = executor or SerialExecutor()
     entries, present = new_entries([_with_absolute_path(entry) for entry in entries], store)
-    batches = plan(entries, store, executor.workers, limit_s)
+    batches = plan(entries, store, executor.workers, limit_s, stream)
     executor.require_visible([store.url, *catalog.folders(entries)])
     estimated_s = sum(map(audio_estimate_s, entries))
     failures: list[Failure] = []
@@ -327,7 +335,9 @@ def audio_estimate_s(entry: Entry) -> float:
     return 1.0 + entry.size_bytes / BYTES_PER_S.get(suffix, BYTES_PER_S_OTHERWISE)
 
 
-def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | None) -> list[IndexBatch]:
+def plan(
+    entries: Sequence[Entry], store: Store, workers: int, limit_s: float | None, stream: int | None = None
+) -> list[IndexBatch]:
     """Cut the files, in their order, into batches of about the same work."""
     songs = store.snapshot().songs(["size_bytes", "digest"])
     sizes = {entry.size_bytes for entry in entries}
@@ -338,7 +348,7 @@ def plan(entries: Sequence[Entry], store: Store, workers: int, limit_s: float | 
 
     def batch(files: Sequence[Entry]) -> IndexBatch:
         known = frozenset().union(*(digests.get(entry.size_bytes, ()) for entry in files))
-        return IndexBatch(store.url, store.settings, entries=tuple(files), known=known, limit_s=limit_s)
+        return IndexBatch(store.url, store.settings, entries=tuple(files), known=known, limit_s=limit_s, stream=stream)
 
     tasks = [_share_of_a_task(entry) for entry in entries]
     target = min(1.0, sum(tasks) / (max(workers, EXPECTED_WORKERS) * BATCHES_PER_WORKER))
@@ -410,7 +420,7 @@ def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:
         digest = catalog.digest(path)
         if digest in batch.known:
             return digest
-        print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s)
+        print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s, stream=batch.stream)
         if len(print_.hashes) == 0:
             duration_s = print_.decoded.duration_s
             length, why = f"{duration_s:.1f} s", "silent or a steady tone"

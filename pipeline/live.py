@@ -7,6 +7,8 @@ named some seconds after it starts. A name that was given is never taken back; w
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import queue
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -30,56 +32,147 @@ SAME_START_S = 2.0
 # Matches of one song with so few seconds between them are one performance, whose position was wrong or has jumped.
 SAME_PERFORMANCE_S = 5.0
 RAW_BYTES = 8192
+# Evidence is kept for so many seconds, and up to twice as many. A song that goes on is found by what follows.
+HORIZON_S = 600
 
 
 class Listener:
-    """Identifies a stream of samples, and remembers what it found.
+    """Identifies a stream of samples, for hours or for years, and remembers what plays.
 
     Parameters
     ----------
     library, query
         As for `pipeline.matching.recording.Recording`.
+
+    Attributes
+    ----------
+    corrected
+        After `add`: the matches of songs that were named before, and play at another place than was thought.
+    ended
+        The performances that are over, in the order of their ends, each as its matches by start: several where the
+        position jumped. The caller may take them out; `finish` returns those that are left.
     """
 
     def __init__(self, library: Library, query: Query) -> None:
         query = dataclasses.replace(query, false_positives=query.false_positives / SEARCHES)
-        self._recording = Recording(library, query, STEP_S, loop_share=LOOP_LIMIT)
-        self._named: list[Match] = []
+        self._recording = Recording(library, query, STEP_S, loop_share=LOOP_LIMIT, horizon_s=HORIZON_S)
+        self._performances: list[_Performance] = []
         self.corrected: list[Match] = []
+        self.ended: list[list[Match]] = []
 
     @property
     def duration_s(self) -> float:
-        """Seconds of audio so far."""
+        """Seconds of audio so far, and of what was skipped."""
         return self._recording.duration_s
+
+    @property
+    def open_since_s(self) -> float:
+        """Where the first of the performances that may go on began; infinite if there is none."""
+        return min((performance.matches[0].clip_start_s for performance in self._performances), default=math.inf)
 
     def add(self, samples: NDArray[np.float32]) -> list[Match]:
         """Append samples, and return the new performances that are now certain.
 
-        Afterwards ``corrected`` has the matches of songs that were named before, and play at another place than was
-        said.
-
         Parameters
         ----------
         samples
-            ``(n,)`` float32 at the library's sample rate; the shorter they are, the sooner a song is named.
+            ``(n,)`` float32 at the library's sample rate; the shorter they are, the sooner a song is named. They are
+            searched at once, in whole seconds: many seconds cost less than one by one.
         """
-        self._recording.feed(samples)
-        new: list[Match] = []
+        if self._recording.feed(samples):
+            return self._update()
         self.corrected = []
-        for match in self._recording.matches():
-            of_song = [i for i, named in enumerate(self._named) if named.song_id == match.song_id]
-            known = [i for i in of_song if abs(_start_s(self._named[i]) - _start_s(match)) <= SAME_START_S]
-            if known:
-                self._named[known[0]] = match
-                continue
-            named_now = any(_gap_s(self._named[i], match) <= SAME_PERFORMANCE_S for i in of_song)
-            (self.corrected if named_now else new).append(match)
-            self._named.append(match)
-        return new
+        return []
+
+    def skip(self, seconds: int) -> None:
+        """Go on so many seconds later, since the stream was interrupted: a short gap does not end a performance."""
+        self._recording.skip(seconds)
+        self._update()
 
     def finish(self) -> list[Match]:
-        """End the stream, and return all performances with their spans, by start."""
-        return self._recording.finish()
+        """End the stream, and return the matches of all performances with their spans, by start."""
+        self._recording.finish()
+        self._update()
+        last = [one.matches if one.found else one.closed for one in self._performances]
+        self.ended += [matches for matches in last if matches]
+        self._performances = []
+        return sorted(itertools.chain(*self.ended), key=lambda match: match.clip_start_s)
+
+    def _update(self) -> list[Match]:
+        """Compare what is found now with the performances that are known; those that are new."""
+        new: list[Match] = []
+        self.corrected = []
+        for one in self._performances:
+            one.begin_update()
+        closed = self._recording.take_closed()
+        found = [(match, True) for match in closed] + [(match, False) for match in self._recording.open_matches()]
+        for match, is_closed in sorted(found, key=lambda pair: pair[0].clip_start_s):
+            of_song = [one for one in self._performances if one.song_id == match.song_id]
+            same = [one for one in of_song if one.has(match)]
+            near = [one for one in of_song if one.distance_s(match) <= SAME_PERFORMANCE_S]
+            if not same:
+                (self.corrected if near else new).append(match)
+                if not near:
+                    self._performances.append(_Performance(match.song_id))
+            (same or near or self._performances[-1:])[0].take(match, is_closed, self.duration_s - HORIZON_S)
+        songs = self._recording.open_songs()
+        over = [one for one in self._performances if one.song_id not in songs or (one.found and not one.open)]
+        self.ended += [one.closed for one in over if one.closed]  # else later evidence contradicts it
+        self._performances = [one for one in self._performances if one not in over]
+        return new
+
+
+class _Performance:
+    """A song that was named.
+
+    Attributes
+    ----------
+    closed, open
+        Its matches that will not change any more, and those that may, as they were found last.
+    found
+        Whether the last search found it.
+    """
+
+    def __init__(self, song_id: int) -> None:
+        self.song_id = song_id
+        self.closed: list[Match] = []
+        self.open: list[Match] = []
+        self.found = False
+        self._known: list[Match] = []
+
+    @property
+    def matches(self) -> list[Match]:
+        """All of its matches, by start."""
+        return self.closed + self.open
+
+    def has(self, match: Match) -> bool:
+        """Whether a match plays the song from the same start."""
+        return any(_is_same(one, match) for one in self._known)
+
+    def distance_s(self, match: Match) -> float:
+        """Seconds between the nearest of its matches and another one."""
+        return min(_gap_s(one, match) for one in self._known)
+
+    def begin_update(self) -> None:
+        """A new search follows."""
+        self._known = self.matches
+        self.found = False
+
+    def take(self, match: Match, is_closed: bool, kept_since_s: float) -> None:
+        """Add a match that was found now; of one that began before the evidence is kept, the start is known."""
+        for one in self._known:
+            if _is_same(one, match) and one.clip_start_s < kept_since_s:
+                match = dataclasses.replace(match, clip_start_s=one.clip_start_s, song_start_s=one.song_start_s)
+        if not self.found:
+            self.open = []
+        self.found = True
+        self._known.append(match)
+        (self.closed if is_closed else self.open).append(match)
+
+
+def _is_same(match: Match, other: Match) -> bool:
+    """Whether two matches of one song play it from the same start."""
+    return abs(_start_s(match) - _start_s(other)) <= SAME_START_S
 
 
 def _gap_s(match: Match, other: Match) -> float:

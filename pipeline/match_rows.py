@@ -35,8 +35,13 @@ MATCHES = pa.schema(
         ("confidence", pa.float64()),
         ("speed", pa.float64()),
         ("message", pa.string()),
+        ("isrc", pa.string()),
+        ("musicbrainz_recording_id", pa.string()),
+        ("acoustid", pa.string()),
     ]
 )
+# The columns that say of a song what its tags do.
+TAGS = ("title", "artist", "isrc", "musicbrainz_recording_id", "acoustid")
 
 
 @dataclass(slots=True)
@@ -117,7 +122,7 @@ def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, Any]]:
     """What the rows say of some songs, by song id."""
     if not song_ids:
         return {}
-    table = snapshot.songs(["song_id", "path", "title", "artist", "duration_s"])
+    table = snapshot.songs(["song_id", "path", "duration_s", *TAGS])
     wanted = table.filter(pc.is_in(table["song_id"], pa.array(sorted(song_ids), pa.int32())))
     return {row["song_id"]: row for row in wanted.to_pylist()}
 
@@ -133,8 +138,7 @@ def _rows(clip: ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str, 
             "clip": path,
             "status": "matched",
             "song_path": songs[match.song_id]["path"],
-            "title": songs[match.song_id]["title"],
-            "artist": songs[match.song_id]["artist"],
+            **{name: songs[match.song_id][name] for name in TAGS},
             **dataclasses.asdict(_within_bounds(match, clip.sounds_s, songs[match.song_id]["duration_s"])),
         }
         for match in sorted(clip.matches, key=lambda match: match.clip_start_s)

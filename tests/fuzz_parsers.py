@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import json
@@ -26,6 +27,7 @@ SLOW_S = 20  # for one input, on a busy machine
 def audio_file(data: bytes) -> None:
     """The kind of a file, its declared length, and its tags."""
     from pipeline.audio import formats, libsndfile
+    from pipeline.audio.decoder import Source
     from pipeline.audio.tags import read_tags
 
     fd = os.memfd_create("fuzz")
@@ -33,14 +35,15 @@ def audio_file(data: bytes) -> None:
         os.write(fd, data)
         size = len(data)
         formats.has_xing(fd)
-        for kind in ("opus", formats.kind_of(fd, size)):
-            libsndfile.LibsndfileDecoder.accepts(fd, size, kind)
+        kind, start = formats.kind_of(fd, size)
+        for source in (Source(fd, size, "opus"), Source(fd, size, kind, start)):
+            libsndfile.LibsndfileDecoder.accepts(source)
         for big in (False, True):
             declared = formats.riff_frames(fd, size, 4, big)
             assert declared is None or declared >= -2
         tags = read_tags(f"/proc/self/fd/{fd}")
-        for text in (tags.title, tags.artist, tags.album):
-            assert text is None or 0 < len(text.encode("utf-8")) <= 2000
+        for value in dataclasses.astuple(tags):
+            assert value is None or 0 < len(str(value).encode("utf-8")) <= 2000
     finally:
         os.close(fd)
 

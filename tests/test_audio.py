@@ -23,8 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline import catalog
 from pipeline.audio import decoding, ffmpeg, formats
-from pipeline.audio.decoder import CannotDecode, Decoded, Decoder
+from pipeline.audio.decoder import CannotDecode, Decoded, Decoder, Source
 from pipeline.audio.decoding import decode, read
 from pipeline.errors import AudioError
 from pipeline.simulation import encoding, music
@@ -47,6 +48,10 @@ def sweep(seconds: float, rate: int = 44100, channels: int = 2) -> NDArray[np.fl
 def naive_mono(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """All at once, as anyone would."""
     return np.asarray(soxr.resample(samples.mean(axis=1, dtype=np.float32), rate, RATE, quality="HQ"))
+
+
+def joined(blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate(list(blocks))
 
 
 def count(blocks: Iterator[NDArray[np.float32]]) -> int:
@@ -133,11 +138,11 @@ def test_another_decoder_is_one_entry_and_comes_before_the_others(
         name = "silence"
 
         @classmethod
-        def accepts(cls, fd: int, size: int, kind: str) -> bool:
-            return kind in ("ogg", "flac")
+        def accepts(cls, source: Source) -> bool:
+            return source.kind in ("ogg", "flac")
 
-        def __init__(self, fd: int, size: int, kind: str, deadline: float | None) -> None:
-            if kind == "flac":
+        def __init__(self, source: Source) -> None:
+            if source.kind == "flac":
                 raise CannotDecode("no FLAC")
             self.sample_rate, self.channels = RATE, 1
 
@@ -227,6 +232,94 @@ def test_what_the_consumer_raises_goes_through(encode: Encode) -> None:
     for name in ("a.wav", "a.m4a"):
         with pytest.raises(KeyError, match="mine"):
             decode(str(encode(name)), RATE, broken)
+
+
+# ---------------------------------------------------------------- channels and streams
+
+
+@pytest.mark.parametrize("gains", [(1.0, -1.0), (0.8, -1.0), (-1.0, 1.0, -1.0, 1.0), (1.0, -1.0, 0.0)])
+def test_channels_that_cancel_give_what_is_in_them(gains: tuple[float, ...], tmp_path: Path) -> None:
+    one = sweep(3.0, RATE, 1)
+    soundfile.write(tmp_path / "a.wav", one * np.float32(gains), RATE, "FLOAT")
+    samples, _ = read(str(tmp_path / "a.wav"), RATE)
+    expected = one[:, 0] * np.float32(np.sign(gains[0]) * np.mean(np.abs(gains)))
+    np.testing.assert_allclose(samples, expected, atol=1e-6)
+    in_memory, _ = decoding.array_blocks(one * np.float32(gains), RATE, RATE)
+    np.testing.assert_allclose(np.concatenate(list(in_memory)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.m4a"])
+def test_what_a_codec_leaves_of_channels_that_cancel_is_not_taken_for_the_music(name: str, tmp_path: Path) -> None:
+    one = music.song(5, SECONDS, 44100)
+    encoding.write(tmp_path / "mono.wav", one)
+    soundfile.write(tmp_path / "a.wav", np.stack([one, -one], axis=1), 44100)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(tmp_path / "a.wav"), str(tmp_path / name)]
+    subprocess.run(command, check=True)
+    samples, _ = read(str(tmp_path / name), RATE)
+    n = min(len(samples), round(SECONDS * RATE)) - RATE
+    true = naive_mono(one[:, np.newaxis], 44100)
+    assert np.corrcoef(samples[RATE:n], true[RATE:n])[0, 1] > 0.95
+
+
+def test_channels_that_do_not_cancel_are_averaged_to_the_bit(tmp_path: Path, rng: np.random.Generator) -> None:
+    one, other = rng.normal(0, 0.1, (2, RATE, 1)).astype(np.float32)
+    for samples in (
+        np.hstack([one, other]),
+        np.hstack([one, 0 * one]),
+        np.hstack([one, -0.3 * one]),
+        0 * np.hstack([one, one]),
+    ):
+        soundfile.write(tmp_path / "a.wav", samples, RATE, "FLOAT")
+        np.testing.assert_array_equal(read(str(tmp_path / "a.wav"), RATE)[0], samples.mean(axis=1))
+
+
+def film(path: Path, *pitches_hz: int, default: int | None = None) -> str:
+    """A film with a stream of one tone each, silent ones for 0 Hz."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+    for hz in pitches_hz:
+        command += ["-f", "lavfi", "-i", f"sine=frequency={hz}:duration=2" if hz else "anullsrc=duration=2"]
+    maps = [word for place in range(len(pitches_hz)) for word in ("-map", f"{place}:a", f"-disposition:a:{place}", "0")]
+    if default is not None:
+        maps += [f"-disposition:a:{default}", "default"]
+    subprocess.run([*command, *maps, "-c:a", "libvorbis", str(path)], check=True)
+    return str(path)
+
+
+def pitch_hz(samples: NDArray[np.float32]) -> float:
+    return float(np.argmax(np.abs(np.fft.rfft(samples[:RATE])))) if np.abs(samples).max() > 0.01 else 0.0
+
+
+def test_the_default_stream_is_read_else_the_first_with_sound_or_the_one_that_is_chosen(tmp_path: Path) -> None:
+    plain = film(tmp_path / "plain.mka", 500, 700, 900)
+    silent = film(tmp_path / "silent.mka", 0, 0, 900)
+    marked = film(tmp_path / "marked.mka", 500, 700, 900, default=1)
+    nothing = film(tmp_path / "nothing.mka", 0, 0)
+    for path, expected in ((plain, 500), (silent, 900), (marked, 700), (nothing, 0)):
+        assert pitch_hz(read(path, RATE)[0]) == pytest.approx(expected, abs=2)
+    for stream, expected in ((1, 500), (2, 700), (3, 900)):
+        assert pitch_hz(decode(marked, RATE, joined, stream=stream)[0]) == pytest.approx(expected, abs=2)
+    with pytest.raises(AudioError, match=r"marked\.mka: no audio stream 4; it has 3$"):
+        decode(marked, RATE, count, stream=4)
+    soundfile.write(tmp_path / "a.wav", sweep(1.0), 44100)
+    assert decode(str(tmp_path / "a.wav"), RATE, count, stream=1)[1].decoder == "soundfile"
+    with pytest.raises(AudioError, match=r"a\.wav: no audio stream 2; it has 1$"):
+        decode(str(tmp_path / "a.wav"), RATE, count, stream=2)
+
+
+def test_a_file_of_any_suffix_that_ffmpeg_knows_is_read_when_it_is_named(encode: Encode, tmp_path: Path) -> None:
+    path = tmp_path / "recording.2026"
+    path.write_bytes(encode("a.sox").read_bytes())  # a format that is not known by its first bytes here
+    assert [entry.path for entry in catalog.walk([str(path)])] == [str(path)]
+    n, decoded = decode(str(path), RATE, count)
+    assert (n / RATE, decoded.decoder) == (pytest.approx(SECONDS, abs=0.01), "ffmpeg")
+
+
+@pytest.mark.parametrize("scale", [1e20, 3e38, -1e30])
+def test_samples_beyond_all_bounds_cause_no_warning(scale: float, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", sweep(1.0) * np.float32(scale), 44100, "FLOAT")
+    for samples in (read(str(tmp_path / "a.wav"), RATE)[0], *decoding.array_blocks(sweep(1.0) * scale, 44100, RATE)[0]):
+        assert np.isfinite(samples).all()
+        assert np.abs(samples).max() <= 2e6
 
 
 # ---------------------------------------------------------------- decoders that stop early without an error
@@ -332,7 +425,7 @@ def test_a_playlist_opens_nothing(
     path = tmp_path / "innocent.mp3"
     path.write_text(PLAYLISTS[kind].format(victim=encode("a.mp3", "-b:a", "128k")), encoding="utf-8")
     if not sniffing:  # what if a playlist is not known for one: ffmpeg itself must refuse
-        monkeypatch.setattr(decoding, "kind_of", lambda fd, size: "other")
+        monkeypatch.setattr(decoding, "kind_of", lambda fd, size: ("other", 0))
     with pytest.raises(
         AudioError,
         match=r"innocent\.mp3: (a playlist|text, not audio|no audio that ffmpeg knows|not one of the audio formats)",
@@ -387,7 +480,9 @@ def test_whatever_the_first_bytes_are_they_are_some_kind_and_never_an_error(star
         file.write(start + rest)
         file.flush()
         fd, size = file.fileno(), len(start + rest)
-        assert formats.kind_of(fd, size) in {kind for *_, kind in formats._MAGIC} | {"empty", "text", "unknown"}
+        kind, at = formats.kind_of(fd, size)
+        assert kind in {kind for *_, kind in formats._MAGIC} | {"empty", "text", "unknown"}
+        assert at >= 0
         assert (formats.riff_frames(fd, size, 4, start[:1] == b"F") or 0) >= -2
         formats.has_xing(fd)
 

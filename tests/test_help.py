@@ -1,4 +1,4 @@
-"""Every command and every option is explained, where one looks first: in its help and in the README."""
+"""Every command and every option is explained, where one looks first: in its help and in docs/COMMANDS.md."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 import pipeline
-from docs import architecture, reference
+from docs import architecture
 from jobs.cli import app, run
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+COMMANDS_PAGE = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
 COMMANDS = sorted(typer.main.get_command(app).commands.items())
 OPTIONS = [
     (name, option)
@@ -25,28 +26,32 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("name", [name for name, _ in COMMANDS])
-def test_a_command_has_help_with_an_example_and_a_place_in_the_readme(name: str) -> None:
+def test_a_command_has_help_with_an_example_and_a_place_in_the_documents(name: str) -> None:
     shown = CliRunner().invoke(app, [name, "--help"])
     assert shown.exit_code == 0
     assert f"Example: songprint {name}" in shown.output, f"{name} has no help with an example"
-    assert f"songprint {name}" in README, f"{name} is missing from the README"
+    assert f"songprint {name}" in COMMANDS_PAGE, f"{name} is missing from docs/COMMANDS.md"
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda value: getattr(value, "name", value))
-def test_an_option_has_help_and_a_place_in_the_readme(name: str, option: Any) -> None:
+def test_an_option_has_help_and_a_place_in_the_documents(name: str, option: Any) -> None:
     assert option.help, f"{name} {option.opts[0]} has no help"
-    assert re.search(rf"`{option.opts[0]}\b", README), f"{name}: {option.opts[0]} is missing from the README"
+    assert re.search(rf"`{option.opts[0]}\b", COMMANDS_PAGE), (
+        f"{name}: {option.opts[0]} is missing from docs/COMMANDS.md"
+    )
 
 
-def test_the_readme_names_no_option_that_is_not_there() -> None:
+def test_the_page_of_commands_names_no_option_that_is_not_there() -> None:
     known = {opt for _, option in OPTIONS for opt in (*option.opts, *option.secondary_opts)} | {"--help", "--version"}
-    named = set(re.findall(r"`(--[a-z][a-z-]*)", README))
+    named = set(re.findall(r"`(--[a-z][a-z-]*)", COMMANDS_PAGE))
     assert named <= known
 
 
-def test_the_reference_is_what_the_docstrings_say_and_the_readme_knows_every_public_name() -> None:
-    assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run: make reference"
-    assert [name for name in pipeline.__all__ if f"pipeline.{name}" not in README] == []
+def test_every_public_name_is_in_the_reference_and_in_the_page_on_python() -> None:
+    reference = (ROOT / "docs" / "REFERENCE.md").read_text(encoding="utf-8").splitlines()
+    page = (ROOT / "docs" / "PYTHON.md").read_text(encoding="utf-8")
+    assert [name for name in pipeline.__all__ if f"::: pipeline.{name}" not in reference] == []
+    assert [name for name in pipeline.__all__ if f"pipeline.{name}" not in page] == []
 
 
 def test_the_picture_of_the_architecture_is_the_map_that_is_tested() -> None:

@@ -143,9 +143,9 @@ def test_a_terminal_that_is_too_narrow_shows_a_block_for_each_row(tmp_path: Path
     assert [block[1].split() for block in blocks] == [["path", "/music/first.flac"], ["path", "/music/second.flac"]]
 
 
-def test_every_format_is_in_the_readme_and_a_choice_of_the_commands() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    options = "\n".join(line for line in readme.splitlines() if "`--format`" in line or "`--output`" in line)
+def test_every_format_is_in_the_page_of_commands_and_a_choice_of_the_commands() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
+    options = "\n".join(line for line in page.splitlines() if "`--format`" in line or "`--output`" in line)
     assert [name for name in FORMATS if name not in options] == []
     help_text = CliRunner().invoke(cli.app, ["identify", "--help"]).output
     assert "|".join([*PRINTED, *RECORDINGS]) in "".join(help_text.split())

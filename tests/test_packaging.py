@@ -33,7 +33,7 @@ def build(kind: str, source: Path, target: Path) -> Path:
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("checkout")
-    for folder in ("pipeline", "jobs", "tests"):
+    for folder in ("pipeline", "jobs", "contrib", "tests"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for path in ROOT.iterdir():
         if path.is_file():
@@ -61,6 +61,7 @@ def test_the_source_archive_has_what_the_wheel_needs_and_no_tests(sdist: Path) -
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt"} <= names
+    assert "contrib/beetsplug/songprint.py" in names
     assert [name for name in names if name.startswith("tests")] == []
 
 
@@ -81,6 +82,7 @@ def test_the_metadata_say_what_an_index_shows(wheel: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert found["Version"] == pipeline.__version__
     assert found["Requires-Python"]
+    assert found["Summary"] == project["description"]
     assert found["License-Expression"] == "MIT"
     assert found["Description-Content-Type"] == "text/markdown"
     assert found["Keywords"].split(",") == project["keywords"]

@@ -11,13 +11,14 @@ import soxr
 from numpy.typing import NDArray
 
 from pipeline import live
+from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.recording import LOOP_SHARE, Recording
-from pipeline.matching.tracks import Line, Track, fit_line
+from pipeline.matching.tracks import REACH_TICKS, Line, Track, fit_line, hit_ticks, hits_near
 from pipeline.matching.types import Match, Query
-from pipeline.matching.voting import Hits
+from pipeline.matching.voting import TICKS, Hits, QueryHashes
 from pipeline.simulation import acoustics, music
-from tests.fakes import MemoryLibrary
+from tests.fakes import MemoryLibrary, make_song
 
 SETTINGS = Settings()
 RATE = SETTINGS.sample_rate
@@ -173,3 +174,27 @@ def test_candidates_at_odds_with_each_other_are_given_a_level_line() -> None:
     nothing = np.zeros(0, np.int32)
     chain = Track(1, middles=[800.0, 800.0], deltas=[0, 40])
     assert fit_line(chain, Hits(nothing, nothing, nothing, nothing)) == Line(20.0, 0.0)
+
+
+def test_the_hits_near_tracks_are_those_of_the_whole_songs(rng: np.random.Generator) -> None:
+    songs = {song_id: make_song(song_id, n_peaks=9000, n_frames=6000, n_bins=60).peaks for song_id in (1, 2)}
+    landmarks = {song_id: pair_peaks(peaks, 3) for song_id, peaks in songs.items()}
+    some = np.sort(rng.choice(len(landmarks[1]), 2000))  # the query has much of song 1, and by chance some of song 2
+    hashes = np.sort(landmarks[1].hash[some])
+    query = QueryHashes(hashes, rng.integers(0, 800 * TICKS, len(hashes)).astype(np.int32))
+    tracks = [Track(2, [900.0], [-2000]), Track(1, [900.0, 2000.0], [8000, 8010]), Track(1, [900.0], [46000])]
+    for track, hits in zip(tracks, hits_near(tracks, query, songs, 3), strict=True):
+        of_song = landmarks[track.song_id]
+        every = {
+            (frame * TICKS - tick, frame, hash_ >> 13)
+            for hash_, tick in zip(query.hash.tolist(), query.tick.tolist(), strict=True)
+            for frame in of_song.offset[of_song.hash == hash_].tolist()
+        }
+        low, high = min(track.deltas) - REACH_TICKS, max(track.deltas) + REACH_TICKS
+        found = list(zip(hits.delta.tolist(), hits.offset.tolist(), hits.bin.tolist(), strict=True))
+        near = {hit for hit in every if low <= hit[0] <= high}
+        assert near
+        assert {hit for hit in found if low <= hit[0] <= high} == near
+        assert set(found) <= every
+        assert (np.diff(hit_ticks(hits)) >= 0).all()
+        assert set(hits.song_id.tolist()) == {track.song_id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from tests.zoo import Animal
 
 RATE = 11025
 # The music in these is damaged too much to be compared.
-NOT_COMPARED = {"hostile/not-a-number.wav"}
+NOT_COMPARED = {"hostile/not-a-number.wav", "hostile/of-1e20.wav"}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_every_animal_meets_its_fate_and_none_makes_a_mess(folder: Path, animals
         if animal.fate != "skipped":
             path = str(folder / animal.name)
             tags = read_tags(path)
-            assert all(value is None or 0 < len(value) <= 500 for value in (tags.title, tags.artist, tags.album))
+            assert all(value is None or 0 < len(str(value)) <= 500 for value in dataclasses.astuple(tags))
             assert len(catalog.digest(path)) == 64
     assert not faults
     assert len(os.listdir("/proc/self/fd")) == len(open_before)

@@ -118,6 +118,10 @@ ENCODED = {
     "film.avi": "-map 1:v -map 0:a -c:v mpeg4 -c:a libmp3lame",
     "film.mpg": "-map 1:v -map 0:a -c:v mpeg1video -c:a mp2",
     "silent-film.mp4": "-map 1:v -c:v mpeg4",
+    # The first stream is silent, or another one is the default.
+    "second-stream.mkv": "-map 2:a -map 0:a -c:a libvorbis -disposition:a 0",
+    "default-stream.mkv": "-map 3:a -map 0:a -c:a libvorbis -disposition:a:0 0 -disposition:a:1 default",
+    "second-stream.mp4": "-map 1:v -map 2:a -map 0:a -c:v mpeg4 -c:a aac",
 }
 # Encoders that pad with their delay, in formats that do not say so, or that end on a whole frame.
 LOOSE = {"adts.aac", "windows.wma", "layer2.mp2", "stream.ts", "film.mpg", "film.avi", "flash.flv", "vbr-no-xing.mp3"}
@@ -156,6 +160,8 @@ def encode(folder: Path, music: NDArray[np.float32], names: dict[str, str] | Non
         str(folder / "source.tmp"),
     ]
     command += ["-f", "lavfi", "-i", f"testsrc=size=32x32:rate=25:duration={SECONDS}"]
+    command += ["-f", "lavfi", "-i", f"anullsrc=r={RATE}:cl=stereo:d={SECONDS}"]
+    command += ["-f", "lavfi", "-i", f"sine=frequency=700:sample_rate={RATE}:duration={SECONDS}"]
     for name, options in (ENCODED if names is None else names).items():
         command += [*("" if "-map" in options else "-map 0:a").split(), *options.split(), str(folder / name)]
     subprocess.run(command, check=True)
@@ -221,6 +227,9 @@ def _broken(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
         add(f"cut-{name}", half(name), "indexed", share=(0.3, 0.7))
     for name in ("matroska.mka", "film.mkv"):
         add(f"cut-{name}", half(name), "partial")
+    for name, options in (("cbr.mp3", "-b:a 128k"), ("aac.m4a", "-b:a 128k"), ("opus.opus", "-b:a 64k")):
+        encode(folder / "hostile", music[:, :1] * np.float32([1.0, -1.0]), {f"opposite-sides-{name}": options})
+        zoo.append(Animal(f"hostile/opposite-sides-{name}", "indexed", share=(0.98, 1.03)))
     add("cut-before-its-index.m4a", half("aac.m4a"), "failed", "index .moov. is missing")
     for name in ("lossless.flac", "vorbis.ogg", "opus.opus", "faststart.m4a", "matroska.mka"):
         add(f"only-its-header-{name}", whole(name)[:200], "failed", ".")
@@ -241,6 +250,11 @@ def _broken(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
     add("chained-at-another-rate.ogg", whole("vorbis.ogg") + whole("vorbis48.ogg"), "indexed", share=(0.98, 2.1))
     add("junk-in-front.mp3", rng.bytes(700) + whole("cbr.mp3"), "indexed", share=(0.98, 1.1))
     add("zeros-in-front.mp3", bytes(20_000) + whole("cbr.mp3"), "indexed", share=(0.98, 1.1))
+    for name in ("lossless.flac", "vorbis.ogg", "opus.opus", "pcm-s16.wav"):
+        add(f"junk-in-front-{name}", rng.bytes(700) + whole(name), "indexed", share=(0.98, 1.03))
+    add("text-in-front.flac", b"HTTP/1.1 200 OK\r\n" * 50 + whole("lossless.flac"), "indexed", share=(0.98, 1.03))
+    add("tags-and-zeros-in-front.flac", id3((b"TIT2", b"\x03x")) + bytes(3000) + whole("lossless.flac"), "indexed",
+        share=(0.98, 1.03))  # fmt: skip
     add("junk-behind.flac", whole("lossless.flac") + rng.bytes(5000), "indexed", share=(0.98, 1.03))
     add("zeros-behind.mp3", whole("cbr.mp3") + bytes(300_000), "indexed", share=(0.98, 1.1))
     add("zeros-inside.m4a", _zeroed(whole("faststart.m4a"), 0.4, 0.45), "worn", share=(0.8, 1.1))
@@ -319,7 +333,8 @@ def _strange_sound(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
     add("silence.wav", music * 0, "failed", "no landmarks", mute=True)
     add("all-nan.wav", music * np.nan, "failed", "no landmarks", mute=True)
     add("only-direct-current.wav", music * 0 + 0.5, "failed", "no landmarks", mute=True)
-    add("opposite-sides.wav", music[:, :1] * [1.0, -1.0], "failed", "no landmarks", mute=True)
+    add("opposite-sides.wav", music[:, :1] * [1.0, -1.0], "indexed")
+    add("of-1e20.wav", music * 1e20, "indexed")
     add("a-hundredth-of-a-second.wav", music[50_000:50_441], "failed", "no landmarks", mute=True)
     return zoo
 
@@ -350,9 +365,9 @@ def _impostors(folder: Path, music: NDArray[np.float32]) -> list[Animal]:
         "stations.mp3": (f"[playlist]\nFile1={outside}\n".encode(), playlist),
         "dash.mp4": (f'<?xml version="1.0"?><MPD><BaseURL>{outside}</BaseURL></MPD>'.encode(), playlist),
         "session.mp3": (b"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n", text),
-        "picture.mp3": (_png(), other),
-        "archive.mp3": (b"PK\x03\x04" + rng.bytes(3000), "."),
-        "program.mp3": (b"\x7fELF\x02\x01\x01" + rng.bytes(3000), "."),
+        "picture.mp3": (_png(), "an image, not audio"),
+        "archive.mp3": (b"PK\x03\x04" + rng.bytes(3000), "an archive"),
+        "program.mp3": (b"\x7fELF\x02\x01\x01" + rng.bytes(3000), "a program"),
         "document.mp3": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + rng.bytes(3000), "."),
         "midi.mp3": (b"MThd\0\0\0\x06\0\0\0\x01\0\x60MTrk\0\0\0\x04\0\xff\x2f\0", "."),
         "only-a-tag.mp3": (id3((b"TIT2", b"\x03Nothing")), "."),

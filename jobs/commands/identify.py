@@ -43,6 +43,7 @@ def identify(
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
     limit_s: options.LimitS = None,
+    stream: options.Stream = None,
     strict: options.Strict = False,
     performance_report: options.PerformanceReport = None,
     quiet: options.Quiet = False,
@@ -80,11 +81,18 @@ def identify(
     check_report(report)
     query = Query(false_positives=false_positives, speed_range=speed_range)
     opened = Store.open(store)
-    entries = catalog.walk(paths)
+    found = catalog.find(paths)
+    entries = found.entries
     if by_recording:
         recordings.check(format_, output, len(entries))
     if in_parts:
-        run = {"store": opened.url, "false_positives": false_positives, "speed_range": speed_range, "gaps": gaps}
+        run = {
+            "store": opened.url,
+            "false_positives": false_positives,
+            "speed_range": speed_range,
+            "gaps": gaps,
+            "stream": stream,
+        }
         done = dataset.open_dataset(output, run)
         total = len(entries)
         entries = [entry for entry in entries if printable_path(entry.path) not in done]
@@ -105,7 +113,9 @@ def identify(
 
         def matches() -> Iterator[pa.Table]:
             nonlocal audio_s, busy_s
-            for rows in identify_entries(entries, opened, query, running, limit_s=limit_s, progress=progress):
+            for rows in identify_entries(
+                entries, opened, query, running, limit_s=limit_s, stream=stream, progress=progress
+            ):
                 audio_s += rows.audio_s
                 busy_s += rows.busy_s
                 statuses = dict(zip(rows.table["clip"].to_pylist(), rows.table["status"].to_pylist(), strict=True))
@@ -130,12 +140,14 @@ def identify(
     rates = speed(audio_s, busy_s, wall_s)
     log.info(
         "%s (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
-        "%d matched, %d unknown, %d failed.",
+        "%d matched, %d unknown, %d failed%s.",
         count(len(entries), "clip"), audio_s / 3600, wall_s, *rates.values(), *counts.values(),
+        f"; {catalog.kinds_text(found.passed_over)} passed over" if found.passed_over else "",
         extra={
             "fields": {
                 "job": "identify",
                 **counts,
+                "passed_over": found.passed_over.total(),
                 "audio_h": round(audio_s / 3600, 4),
                 "wall_s": round(wall_s, 2),
                 **rates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def index(
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
     limit_s: options.LimitS = None,
+    stream: options.Stream = None,
     strict: options.Strict = False,
     performance_report: options.PerformanceReport = None,
     quiet: options.Quiet = False,
@@ -58,7 +60,8 @@ def index(
     if failures is not None:
         tables.check_output(str(failures))
     stores, files = split_paths(paths)
-    entries = catalog.walk(files) if files else []
+    found = catalog.find(files) if files else catalog.Found([], Counter())
+    entries = found.entries
     small = sum(map(audio_estimate_s, entries)) < SMALL_AUDIO_S and workers <= 1
     wanted = Settings.parse(settings) if settings else None
     if wanted is None and stores and not Store.exists(store):
@@ -69,7 +72,7 @@ def index(
         progress_bar("index", quiet, log_json) as progress,
     ):
         taken, known = absorb(stores, opened, running)
-        report = index_entries(entries, opened, running, limit_s=limit_s, progress=progress)
+        report = index_entries(entries, opened, running, limit_s=limit_s, stream=stream, progress=progress)
     if stores:
         log.info("%s: %s added without audio, %d already there.", ", ".join(stores), count(taken, "song"), known)
     if report.moved:
@@ -83,11 +86,12 @@ def index(
     size = opened.snapshot().size()
     hours = report.audio_s / 3600
     rates = speed(report.audio_s, report.busy_s, report.wall_s)
+    passed_over = f"; {catalog.kinds_text(found.passed_over)} passed over" if found.passed_over else ""
     done = (
         f"{count(report.added, 'song')} added ({hours:.2f} h of audio in {report.wall_s:.1f} s: "
         f"{rates['x_realtime']:.0f}x real time, {rates['x_realtime_per_worker']:.0f}x a worker, "
         f"{rates['workers_busy']:.1f} workers busy), {report.present} already there, {report.cut_short} cut short, "
-        f"{len(report.failures)} failed; the"
+        f"{len(report.failures)} failed{passed_over}; the"
     )
     log.info(
         "%s store has %s, %.2f h, %.1f MB.",
@@ -101,6 +105,7 @@ def index(
                 "taken": taken,
                 "cut_short": report.cut_short,
                 "failed": len(report.failures),
+                "passed_over": found.passed_over.total(),
                 "audio_h": round(hours, 4),
                 "wall_s": round(report.wall_s, 2),
                 **rates,

@@ -1,10 +1,17 @@
-"""`songprint listen`: identify what plays now."""
+"""`songprint listen`: identify what plays now, on one input or on many."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import re
+import signal
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,20 +19,22 @@ from jobs import options
 from jobs.runtime import log, messages
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pipeline.matching.types import Match
+    from pipeline.monitoring import Event, Input
+
+_URL = re.compile("https?://", re.IGNORECASE)
+_CREDENTIALS = re.compile("(?<=://)[^/@]*@")
 
 
 def listen(
     store: options.StoreUrl,
     input_: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--input",
-            metavar="FILE",
-            help="Read a file, or standard input (-): samples (s16le, mono), or any audio format.",
+            metavar="[NAME=]INPUT",
+            help="Read a stream (http://…, https://…), a file, or standard input (-): samples (s16le, mono), or any "
+            "audio format. Several times: listen to all of them.",
         ),
     ] = None,
     rate: Annotated[
@@ -40,6 +49,14 @@ def listen(
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=1, metavar="SECONDS", help="Stop after so much audio.")
     ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            help="Append what each input plays, as JSON lines: songs, unknown stretches, time without a stream.",
+        ),
+    ] = None,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
     bom: options.Bom = False,
@@ -47,71 +64,176 @@ def listen(
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:
-    """Identify what the microphone records, live; then list it.
+    """Identify what a microphone or radio plays, live; then list it.
 
     Each song is named as soon as that is sure, some seconds after it starts. A line with "now at" corrects the position
-    of the song that plays. Ctrl-C ends the command; the list at the end has the columns of `identify`. With --input -
-    any capture program can feed it, or a stream: curl -s URL | songprint listen --input -
+    of the song that plays. Ctrl-C or SIGTERM ends the command; the list at the end has the columns of `identify`; with
+    --log it is left out unless --output names a file. A stream that breaks is opened again, for as long as it takes.
 
-    Example: songprint listen --store ~/music.songprint --output evening.jsonl
+    Example: songprint listen --store ~/music.songprint --input one=https://radio.example/stream.mp3 --log played.jsonl
     """
     messages(quiet, False, log_json)
     from jobs.output import tables
+    from jobs.output.listening_log import ListeningLog
     from jobs.output.summary import SUMMARY, summarize
     from jobs.output.text import minutes, song_name
-    from pipeline import match_rows
-    from pipeline.audio import decoding, formats, resampling
-    from pipeline.live import Listener, limit, microphone, read_pcm
+    from pipeline.errors import AudioError
+    from pipeline.match_rows import MATCHES, match_table
     from pipeline.matching.types import Query
+    from pipeline.monitoring import Kind, Monitor
     from pipeline.store import Store
 
     tables.check_output(output)
     tables.check_bom(bom, format_ if output == "-" else output)
+    if log_file:
+        tables.check_folder(str(log_file))
     snapshot = Store.open(store).snapshot()
-    query = Query(false_positives=false_positives)
-    sample_rate = snapshot.settings.sample_rate
+    inputs = _inputs(input_, rate, device, snapshot.settings.sample_rate)
     for_people = output == "-" and format_ == "table"
+    listed = output != "-" or log_file is None
+    matches: dict[str, list[Match]] = {name: [] for name in inputs}
+    failures: list[str] = []
+    listening_log = ListeningLog(log_file) if log_file else None
+    width = max(map(len, inputs))
 
-    def identify_live(blocks: Iterable[NDArray[np.float32]]) -> list[Match]:
-        listener = Listener(snapshot, query)
-        try:
-            for samples in blocks if seconds is None else limit(blocks, seconds * sample_rate):
-                for start in range(0, len(samples), sample_rate):
-                    for match in listener.add(samples[start : start + sample_rate]):
-                        print_match(match, listener.duration_s)
-                    for match in listener.corrected:
-                        print_match(match, listener.duration_s, corrects=True)
-        except KeyboardInterrupt:  # how a user stops it
-            log.info("stopped after %s", minutes(listener.duration_s))
-        return listener.finish()
+    def rows(event: Event) -> list[dict[str, Any]]:
+        return match_table(event.input, event.matches, snapshot).to_pylist() if event.matches else []
 
-    def print_match(match: Match, now_s: float, corrects: bool = False) -> None:
-        row = match_rows.match_table("", [match], snapshot).to_pylist()[0]
-        place_s = match.song_end_s + (now_s - match.clip_end_s) * match.speed
-        what = f"now at {minutes(place_s)}" if corrects else f"{song_name(row)}, at {minutes(place_s)}"
-        line = f"{minutes(now_s):>7}  {what} ({match.confidence:.2f})"
-        # Standard output is for the list, unless a person reads both.
-        print(line, file=sys.stdout if for_people else sys.stderr, flush=True)
-
-    if input_ is None:
-        name = "microphone"
-        device_rate, blocks = microphone(device)
-        log.info("listening; Ctrl-C to stop")
-        matches = identify_live(resampling.resample_blocks(blocks, device_rate, sample_rate))
-    elif input_ == "-":
-        name = "-"
-        stream = sys.stdin.buffer
-        head = stream.read(formats.HEAD_BYTES)
-        if formats.is_container(head):
-            matches = identify_live(decoding.decode_stream(stream, head, sample_rate))
+    def show(event: Event) -> None:
+        if event.kind in (Kind.NAMED, Kind.CORRECTED):
+            (match,), (row,) = event.matches, rows(event)
+            place_s = match.song_end_s + (event.end_s - match.clip_end_s) * match.speed
+            what = f"now at {minutes(place_s)}"
+            what = what if event.kind is Kind.CORRECTED else f"{song_name(row)}, at {minutes(place_s)}"
+            line = f"{minutes(event.end_s):>7}  {what} ({match.confidence:.2f})"
+            # Standard output is for the list, unless a person reads both.
+            print(prefix(event.input) + line, file=sys.stdout if for_people else sys.stderr, flush=True)
+        elif event.kind is Kind.LOST:
+            log.warning("%s: %s; trying again until it is back", event.input, event.message)
+        elif event.kind is Kind.BACK:
+            log.info("%s: is back", event.input)
+        elif event.kind is Kind.FAILED:
+            failures.append(event.message)
+            write_log("failed", event.input, event.start, event.end, [], event.message)
+            if len(inputs) > 1:
+                log.warning("%s", event.message)
         else:
-            matches = identify_live(resampling.resample_blocks(read_pcm(stream, head), rate, sample_rate))
-    else:
-        name = input_
-        matches, _ = decoding.decode(input_, sample_rate, identify_live)
-    table = match_rows.match_table(name, matches, snapshot)
+            if listed:
+                matches[event.input] += event.matches
+            write_log(event.kind.value, event.input, event.start, event.end, rows(event), event.message)
+
+    def prefix(name: str) -> str:
+        return f"{name:<{width}}  " if len(inputs) > 1 else ""
+
+    def write_log(what: str, name: str, start: float, end: float, found: list[dict[str, Any]], message: str) -> None:
+        if listening_log:
+            try:
+                listening_log.write(what, name, start, end, found, message)
+            except OSError as error:
+                log.warning("%s: %s; its rows are kept until they can be written", log_file, error.strerror)
+
+    def write_log_of_all(what: str) -> None:
+        now = time.time()
+        for name in inputs:
+            write_log(what, name, now, now, [], "")
+
+    with (
+        Monitor(inputs, snapshot, Query(false_positives=false_positives), seconds) as monitor,
+        _called_when_stopped(monitor.stop) as stopped,
+    ):
+        if not input_:
+            log.info("listening; Ctrl-C to stop")
+        write_log_of_all("started")
+        for event in monitor.events():
+            show(event)
+        write_log_of_all("stopped")
+        if stopped():
+            log.info("stopped")
+    if len(failures) == len(inputs):
+        raise AudioError(failures[0])
+    if not listed:
+        return
+    found = [match_table(name, of_input, snapshot) for name, of_input in matches.items()]
     if for_people:
         print()
-        tables.write(summarize([table]), SUMMARY)
+        tables.write(summarize(found), SUMMARY)
     else:
-        tables.write([table], match_rows.MATCHES, output, format_, bom=bom)
+        tables.write(found, MATCHES, output, format_, bom=bom)
+
+
+def _inputs(given: list[str] | None, rate: int, device: str | None, sample_rate: int) -> dict[str, Input]:
+    """The inputs by their names."""
+    from pipeline.audio import resampling
+    from pipeline.errors import ParameterError
+    from pipeline.live import microphone
+    from pipeline.monitoring import read_blocks, read_file, read_url
+
+    if not given:
+        device_rate, blocks = microphone(device)
+        return {"microphone": read_blocks(resampling.resample_blocks(blocks, device_rate, sample_rate), live=True)}
+    inputs: dict[str, Input] = {}
+    for text in given:
+        name, input_ = _name_and_input(text)
+        if name in inputs:
+            raise ParameterError(f"--input {name}: given twice; give each a name of its own: --input NAME={input_}")
+        if input_ == "-":
+            inputs[name] = _standard_input(rate, sample_rate)
+        elif _URL.match(input_):
+            inputs[name] = read_url(input_, sample_rate)
+        else:
+            inputs[name] = read_file(input_, sample_rate)
+    return inputs
+
+
+def _name_and_input(text: str) -> tuple[str, str]:
+    """The name of an input, which may come before it; else it is called as it is given, without a password."""
+    name, sign, rest = text.partition("=")
+    if sign and name and rest and not re.search("[/:]", name) and not os.path.exists(text):
+        return name, rest
+    return _CREDENTIALS.sub("", text), text
+
+
+def _standard_input(rate: int, sample_rate: int) -> Input:
+    """Samples, or any audio format that can be read from a pipe."""
+    from pipeline.audio import decoding, formats, resampling
+    from pipeline.live import read_pcm
+    from pipeline.monitoring import read_blocks
+
+    # Not sys.stdin: Python waits for the lock of its buffer when it ends, and a thread that reads has it.
+    stream = io.FileIO(0, closefd=False)
+    head = b""
+    while len(head) < formats.HEAD_BYTES and (data := stream.read(formats.HEAD_BYTES - len(head))):
+        head += data
+    if formats.is_container(head):
+        return read_blocks(decoding.decode_stream(stream, head, sample_rate), live=False)
+    return read_blocks(resampling.resample_blocks(read_pcm(stream, head), rate, sample_rate), live=False)
+
+
+@contextlib.contextmanager
+def _called_when_stopped(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Call a function at the first Ctrl-C or SIGTERM, which ends the command in order; the second one interrupts it.
+
+    Yields
+    ------
+    callable
+        Tells whether there was one.
+    """
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = {number: signal.getsignal(number) for number in numbers}
+    received: list[int] = []
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: object) -> None:
+        restore()
+        received.append(number)
+        stop()
+
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield lambda: bool(received)
+    finally:
+        restore()

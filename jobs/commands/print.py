@@ -13,6 +13,7 @@ from jobs import options
 def print_(
     path: Annotated[str, typer.Argument(metavar="FILE", help="An audio file, local or a URL.")],
     limit_s: options.LimitS = None,
+    stream: options.Stream = None,
 ) -> None:
     """Print the peaks and hashes of a file as JSON.
 
@@ -29,7 +30,7 @@ def print_(
 
     settings = Settings()
     with catalog.local_copy(path) as local:
-        found = fingerprint(local, settings, limit_s)
+        found = fingerprint(local, settings, limit_s, stream=stream)
     row: dict[str, Any] = {
         "path": printable_path(path),
         "duration_s": found.decoded.duration_s,

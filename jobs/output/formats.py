@@ -1,4 +1,4 @@
-"""The one table of output formats. Another format is a module beside this one, an entry here, a line in the README.
+"""The one table of output formats. Another one is a module beside this one, an entry here, a line in docs/COMMANDS.md.
 
 The choices of ``--format``, the suffixes of ``--output``, and what reads part files again all come from it.
 """

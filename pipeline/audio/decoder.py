@@ -43,6 +43,32 @@ class Decoded:
         return min(1.0, self.duration_s / self.declared_s) if self.declared_s else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file as a decoder gets it.
+
+    Parameters
+    ----------
+    fd
+        Descriptor of a regular file, at its start. The caller closes it.
+    size
+        Bytes of the file.
+    kind, start
+        What the file is by its first bytes, and how many others come before, from `pipeline.audio.formats.kind_of`.
+    stream
+        Which of its audio streams, from 1. None for the default one, and another one with sound if that has none.
+    deadline
+        On the clock of `time.monotonic`: a decoder that may block must give up then. None for no limit.
+    """
+
+    fd: int
+    size: int
+    kind: str
+    start: int = 0
+    stream: int | None = None
+    deadline: float | None = None
+
+
 class CannotDecode(Exception):
     """A decoder gives no samples of a file; the message is the reason for the user, without the path."""
 
@@ -63,17 +89,6 @@ class Decoder(ABC):
     else: input files are untrusted. Creating it raises `CannotDecode` for a file that it cannot decode, and nothing
     else; damage that is found later ends the file, with a `fault`.
 
-    Parameters
-    ----------
-    fd
-        Descriptor of a regular file, at its start. The caller closes it.
-    size
-        Bytes of the file.
-    kind
-        What the file is by its first bytes, from `pipeline.audio.formats.kind_of`.
-    deadline
-        On the clock of `time.monotonic`: a decoder that may block must give up then. None for no limit.
-
     Attributes
     ----------
     name
@@ -90,6 +105,8 @@ class Decoder(ABC):
         And it read the whole file. Else the next decoder is tried, and the longer result counts.
     fault
         Why it is not complete, for the user.
+    other_streams
+        Numbers of the streams to try if this one is silent.
     """
 
     name: ClassVar[str]
@@ -100,14 +117,15 @@ class Decoder(ABC):
     ended: bool = False
     complete: bool = False
     fault: str | None = None
+    other_streams: tuple[int, ...] = ()
 
     @classmethod
     @abstractmethod
-    def accepts(cls, fd: int, size: int, kind: str) -> bool:
+    def accepts(cls, source: Source) -> bool:
         """Whether this decoder is to be tried on a file: by its kind, its size, or more of its bytes (`pread`)."""
 
     @abstractmethod
-    def __init__(self, fd: int, size: int, kind: str, deadline: float | None) -> None: ...
+    def __init__(self, source: Source) -> None: ...
 
     @abstractmethod
     def fill(self, buffer: NDArray[np.float32]) -> int:

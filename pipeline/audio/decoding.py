@@ -12,6 +12,7 @@ descriptor that was opened here, never a name.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import numbers
@@ -25,7 +26,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.audio.decoder import MAX_CHANNELS, RATES, CannotDecode, Decoded, Decoder, Unreadable
+from pipeline.audio.decoder import MAX_CHANNELS, RATES, CannotDecode, Decoded, Decoder, Source, Unreadable
 from pipeline.audio.ffmpeg import FfmpegDecoder
 from pipeline.audio.formats import NOT_AUDIO, kind_of
 from pipeline.audio.libsndfile import LibsndfileDecoder
@@ -40,6 +41,9 @@ DECODERS: tuple[type[Decoder], ...] = (LibsndfileDecoder, FfmpegDecoder)
 """Every decoder, the first to be tried first."""
 _BLOCK_FRAMES = 1 << 16  # smaller blocks halve libsndfile's speed; larger ones do not fit the cache
 _COPY_BYTES = 1 << 16
+_LOUDEST = 1e8  # mean square of a block, above which its samples are looked at one by one
+_SILENCE = 1e-8  # mean square: -80 dB
+_CANCELLED = 0.1  # energy of the mean over that of a channel: below, channels are in opposite polarity
 
 
 def decode(
@@ -48,6 +52,7 @@ def decode(
     consume: Callable[[Iterator[NDArray[np.float32]]], T],
     limit_s: float | None = None,
     begun: Callable[[float | None], None] = lambda declared_s: None,
+    stream: int | None = None,
 ) -> tuple[T, Decoded]:
     """Decode a file in blocks, which `consume` receives, and report how it was decoded.
 
@@ -62,11 +67,15 @@ def decode(
     consume
         Takes an iterator of ``(n,)`` float32 blocks (mono, finite, about -1 to 1, some seconds each, each its own
         array) and may stop early. It is called *again from the start* when a decoder did not read the whole file and
-        the next one is tried; the result of the longer decode counts.
+        the next one is tried, and when a stream was silent and there are others; the result of a stream with sound
+        counts, and that of the longer decode.
     limit_s
         Wall seconds that the file may take, `consume` included.
     begun
         Called before `consume` is, with the seconds that the file says it has, if it does.
+    stream
+        Which audio stream, from 1, of a file that has several. By default it is the one that the file marks as its
+        default, else its first; and if that is silent the first one with sound.
 
     Returns
     -------
@@ -82,27 +91,34 @@ def decode(
     """
     deadline = None if limit_s is None else time.monotonic() + limit_s
     best: tuple[T, Decoded] | None = None
+    best_sounds = False
     fault = "no audio in it"
     with open_regular(path) as (fd, size):
-        kind = kind_of(fd, size)
+        kind, start = kind_of(fd, size)
         if kind in NOT_AUDIO:
             raise audio_error(path, NOT_AUDIO[kind])
-        for decoder_type in DECODERS:
-            if not decoder_type.accepts(fd, size, kind):
-                continue
+        source = Source(fd, size, kind, start, stream, deadline)
+        attempts = [(decoder_type, source) for decoder_type in DECODERS if decoder_type.accepts(source)]
+        while attempts:
+            decoder_type, source = attempts.pop(0)
             os.lseek(fd, 0, os.SEEK_SET)
             try:
-                with contextlib.closing(decoder_type(fd, size, kind, deadline)) as decoder:
-                    blocks = _in_time(_mono(decoder, sample_rate), path, limit_s, deadline)
+                with contextlib.closing(decoder_type(source)) as decoder:
+                    mono = _Mono(decoder, sample_rate)
+                    blocks = _in_time(mono.blocks(), path, limit_s, deadline)
                     first = next(blocks, None)
                     if first is not None:
                         begun(decoder.declared_s)
                         result = consume(itertools.chain([first], blocks))
                         whole = decoder.ended and next(blocks, None) is None  # else `consume` stopped early
                         decoded = decoder.decoded(decoder.declared_s if whole else None)
-                        if best is None or decoded.duration_s > best[1].duration_s:
-                            best = (result, decoded)
-                        if not whole or decoder.complete:
+                        if best is None or (mono.sounds, decoded.duration_s) > (best_sounds, best[1].duration_s):
+                            best, best_sounds = (result, decoded), mono.sounds
+                        if not mono.sounds:
+                            others = [dataclasses.replace(source, stream=number) for number in decoder.other_streams]
+                            attempts = [*((decoder_type, other) for other in others), *attempts]
+                        silent = not mono.sounds and attempts and attempts[0][0] is decoder_type
+                        if not whole or (decoder.complete and not silent):
                             return best
                     fault = decoder.fault or fault
             except CannotDecode as error:
@@ -182,8 +198,8 @@ def decode_stream(stream: BinaryIO, head: bytes, sample_rate: int) -> Generator[
     output, input_ = os.pipe()
     threading.Thread(target=_copy, args=(head, stream, input_), daemon=True).start()
     try:
-        with contextlib.closing(FfmpegDecoder(output, 0, "other", None)) as decoder:
-            yield from _mono(decoder, sample_rate)
+        with contextlib.closing(FfmpegDecoder(Source(output, 0, "other"))) as decoder:
+            yield from _Mono(decoder, sample_rate).blocks()
             if not decoder.frames:
                 raise CannotDecode(decoder.fault or "no audio in it")
             if decoder.fault:
@@ -241,41 +257,79 @@ def array_blocks(samples: ArrayLike, sample_rate: float, wanted: int) -> tuple[I
     def blocks() -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(frames), _BLOCK_FRAMES):
             with np.errstate(over="ignore", invalid="ignore"):
-                block = frames[start : start + _BLOCK_FRAMES].astype(np.float32, copy=False)
-            yield _finite(_mix(block))
+                block = frames[start : start + _BLOCK_FRAMES].astype(np.float32)
+            yield _mix(block)[0]
 
     return resample_blocks(blocks(), rate, wanted), Decoded("array", rate, channels, duration_s, duration_s)
 
 
-def _mono(decoder: Decoder, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
-    """Mix to mono, remove what is not finite, and resample; no block is empty."""
-    buffer = np.empty((max(1024, _BLOCK_FRAMES * 2 // max(2, decoder.channels)), decoder.channels), np.float32)
+class _Mono:
+    """The samples of a decoder as mono blocks; no block is empty.
 
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        while n := decoder.fill(buffer):
-            yield _finite(_mix(buffer[:n]))
+    Attributes
+    ----------
+    sounds
+        Whether any block so far is louder than silence.
+    """
 
-    yield from resample_blocks(blocks(), decoder.sample_rate, sample_rate)
+    def __init__(self, decoder: Decoder, sample_rate: int) -> None:
+        self._decoder = decoder
+        self._sample_rate = sample_rate
+        self.sounds = False
+
+    def blocks(self) -> Generator[NDArray[np.float32], None, None]:
+        yield from resample_blocks(self._mixed(), self._decoder.sample_rate, self._sample_rate)
+
+    def _mixed(self) -> Generator[NDArray[np.float32], None, None]:
+        channels = self._decoder.channels
+        buffer = np.empty((max(1024, _BLOCK_FRAMES * 2 // max(2, channels)), channels), np.float32)
+        while n := self._decoder.fill(buffer):
+            mixed, energy = _mix(buffer[:n])
+            self.sounds |= energy > _SILENCE * n
+            yield mixed
 
 
-def _mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+def _mix(frames: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """The mean of the channels, as a new array, and its energy.
+
+    NaN and infinity, which the resampler would spread over all that follows, become 0, and what is beyond 1e6 is cut
+    off. Where the channels cancel, those in opposite polarity are turned round: what is left of them in the mean is
+    what a codec has changed.
+
+    Parameters
+    ----------
+    frames
+        ``(n, channels)``; changed where samples are not finite.
+    """
+    with np.errstate(all="ignore"):
+        mixed = _mean(frames)
+        energy = float(np.dot(mixed, mixed))
+        if not energy <= _LOUDEST * len(mixed):  # also for NaN
+            np.nan_to_num(frames, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            np.clip(frames, -1e6, 1e6, out=frames)  # keeps float files that are scaled to 16 or 24 bit integers
+            mixed = _mean(frames)
+            energy = float(np.dot(mixed, mixed))
+        channels = frames.shape[1]
+        if channels > 1:
+            every = frames.ravel()
+            if energy < _CANCELLED * float(np.dot(every, every)) / channels:
+                products = frames.T @ frames
+                signs = np.where(products[np.argmax(products.diagonal())] < 0, np.float32(-1), np.float32(1))
+                mixed = frames @ (signs * signs[0] / np.float32(channels))
+                energy = float(np.dot(mixed, mixed))
+    return mixed, energy
+
+
+def _mean(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     """The mean of the channels, as a new array; ``mean(axis=1)`` costs 20 times as much as adding columns."""
     channels = frames.shape[1]
-    with np.errstate(over="ignore", invalid="ignore"):
-        mixed = frames[:, 0] + frames[:, 1] if channels > 1 else frames[:, 0].copy()
-        for channel in range(2, channels):
-            mixed += frames[:, channel]
-        if channels > 1:
-            mixed *= np.float32(1 / channels)
+    if channels == 1:
+        return frames[:, 0].copy()
+    mixed = frames[:, 0] + frames[:, 1]
+    for channel in range(2, channels):
+        mixed += frames[:, channel]
+    mixed *= np.float32(1 / channels)
     return mixed
-
-
-def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples without NaN and infinity, which the resampler would spread over all that follows, and within 1e6."""
-    if not np.dot(samples, samples) <= 1e8 * len(samples):  # also for NaN; one pass over samples that are in order
-        np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        np.clip(samples, -1e6, 1e6, out=samples)  # keeps float files that are scaled to 16 or 24 bit integers
-    return samples
 
 
 def _in_time(

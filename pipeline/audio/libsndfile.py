@@ -15,8 +15,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio.decoder import CannotDecode, Decoder, clean_message
-from pipeline.audio.formats import after_id3, has_xing, pread, riff_frames
+from pipeline.audio.decoder import CannotDecode, Decoder, Source, clean_message
+from pipeline.audio.formats import has_xing, pread, riff_frames
 
 _KINDS = ("wav", "aiff", "flac", "mp3", "ogg")  # and short Opus files
 _LONGEST_OPUS = 512 * 1024  # bytes; above, ffmpeg's faster Opus (230 against 155 x real time) outweighs its start
@@ -76,29 +76,31 @@ class LibsndfileDecoder(Decoder):
     name = "soundfile"
 
     @classmethod
-    def accepts(cls, fd: int, size: int, kind: str) -> bool:
-        if kind != "mp3" and after_id3(fd):  # libsndfile takes an ID3 tag only before MP3
+    def accepts(cls, source: Source) -> bool:
+        if source.kind != "mp3" and source.start:  # libsndfile takes an ID3 tag only before MP3
             return False
-        if kind == "opus":
+        if (source.stream or 1) > 1:
+            return False
+        if source.kind == "opus":
             # One part only: of a chain whose parts have one serial number libsndfile plays the first, and then is at
             # the end of the file as if it had read it all.
-            return size <= _LONGEST_OPUS and pread(fd, size, 0).count(b"OpusHead") == 1
-        return kind in _KINDS
+            return source.size <= _LONGEST_OPUS and pread(source.fd, source.size, 0).count(b"OpusHead") == 1
+        return source.kind in _KINDS
 
-    def __init__(self, fd: int, size: int, kind: str, deadline: float | None) -> None:
+    def __init__(self, source: Source) -> None:
         import soundfile  # 20 ms that a query of Opus or m4a need not pay
 
         self._error = soundfile.SoundFileError
         try:
             # By descriptor: of a name libsndfile believes the extension, and the place where it stopped is unknown.
             with _SILENCER:
-                self._file = soundfile.SoundFile(fd, closefd=False)
+                self._file = soundfile.SoundFile(source.fd, closefd=False)
         except (soundfile.SoundFileError, ValueError, TypeError) as error:
             raise CannotDecode(clean_message(str(error))) from None
         # Otherwise soundfile seeks to its own place after every read. A seek in an MP3 loses what the next frame needs
         # of the frames before it: the start of a block is off by 0.07 of full scale, and libmpg123 prints warnings.
         self._file.seekable = lambda: False
-        self._fd, self._size, self._kind = fd, size, kind
+        self._fd, self._size, self._kind = source.fd, source.size, source.kind
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         try:
             self.check_shape()

@@ -280,7 +280,7 @@ def _kill(processes: LocalCluster) -> None:
         nanny.close_gracefully()  # else it starts the worker again
         if nanny.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(nanny.pid, signal.SIGKILL)
+                os.kill(nanny.pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ def fingerprint(
     limit_s: float | None = None,
     *,
     sample_rate: float | None = None,
+    stream: int | None = None,
 ) -> Fingerprint:
     """Fingerprint a song, block by block; memory grows only with the number of its peaks.
 
@@ -59,6 +60,8 @@ def fingerprint(
         Seconds of wall time that decoding a file may take.
     sample_rate
         Hz, of samples in memory; a file has its own.
+    stream
+        Which audio stream of a file, from 1; its default one when ``None``.
 
     Raises
     ------
@@ -72,7 +75,9 @@ def fingerprint(
         if sample_rate is not None:
             raise ParameterError("sample_rate: only for samples in memory; a file has its own")
         path = path_text(source, "source")
-        peaks, decoded = decode(path, settings.sample_rate, lambda blocks: constellation(blocks, settings), limit_s)
+        peaks, decoded = decode(
+            path, settings.sample_rate, lambda blocks: constellation(blocks, settings), limit_s, stream=stream
+        )
     else:
         if sample_rate is None:
             raise ParameterError("sample_rate: missing; samples in memory need one, for example sample_rate=44100")

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
-from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.matching import segments
 from pipeline.matching.alignment import Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
-from pipeline.matching.tracks import find_tracks, fit_line, hits_in_song
+from pipeline.matching.tracks import find_tracks, fit_line, hits_near
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.voting import TICKS
 
@@ -47,6 +46,9 @@ class Recording:
         How densely each stretch is searched.
     loop_share
         As for `alignment.is_repeated_loop`.
+    horizon_s
+        Evidence is kept so long, and a match that is older is closed: a stream may go on for months, whatever it
+        repeats. None: as long as the song goes on.
 
     Attributes
     ----------
@@ -61,11 +63,13 @@ class Recording:
         stretch_s: int = STRETCH_S,
         level: SearchLevel = COARSE,
         loop_share: float = LOOP_SHARE,
+        horizon_s: int | None = None,
     ) -> None:
         self.library = library
         self.query = query
         self.level = level
         self.loop_share = loop_share
+        self.horizon_s = horizon_s
         self.duration_s = 0.0
         self._rate = library.settings.sample_rate
         self._stretch = stretch_s * self._rate
@@ -78,18 +82,32 @@ class Recording:
         self._traces: list[Trace] = []
         self._closed: list[Match] = []
 
-    def feed(self, samples: NDArray[np.float32]) -> None:
-        """Take the next samples, ``(n,)`` float32 at the library's sample rate, any number."""
+    def feed(self, samples: NDArray[np.float32]) -> bool:
+        """Take the next samples, ``(n,)`` float32 at the library's sample rate, any number; whether it searched."""
         self._blocks.append(samples)
         self._waiting += len(samples)
         self.duration_s += len(samples) / self._rate
         if self._waiting < self._stretch:
-            return
+            return False
         waiting = np.concatenate(self._blocks)
-        whole = len(waiting) // self._stretch * self._stretch
-        for start in range(0, whole, self._stretch):
-            self._search(waiting[start : start + self._stretch])
-        self._blocks, self._waiting = [waiting[whole:]], len(waiting) - whole
+        longest = max(self._stretch, STRETCH_S * self._rate)
+        while len(waiting) >= self._stretch:
+            whole = min(len(waiting), longest) // self._stretch * self._stretch
+            self._search(waiting[:whole])
+            waiting = waiting[whole:]
+        self._blocks, self._waiting = [waiting], len(waiting)
+        return True
+
+    def skip(self, seconds: int) -> None:
+        """Go on so many seconds later: there is no audio for them. What was fed before is searched."""
+        if self._waiting:
+            part_s = -self._waiting % self._rate
+            self._search(np.concatenate([*self._blocks, np.zeros(part_s, np.float32)]))
+            self._blocks, self._waiting = [], 0
+        self._first_s += len(self._overlap) // self._rate + seconds
+        self._overlap = np.zeros(0, np.float32)
+        self.duration_s = float(self._first_s)
+        self._close(round(self._first_s / SLOT_S))
 
     def finish(self) -> list[Match]:
         """Search the last seconds; the matches in the whole recording."""
@@ -100,7 +118,20 @@ class Recording:
 
     def matches(self) -> list[Match]:
         """The matches in what was searched so far, by start; the last of them may go on."""
-        return sorted(self._closed + self._segments(self._traces), key=lambda match: match.clip_start_s)
+        return sorted(self._closed + self.open_matches(), key=lambda match: match.clip_start_s)
+
+    def open_matches(self) -> list[Match]:
+        """Those of songs that may go on, by start."""
+        return self._segments(self._traces)
+
+    def open_songs(self) -> set[int]:
+        """The songs that may go on."""
+        return {trace.song_id for trace in self._traces}
+
+    def take_closed(self) -> list[Match]:
+        """The matches that will not change any more, since the last call; they are forgotten here."""
+        closed, self._closed = self._closed, []
+        return closed
 
     def _segments(self, found: list[Trace]) -> list[Match]:
         return segments.segments(found, recording_threshold(self.query.false_positives))
@@ -138,14 +169,8 @@ class Recording:
         query = clip.query_hashes(self.level)
         tracks = find_tracks(query, self.library, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({track.song_id for track in tracks})
-        # the store finds landmarks by hash; those of one song follow from its peaks
-        song_hits = {
-            song_id: hits_in_song(query, song_id, pair_peaks(peaks, settings.fan_out))
-            for song_id, peaks in songs.items()
-        }
         aligned = []
-        for track in tracks:
-            of_song = song_hits[track.song_id]
+        for track, of_song in zip(tracks, hits_near(tracks, query, songs, settings.fan_out), strict=True):
             line = fit_line(track, of_song)
             if abs(line.slope) <= STEEPEST:
                 aligned.append(align(stretch, track, songs[track.song_id], of_song, line, speed))
@@ -156,3 +181,10 @@ class Recording:
         recent = {trace.song_id for trace in self._traces if trace.end >= first - segments.LONGEST_GAP_S / SLOT_S}
         self._closed += self._segments([trace for trace in self._traces if trace.song_id not in recent])
         self._traces = [trace for trace in self._traces if trace.song_id in recent]
+        if self.horizon_s is None:
+            return
+        self._traces = segments.join_traces(self._traces)
+        cut = first - round(self.horizon_s / SLOT_S)
+        if any(trace.first < cut - round(self.horizon_s / SLOT_S) for trace in self._traces):
+            self._closed += [match for match in self.open_matches() if match.clip_end_s <= cut * SLOT_S]
+            self._traces = [trace.since(cut) for trace in self._traces if trace.end > cut]

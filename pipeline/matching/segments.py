@@ -88,6 +88,15 @@ class Trace:
         """The slot after the last one."""
         return self.first + len(self)
 
+    def since(self, slot: int) -> Trace:
+        """The trace without what lies before a slot."""
+        cut = max(slot - self.first, 0)
+        arrays = {name: getattr(self, name)[cut:] for name in TRACE_ARRAYS}
+        return Trace(song_id=self.song_id, first=self.first + cut, **arrays)
+
+
+TRACE_ARRAYS = ("song_s", "peaks", "level", "variance", "weight", "weighted_level", "votes")
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -224,8 +233,7 @@ def _distance_where_they_meet_s(earlier: Trace, trace: Trace) -> float:
 
 def _join(earlier: Trace, trace: Trace) -> Trace:
     kept = trace.first - earlier.first
-    names = ("song_s", "peaks", "level", "variance", "weight", "weighted_level", "votes")
-    arrays = {name: np.concatenate([getattr(earlier, name)[:kept], getattr(trace, name)]) for name in names}
+    arrays = {name: np.concatenate([getattr(earlier, name)[:kept], getattr(trace, name)]) for name in TRACE_ARRAYS}
     return Trace(song_id=earlier.song_id, first=earlier.first, **arrays)
 
 

@@ -382,7 +382,7 @@ def _sync_log(location: Location, table: str, number: int = 0) -> None:
         return
     folder = location.path(f"{table}/_delta_log")
     try:
-        descriptor = os.open(f"{folder}/{number:020d}.json", os.O_RDONLY)
+        descriptor = os.open(f"{folder}/{number:020d}.json", os.O_RDWR)  # Windows does not sync what is open to read
     except FileNotFoundError:
         return
     try:

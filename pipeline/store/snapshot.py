@@ -116,9 +116,13 @@ class Snapshot:
         if self.n_songs:
             yield from lookup.sweep(self.shards)
 
-    @cached_property
+    @property  # a checker of types does not take a cached_property for the property of `matching.types.Library`
     def shards(self) -> tuple[lookup.ShardLookup, ...]:
         """The shards that have songs, each to be searched by itself."""
+        return self._shards
+
+    @cached_property
+    def _shards(self) -> tuple[lookup.ShardLookup, ...]:
         songs = self._song_rows(["song_id", "status", "shard", "first_frame", "n_frames"])
         songs = songs.filter(pc.equal(songs["status"], INDEXED))
         columns = {name: songs[name].to_numpy() for name in ("song_id", "shard", "first_frame", "n_frames")}
