@@ -168,9 +168,8 @@ def _filter_rows(x: NDArray[np.float32], kernel: Sequence[float], reach: int, re
     return total
 
 
-def masking_level(power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean log power within `MASKING_FRAMES` and `MASKING_BINS`; ``(n_frames, n_bins)`` float32, as `power`."""
-    log_power = np.log(power + np.float32(SILENCE))
+def masking_level(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean log power within `MASKING_FRAMES` and `MASKING_BINS`; ``(n_frames, n_bins)`` float32, as `log_power`."""
     padded = np.pad(log_power, ((MASKING_FRAMES, MASKING_FRAMES), (MASKING_BINS, MASKING_BINS)), mode="edge")
     total: NDArray[np.float32] = running_sum(running_sum(padded, MASKING_FRAMES).T, MASKING_BINS).T
     return total / np.float32((2 * MASKING_FRAMES + 1) * (2 * MASKING_BINS + 1))
@@ -190,7 +189,9 @@ def filter_spectrogram(power: NDArray[np.float32], masking: NDArray[np.float32] 
     level = log_power.copy()
     np.maximum(level[1:], log_power[:-1], out=level[1:])
     np.maximum(level[:-1], log_power[1:], out=level[:-1])
-    return FilteredSpectrogram(matched_filter(log_power), level, masking_level(power) if masking is None else masking)
+    return FilteredSpectrogram(
+        matched_filter(log_power), level, masking_level(log_power) if masking is None else masking
+    )
 
 
 def filter_response(clip: FilteredSpectrogram, song: Peaks, start: int) -> float:
