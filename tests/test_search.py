@@ -247,7 +247,7 @@ def test_versions_are_told_apart_by_what_they_do_not_share(rng):
     one, other = peaks(*both, (3, 50), (7, 60)), peaks(*((frame + 11, 21) for frame, _ in both), (14, 70))
     answer = np.zeros((40, 128), np.float32)
     answer[[3, 7], [50, 60]], answer[3, 70], answer[:, 20] = (1.0, 99.0), 0.5, 9.0
-    heard = FilteredSpectrogram(answer, answer, answer)
+    heard = FilteredSpectrogram(answer, answer)
     shared, margin = compare_versions((heard, one, 0), (heard, other, 11))
     assert shared == pytest.approx(10 / 12)
     assert margin == pytest.approx(1.0 + RESPONSE_BOUNDS[1] - 0.5)  # without what both have, and no peak for more
@@ -350,10 +350,10 @@ def test_the_filter_is_read_at_the_songs_peaks(seed, place):
         for frame, bin_, level in zip(song_peaks.frame, song_peaks.bin, song_peaks.level.tolist(), strict=True)
         if 0 <= frame - place < 20
     ]
-    response = filter_response(FilteredSpectrogram(surface, surface, surface), song_peaks, place)
+    response = filter_response(FilteredSpectrogram(surface, surface), song_peaks, place)
     expected = sum(a * w for a, w in inside) / sum(w for _, w in inside) if inside else 0.0
     assert response == pytest.approx(expected, abs=1e-5)
-    evidence = compute_evidence(FilteredSpectrogram(surface, surface, surface), song_peaks, place, 0.5)
+    evidence = compute_evidence(FilteredSpectrogram(surface, surface), song_peaks, place, 0.5)
     assert evidence.consistent_response == 0.5
     assert evidence.peaks == len(inside)
     assert evidence.response == response
@@ -365,7 +365,7 @@ def test_the_filter_is_read_at_the_songs_peaks(seed, place):
 def test_responses_are_those_of_each_candidate_alone(seed, place):
     rng = np.random.default_rng(seed)
     response, level, masking = rng.standard_normal((3, 20, 64)).astype(np.float32) * 3
-    clip = FilteredSpectrogram(response, level, masking)
+    clip = FilteredSpectrogram(response, level)
     songs = [
         Peaks(
             np.sort(rng.integers(0, 400, 300)).astype(np.int32),
@@ -375,7 +375,7 @@ def test_responses_are_those_of_each_candidate_alone(seed, place):
         for _ in range(3)
     ]
     placed = [(clip, song, start) for song, start in zip(songs, (place, 5, 1000), strict=True)]
-    found = read_responses(placed)
+    found = read_responses(placed, masking)
     for i, (_, song, start) in enumerate(placed):
         inside = [
             (response[at], level[at], masking[at], LEVEL_STEP * peak_level)
@@ -387,7 +387,7 @@ def test_responses_are_those_of_each_candidate_alone(seed, place):
         assert found.response[i] == pytest.approx(filter_response(clip, song, start), abs=1e-5)
         expected = naive.consistent_response(inside) if inside else 0.0
         assert found.consistent_response[i] == pytest.approx(expected, abs=1e-4)
-    assert len(read_responses([]).peaks) == 0
+    assert len(read_responses([], masking).peaks) == 0
 
 
 def test_levels_tell_the_song_under_noise_from_music_that_shares_a_loop_with_it(rng):

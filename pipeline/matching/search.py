@@ -162,7 +162,7 @@ def verify(
     chance_votes = background_votes(candidates)
     candidates = candidates[: level.filtered]
     placed = [_place(candidate, clip, songs) for candidate in candidates]
-    responses = read_responses(placed)
+    responses = read_responses(placed, clip.masking())
     background = _background(candidates, responses, chance_votes, clip, songs)
     if n_songs < FEW_SONGS:
         background = _at_least_usual(background, max(clip.n_samples, 1) / clip.settings.sample_rate)

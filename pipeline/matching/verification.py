@@ -68,13 +68,10 @@ class FilteredSpectrogram:
         Of `matched_filter`.
     level
         Log power, the maximum over a frame and its two neighbours.
-    masking
-        `masking_level`.
     """
 
     response: NDArray[np.float32]
     level: NDArray[np.float32]
-    masking: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,30 +165,27 @@ def _filter_rows(x: NDArray[np.float32], kernel: Sequence[float], reach: int, re
     return total
 
 
-def masking_level(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean log power within `MASKING_FRAMES` and `MASKING_BINS`; ``(n_frames, n_bins)`` float32, as `log_power`."""
-    padded = np.pad(log_power, ((MASKING_FRAMES, MASKING_FRAMES), (MASKING_BINS, MASKING_BINS)), mode="edge")
+def masking_level(power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean log power within `MASKING_FRAMES` and `MASKING_BINS`; ``(n_frames, n_bins)`` float32, as `power`."""
+    padding = ((MASKING_FRAMES, MASKING_FRAMES), (MASKING_BINS, MASKING_BINS))
+    padded = np.pad(np.log(power + np.float32(SILENCE)), padding, mode="edge")
     total: NDArray[np.float32] = running_sum(running_sum(padded, MASKING_FRAMES).T, MASKING_BINS).T
     return total / np.float32((2 * MASKING_FRAMES + 1) * (2 * MASKING_BINS + 1))
 
 
-def filter_spectrogram(power: NDArray[np.float32], masking: NDArray[np.float32] | None = None) -> FilteredSpectrogram:
+def filter_spectrogram(power: NDArray[np.float32]) -> FilteredSpectrogram:
     """What verification reads of a clip.
 
     Parameters
     ----------
     power
         ``(n_frames, n_bins)`` float32.
-    masking
-        Of a copy of the clip that starts less than a frame earlier; that of this copy when ``None``.
     """
     log_power = np.log(power + np.float32(SILENCE))
     level = log_power.copy()
     np.maximum(level[1:], log_power[:-1], out=level[1:])
     np.maximum(level[:-1], log_power[1:], out=level[:-1])
-    return FilteredSpectrogram(
-        matched_filter(log_power), level, masking_level(log_power) if masking is None else masking
-    )
+    return FilteredSpectrogram(matched_filter(log_power), level)
 
 
 def filter_response(clip: FilteredSpectrogram, song: Peaks, start: int) -> float:
@@ -231,13 +225,15 @@ class Responses:
     consistent_response: NDArray[np.float64]
 
 
-def read_responses(placed: Sequence[tuple[FilteredSpectrogram, Peaks, int]]) -> Responses:
+def read_responses(placed: Sequence[tuple[FilteredSpectrogram, Peaks, int]], masking: NDArray[np.float32]) -> Responses:
     """Responses of a clip at the peaks of some candidates, all of them at once.
 
     Parameters
     ----------
     placed
         Of each candidate the filtered clip, the song, and the song's frame at which the clip's frame 0 lies.
+    masking
+        The clip's `masking_level`; its frames may be a part of a frame off those of the filtered copies.
     """
     read: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] * 4]
     for clip, song, start in placed:
@@ -245,7 +241,7 @@ def read_responses(placed: Sequence[tuple[FilteredSpectrogram, Peaks, int]]) -> 
         first, stop = _peak_range(song, start, n_frames)
         at = (song.frame[first:stop] - start).astype(np.intp) * n_bins + song.bin[first:stop]
         song_level = song.level[first:stop] * np.float32(LEVEL_STEP)
-        read.append([clip.response.take(at), clip.level.take(at), clip.masking.take(at), song_level])
+        read.append([clip.response.take(at), clip.level.take(at), masking.take(at), song_level])
     peaks = np.array([len(one[0]) for one in read[1:]], np.int64)
     response, level, masking, song_level = (np.concatenate(parts) for parts in zip(*read, strict=True))
     of = np.repeat(np.arange(len(peaks)), peaks)
