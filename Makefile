@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check types fuzz soak audit format notebooks docs package reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check types fuzz soak audit format nightly notebooks docs package reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -68,6 +68,9 @@ audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt, in PyP
 	then echo "make: nothing is known of the versions in constraints.txt: PyPI's advisories could not be reached" \
 		"($$(grep -E '^(ERROR:|[A-Za-z_.]+Error: )' build/audit.txt | tail -n 1 | cut -c 1-200)); the rest is in build/audit.txt"; exit 1; \
 	else cat build/audit.txt; echo "make: some versions in constraints.txt have known weaknesses (above)"; exit 1; fi
+
+nightly: .venv/dev.stamp ## change a folder and index it, night after night, against a store made anew: make nightly NIGHTS=300
+	@$(BIN)/python -m tests.nightly $(or $(NIGHTS),100) $(or $(SEED),1)
 
 soak: .venv/dev.stamp ## index, identify, remove and compact in a loop, and fail if memory or files grow: make soak MINUTES=30
 	@$(BIN)/python -m tests.soak $(or $(MINUTES),30)

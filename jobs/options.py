@@ -67,6 +67,14 @@ MatchFormat = Annotated[
     _MatchFormat,
     typer.Option("--format", help="How the matches are printed; cue, audacity, jams give a file for each recording."),
 ]
+PitchRange = Annotated[
+    float,
+    typer.Option("--pitch-range", metavar="SEMITONES", help="Find songs whose pitch is up to so much higher or lower."),
+]
+TempoRange = Annotated[
+    float,
+    typer.Option("--tempo-range", metavar="PERCENT", help="Find songs whose tempo is up to so much faster or slower."),
+]
 FalsePositives = Annotated[
     float,
     typer.Option("--false-positives", metavar="SHARE", help="Share of out-of-library clips that may be named."),

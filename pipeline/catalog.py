@@ -13,13 +13,13 @@ import os
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.audio import formats
-from pipeline.errors import AudioError, CatalogError
-from pipeline.paths import Paths, filesystem, is_url, modified_s, open_regular, path_list, printable_path
+from pipeline.errors import AudioError, CatalogError, SongprintError
+from pipeline.paths import Paths, filesystem, is_url, modified_s, open_regular, path_is_gone, path_list, printable_path
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,68 @@ def folders(entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(os.path.dirname(path if is_url(path) else os.path.abspath(path)) for path in paths))
 
 
+def absolute(path: str) -> str:
+    """A path that means the same in every process and folder; of a URL, the form that `walk` gives."""
+    if not is_url(path):
+        return os.path.abspath(path)
+    fs, name = filesystem(path)
+    return str(fs.unstrip_protocol(name))
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether an absolute path is a folder, or lies in it, at any depth."""
+    return path == folder or path.startswith(folder.rstrip("/\\") + ("/" if is_url(folder) else os.sep))
+
+
+class MountPoints:
+    """The mount points of file systems, each folder looked at once."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}
+
+    def of(self, path: str) -> str | None:
+        """The mount point of the file system that a local file is on; ``None`` for a URL."""
+        if is_url(path):
+            return None
+        folders = []
+        folder = os.path.dirname(os.path.abspath(path))
+        while folder not in self._of and not os.path.ismount(folder) and os.path.dirname(folder) != folder:
+            folders.append(folder)
+            folder = os.path.dirname(folder)
+        found = self._of.setdefault(folder, folder)
+        self._of |= dict.fromkeys(folders, found)
+        return found
+
+
+def gone_paths(paths: Iterable[str], mount_points: Iterable[str]) -> set[str]:
+    """Those of some paths of songs under which there is surely no file any more.
+
+    Parameters
+    ----------
+    mount_points
+        Of file systems that songs were on. What lies below one that is not mounted is not gone.
+    """
+    unmounted = [folder for folder in mount_points if not os.path.ismount(folder)]
+    gone: set[str] = set()
+    remote: dict[str, list[str]] = {}
+    for path in paths:
+        if is_url(path):
+            remote.setdefault(path.rpartition("/")[0], []).append(path)
+        elif path_is_gone(path) and not any(is_below(path, folder) for folder in unmounted):
+            gone.add(path)
+    for folder, files in remote.items():
+        try:
+            fs, name = filesystem(folder, use_listings_cache=False)
+            there = set(fs.ls(name, detail=False))
+        except FileNotFoundError:
+            there = set()
+        except (SongprintError, OSError) as error:
+            log.warning("%s", error)
+            continue
+        gone.update(path for path in files if filesystem(path)[1] not in there)
+    return gone
+
+
 def digest(path: str) -> str:
     """Hash of a local file's bytes, as ``sha256sum`` prints it.
 
@@ -157,7 +219,7 @@ def local_copy(path: str) -> Iterator[str]:
         try:
             yield local
         except AudioError as error:  # its message names the copy, which is deleted
-            raise AudioError(str(error).replace(local, printable_path(path))) from error
+            raise type(error)(str(error).replace(local, printable_path(path))) from error
 
 
 def _local(path: str, passed_over: Counter[str]) -> list[Entry]:

@@ -9,15 +9,18 @@ compared: second by second, the share of one song's peaks that the other has too
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.arguments import snapshot_of
+from pipeline.errors import ParameterError
 from pipeline.fingerprinting.landmarks import Postings
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.matching.segments import SLOT_S, best_span
@@ -48,8 +51,8 @@ SAME_END_S = 2.0
 WHOLE_SHARE = 0.9
 PART_SHARE = 0.5
 
-SAME, SHIFTED, EXCERPT, COMMON = (
-    "same recording", "different start or length", "excerpt", "common intro or jingle"
+IDENTICAL, SAME, SHIFTED, EXCERPT, COMMON = KINDS = (
+    "identical file", "same recording", "different start or length", "excerpt", "common intro or jingle"
 )  # fmt: skip
 
 DUPLICATES = pa.schema(
@@ -67,6 +70,17 @@ DUPLICATES = pa.schema(
         ("other_start_s", pa.float64()),
         ("other_end_s", pa.float64()),
         ("peaks_share", pa.float64()),
+        ("spans", pa.string()),
+        *(
+            (f"{side}{name}", type_)
+            for side in ("", "other_")
+            for name, type_ in (
+                ("duration_s", pa.float64()),
+                ("size_bytes", pa.int64()),
+                ("bitrate_kbps", pa.float64()),
+                ("format", pa.string()),
+            )
+        ),
     ]
 )
 
@@ -91,8 +105,28 @@ class Span:
     peaks_share: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two songs that hold the same recording, or have a part in common.
+
+    Parameters
+    ----------
+    song_id, other_id
+        The smaller first.
+    share, other_share
+        Of each song, what all spans cover.
+    """
+
+    song_id: int
+    other_id: int
+    kind: str
+    share: float
+    other_share: float
+    spans: list[Span]
+
+
 def duplicates(store: Store | Snapshot) -> pa.Table:
-    """Find the pairs of songs that hold the same recording, in whole or in part; nothing is deleted.
+    """Find the songs that hold the same recording, in whole or in part, and files that are the same; deletes nothing.
 
     Parameters
     ----------
@@ -102,10 +136,14 @@ def duplicates(store: Store | Snapshot) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        In the schema `DUPLICATES`: one row per span that two songs share, sorted by group, then pair. ``share`` and
-        ``other_share`` are the shares of each song that all spans of the pair cover. Songs that hold the same
-        recording, also as an excerpt or cut differently, directly or through a third song, are one ``group``, which is
-        the id of its first song. Songs that only have an intro or a jingle in common make no group.
+        In the schema `DUPLICATES`, sorted by group, then pair. Songs that hold the same recording, also as an excerpt
+        or cut differently, directly or through a third song, are one ``group``, which is the id of its first song: of
+        n songs there are n - 1 rows, each of a song and one that it is compared with. Songs that only have an intro or
+        a jingle in common make no group. A row of the kind `IDENTICAL` is for a file with the content of a song.
+
+        ``start_s`` to ``end_s``, and the same in the other song, reach from the first span in common to the last;
+        ``spans`` has each, as ``start-end=start-end`` in seconds. ``share`` and ``other_share`` are the shares of each
+        song that the spans cover. Groups that `accept` was given are left out, until another song comes to one.
 
     Raises
     ------
@@ -113,43 +151,156 @@ def duplicates(store: Store | Snapshot) -> pa.Table:
         If ``store`` is something else.
     """
     snapshot = snapshot_of(store)
-    songs = {row["song_id"]: row for row in snapshot.songs(["song_id", "path", "duration_s"]).to_pylist()}
-    pairs = find_candidates(snapshot)
-    log.info("%d pairs of %d songs share hashes; comparing their peaks", len(pairs), len(songs))
-    found: list[tuple[int, int, str, float, float, list[Span]]] = []
-    for (first, second), distances in sorted(pairs.items()):
+    columns = ["song_id", "path", "duration_s", "size_bytes", "other_paths", "accepted"]
+    songs = {row["song_id"]: row for row in snapshot.songs(columns).to_pylist()}
+    pairs = find_pairs(snapshot, {song_id: song["duration_s"] for song_id, song in songs.items()})
+    groups = _groups([(pair.song_id, pair.other_id) for pair in pairs if pair.kind != COMMON])
+    members: dict[int, list[int]] = defaultdict(list)
+    for song_id, song in songs.items():
+        if song_id in groups or song["other_paths"]:
+            members[groups.get(song_id, song_id)].append(song_id)
+    accepted = {group for group, of_group in members.items() if _is_accepted([songs[one] for one in of_group])}
+    rows = [_pair_row(pair, songs, groups) for pair in _spanning_pairs(pairs, groups)]
+    rows += [
+        _copy_row(song, path, group)
+        for group, of_group in members.items()
+        for song in (songs[one] for one in of_group)
+        for path in song["other_paths"] or ()
+    ]
+    rows = [row for row in rows if row["group"] not in accepted]
+    rows.sort(key=lambda row: (row["group"] is None, row["group"] or 0, row["song_id"], row["other_id"]))
+    return pa.Table.from_pylist(rows, schema=DUPLICATES)
+
+
+def find_pairs(snapshot: Snapshot, duration_s: Mapping[int, float]) -> list[Pair]:
+    """Find the pairs of songs that have something in common, by their ids.
+
+    Parameters
+    ----------
+    duration_s
+        Of each song.
+    """
+    candidates = find_candidates(snapshot)
+    log.info("%d pairs of %d songs share hashes; comparing their peaks", len(candidates), len(duration_s))
+    found = []
+    for (first, second), distances in sorted(candidates.items()):
         peaks = snapshot.constellations([first, second])
         spans = find_spans(peaks[first], peaks[second], distances, snapshot.settings.frame_s)
-        lengths = songs[first]["duration_s"], songs[second]["duration_s"]
+        lengths = duration_s[first], duration_s[second]
         kind = classify(spans, *lengths)
         if kind is not None:
             common_s = sum(span.end_s - span.start_s for span in spans)
             shares = (min(common_s / lengths[0], 1.0), min(common_s / lengths[1], 1.0))
-            found.append((first, second, kind, *shares, spans))
-    groups = _groups([(first, second) for first, second, kind, *_ in found if kind != COMMON])
-    rows = [
-        {
-            "group": groups.get(first) if kind != COMMON else None,
-            "kind": kind,
-            "song_id": first,
-            "song_path": songs[first]["path"],
-            "share": share,
-            "start_s": span.start_s,
-            "end_s": span.end_s,
-            "other_id": second,
-            "other_path": songs[second]["path"],
-            "other_share": other_share,
-            "other_start_s": span.start_s + span.distance_s,
-            "other_end_s": span.end_s + span.distance_s,
-            "peaks_share": span.peaks_share,
-        }
-        for first, second, kind, share, other_share, spans in found
-        for span in spans
-    ]
-    rows.sort(
-        key=lambda row: (row["group"] is None, row["group"] or 0, row["song_id"], row["other_id"], row["start_s"])
-    )
-    return pa.Table.from_pylist(rows, schema=DUPLICATES)
+            found.append(Pair(first, second, kind, *shares, spans))
+    return found
+
+
+def accept(store: Store, groups: Iterable[int], found: pa.Table) -> None:
+    """Remember in the store that the songs and files of some groups stay: `duplicates` lists them no more.
+
+    Parameters
+    ----------
+    groups
+        As ``found`` has them.
+    found
+        What `duplicates` gave.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such group.
+    """
+    rows = found.select(["group", "song_id", "other_id"]).to_pylist()
+    chosen = []
+    for group in groups:
+        songs = {row[name] for row in rows if row["group"] == group for name in ("song_id", "other_id")}
+        if not songs:
+            raise ParameterError(f"there is no group {group}; `songprint duplicates` lists them")
+        chosen.append(songs)
+    store.accept(chosen)
+
+
+def _is_accepted(songs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all songs of a group were accepted together, each with as many files as it has now."""
+    tokens = []
+    for song in songs:
+        split = (text.rpartition(":") for text in song["accepted"] or ())
+        n_files = len(song["other_paths"] or ())
+        tokens.append({token for token, _, files in split if files.isdecimal() and n_files <= int(files)})
+    return bool(set.intersection(*tokens))
+
+
+def _spanning_pairs(pairs: Iterable[Pair], groups: Mapping[int, int]) -> list[Pair]:
+    """As few pairs as connect the songs that all of them connect: those of the closest kind, then with a first song."""
+    from scipy.cluster.hierarchy import DisjointSet
+
+    kept: list[Pair] = []
+    for common in (False, True):
+        some = [pair for pair in pairs if (pair.kind == COMMON) == common]
+        connected = DisjointSet({song_id for pair in some for song_id in (pair.song_id, pair.other_id)})
+        some.sort(key=lambda pair: (KINDS.index(pair.kind), groups.get(pair.song_id) != pair.song_id))
+        kept += [pair for pair in some if connected.merge(pair.song_id, pair.other_id)]
+    return kept
+
+
+def _pair_row(pair: Pair, songs: Mapping[int, Mapping[str, Any]], groups: Mapping[int, int]) -> dict[str, Any]:
+    song, other = songs[pair.song_id], songs[pair.other_id]
+    length_s = sum(span.end_s - span.start_s for span in pair.spans)
+    in_other = [(span.start_s + span.distance_s, span.end_s + span.distance_s) for span in pair.spans]
+    return {
+        "group": groups.get(pair.song_id) if pair.kind != COMMON else None,
+        "kind": pair.kind,
+        "song_id": pair.song_id,
+        "song_path": song["path"],
+        "share": pair.share,
+        "start_s": pair.spans[0].start_s,
+        "end_s": pair.spans[-1].end_s,
+        "other_id": pair.other_id,
+        "other_path": other["path"],
+        "other_share": pair.other_share,
+        "other_start_s": min(start for start, _ in in_other),
+        "other_end_s": max(end for _, end in in_other),
+        "peaks_share": sum(span.peaks_share * (span.end_s - span.start_s) for span in pair.spans) / length_s,
+        "spans": "; ".join(
+            f"{span.start_s:.1f}-{span.end_s:.1f}={start:.1f}-{end:.1f}"
+            for span, (start, end) in zip(pair.spans, in_other, strict=True)
+        ),
+        **_file(song, song["path"], ""),
+        **_file(other, other["path"], "other_"),
+    }
+
+
+def _copy_row(song: Mapping[str, Any], path: str, group: int) -> dict[str, Any]:
+    """The row of a file with the same content as a song's."""
+    whole = f"0.0-{song['duration_s']:.1f}"
+    return {
+        "group": group,
+        "kind": IDENTICAL,
+        "song_id": song["song_id"],
+        "song_path": song["path"],
+        "share": 1.0,
+        "start_s": 0.0,
+        "end_s": song["duration_s"],
+        "other_id": song["song_id"],
+        "other_path": path,
+        "other_share": 1.0,
+        "other_start_s": 0.0,
+        "other_end_s": song["duration_s"],
+        "peaks_share": 1.0,
+        "spans": f"{whole}={whole}",
+        **_file(song, song["path"], ""),
+        **_file(song, path, "other_"),
+    }
+
+
+def _file(song: Mapping[str, Any], path: str, side: str) -> dict[str, Any]:
+    """What a user chooses by which of two files to keep."""
+    return {
+        f"{side}duration_s": song["duration_s"],
+        f"{side}size_bytes": song["size_bytes"],
+        f"{side}bitrate_kbps": song["size_bytes"] * 8 / 1000 / song["duration_s"],
+        f"{side}format": os.path.splitext(path)[1].lower().removeprefix("."),
+    }
 
 
 def find_candidates(snapshot: Snapshot) -> dict[tuple[int, int], list[int]]:

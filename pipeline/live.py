@@ -10,13 +10,13 @@ import dataclasses
 import itertools
 import math
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import AudioError, ParameterError
+from pipeline.errors import AudioError
 from pipeline.matching.recording import Recording
 from pipeline.matching.types import Library, Match, Query
 
@@ -242,20 +242,3 @@ def microphone(device: str | None = None) -> tuple[int, Iterator[NDArray[np.floa
                 yield waiting.get()
 
     return rate, samples()
-
-
-def limit(blocks: Iterable[NDArray[np.float32]], n_samples: float) -> Iterator[NDArray[np.float32]]:
-    """The first samples of a stream, in its blocks.
-
-    Raises
-    ------
-    ParameterError
-        If the number is not above 0.
-    """
-    if not n_samples > 0:
-        raise ParameterError(f"seconds to listen come to {n_samples} samples; it must be above 0")
-    for block in blocks:
-        yield block
-        n_samples -= len(block)
-        if n_samples <= 0:
-            return

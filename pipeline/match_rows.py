@@ -34,6 +34,8 @@ MATCHES = pa.schema(
         ("votes", pa.int32()),
         ("confidence", pa.float64()),
         ("speed", pa.float64()),
+        ("pitch", pa.float64()),
+        ("tempo", pa.float64()),
         ("message", pa.string()),
         ("isrc", pa.string()),
         ("musicbrainz_recording_id", pa.string()),
@@ -140,6 +142,7 @@ def _rows(clip: ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str, 
             "song_path": songs[match.song_id]["path"],
             **{name: songs[match.song_id][name] for name in TAGS},
             **dataclasses.asdict(_within_bounds(match, clip.sounds_s, songs[match.song_id]["duration_s"])),
+            "tempo": match.speed,
         }
         for match in sorted(clip.matches, key=lambda match: match.clip_start_s)
     ]

@@ -169,14 +169,24 @@ def modified_s(info: Mapping[str, Any]) -> float:
     return float(modified) if isinstance(modified, int | float) else 0.0
 
 
-def path_exists(path: str) -> bool:
-    r"""Whether something lies under a local path, given as Python has it or as `printable_path` made it.
+def path_is_gone(path: str) -> bool:
+    r"""Whether surely nothing lies under a local path, given as Python has it or as `printable_path` made it.
 
-    >>> path_exists("/no/such\\xe9file")
-    False
+    A folder that may not be searched, and a file server that does not answer, leave it open: that is ``False``.
+
+    >>> path_is_gone("/no/such\xe9file")
+    True
     """
     as_bytes = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
-    return os.path.exists(path) or os.path.exists(as_bytes)
+    for name in {os.fsencode(path), as_bytes}:
+        try:
+            os.lstat(name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError):
+            return False
+        return False
+    return True
 
 
 def printable_path(path: str) -> str:

@@ -41,11 +41,9 @@ class DaskCluster:
         options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
         options += ["--scheduler-file", str(self._file)]
         self.scheduler = self._start("scheduler", *options, songprint=songprint)
-        for _ in range(600):
-            if self._file.exists() and self._file.read_text().endswith("}"):
-                return
+        while not (self._file.exists() and self._file.read_text().endswith("}")):
+            assert self.scheduler.poll() is None, "the scheduler did not start"
             time.sleep(0.05)
-        raise AssertionError("the scheduler did not start")
 
     def start_worker(self, name: str, songprint: Path = ROOT) -> None:
         """A worker of one thread, without a nanny that would start it again, with the songprint of a folder."""

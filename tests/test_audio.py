@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ from pipeline.audio import decoding, ffmpeg, formats
 from pipeline.audio.decoder import CannotDecode, Decoded, Decoder, Source
 from pipeline.audio.decoding import decode, read
 from pipeline.errors import AudioError
+from pipeline.fingerprinting.extract import fingerprint
 from pipeline.simulation import encoding, music
 from tests import zoo
 
@@ -315,11 +317,13 @@ def test_a_file_of_any_suffix_that_ffmpeg_knows_is_read_when_it_is_named(encode:
 
 
 @pytest.mark.parametrize("scale", [1e20, 3e38, -1e30])
-def test_samples_beyond_all_bounds_cause_no_warning(scale: float, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", sweep(1.0) * np.float32(scale), 44100, "FLOAT")
-    for samples in (read(str(tmp_path / "a.wav"), RATE)[0], *decoding.array_blocks(sweep(1.0) * scale, 44100, RATE)[0]):
-        assert np.isfinite(samples).all()
-        assert np.abs(samples).max() <= 2e6
+@pytest.mark.parametrize("gains", [(1.0,), (1.0, 1.0), (1.0, -1.0)])
+def test_samples_beyond_all_bounds_cause_no_warning(scale: float, gains: tuple[float, ...], tmp_path: Path) -> None:
+    samples = sweep(1.0, 44100, 1) * np.float32(scale) * np.float32(gains)
+    soundfile.write(tmp_path / "a.wav", samples, 44100, "FLOAT")
+    for found in (fingerprint(tmp_path / "a.wav"), fingerprint(samples, sample_rate=44100)):
+        assert len(found.peaks)
+        assert np.isfinite(found.peaks.level).all()
 
 
 # ---------------------------------------------------------------- decoders that stop early without an error
@@ -575,15 +579,10 @@ def test_ffmpeg_dies_with_its_parent(encode: Encode) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    for _ in range(200):
-        if (
-            not Path(f"/proc/{children[0]}/cmdline").exists()
-            or b"ffmpeg" not in Path(f"/proc/{children[0]}/cmdline").read_bytes()
-        ):
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("ffmpeg still runs 10 s after its parent died")
+    command = Path(f"/proc/{children[0]}/cmdline")
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while b"ffmpeg" in command.read_bytes():  # for ever, if it does not die; a zombie has no command
+            time.sleep(0.05)
 
 
 def test_nothing_is_left_open_or_running(encode: Encode, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from pipeline.audio.tags import Tags, read_tags
-from pipeline.catalog import Entry, digest, local_copy, walk
+from pipeline.catalog import Entry, digest, find, local_copy, walk
 from pipeline.errors import AudioError, CatalogError
 
 
@@ -35,6 +35,22 @@ def test_a_folder_is_searched_recursively_and_only_audio_is_taken(tmp_path: Path
     assert names(found, tmp_path) == [".hidden.ogg", "b/c.mp3/deep.m4a", "b/film.MKV", "b/x.flac", "z.MP3"]
     assert {entry.size_bytes for entry in found} == {5}
     assert found[0].modified_ns == (tmp_path / ".hidden.ogg").stat().st_mtime_ns
+
+
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in ("a.mp3", "b/cover.JPG", "b/back.jpg", "notes", ".DS_Store", "._a.mp3"):
+        (tmp_path / name).write_bytes(b"12345")
+    assert find([str(tmp_path)]).passed_over == {".jpg": 2, "": 1}
+    (tmp_path / "a.mp3").unlink()
+    with pytest.raises(CatalogError, match=r"in this folder; it has 3 other files \(2 \.jpg, 1 without suffix\)$"):
+        walk([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["a.shn", "a.mod", "a.XM", "a.dff", "a.m4r", "a.mpga", "a.awb", "a.f4v"])
+def test_suffixes_of_formats_that_ffmpeg_reads_are_found_in_folders(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert names(walk([str(tmp_path)]), tmp_path) == [name]
 
 
 def test_paths_given_twice_or_inside_each_other_are_found_once_and_sorted(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.cli import run
 from pipeline.errors import StoreError
 from pipeline.store import Store, delta_log, postings, stage
 from pipeline.store.postings import ShardPostings
@@ -270,3 +272,30 @@ def test_postings_of_impossible_songs_count_nowhere(store: Store, tmp_path: Path
     assert len(other.absorb(store)) == N_SONGS
     assert everything(other)[1] == before[1]
     assert other.check() == []
+
+
+@pytest.mark.parametrize("what", ["postings", "postings/_delta_log"])
+def test_postings_that_are_wholly_gone_are_made_from_the_peaks(
+    store: Store, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.remove([3])
+    before = everything(store)
+    shutil.rmtree(Path(store.url) / what)
+    assert run(["check", "--store", store.url]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"StoreError: .*postings/_delta_log: it is gone; `songprint check --repair` says .*\n", said)
+    assert run(["check", "--store", store.url, "--repair"]) == 0
+    assert everything(store) == before
+    assert store.check() == []
+    store.commit([stage(store.url, "more", [make_song(77)])])
+    store.compact(grace_hours=0)
+    assert store.check() == []
+
+
+@pytest.mark.parametrize("table", ["songs", "constellations"])
+def test_other_tables_that_are_wholly_gone_have_a_way_back_too(
+    store: Store, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(Path(store.url) / table)
+    assert run(["check", "--store", store.url, "--repair"]) == 1
+    assert f"bring {table}/ back from a backup, or index the music into a new store" in capsys.readouterr().err

@@ -70,11 +70,11 @@ def who(seconds: float) -> str:
     return str(distributed.get_worker().name)
 
 
-def deadly(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
+def deadly(path: str, settings: Settings, limit_s: float | None = None, stream: int | None = None) -> Fingerprint:
     """A decoder with a bug that takes the process along."""
     if "deadly" in path:
         os.abort()
-    return extract.fingerprint(path, settings, limit_s)
+    return extract.fingerprint(path, settings, limit_s, stream=stream)
 
 
 def index_with_a_deadly_decoder(batch: indexing.IndexBatch) -> indexing.BatchReport:

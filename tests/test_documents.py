@@ -149,6 +149,7 @@ EXPECTED = {
     "A live loop": "s: Song 1, ",
     "SQL over a store": "Anna      4",
     "In Python": "studio 0 to 20 s: Song 2",
+    "A playlist of what was played": "3 songs",
     "The same recording twice, and how many clips are named rightly": "noise",
 }
 

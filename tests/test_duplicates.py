@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,19 @@ import pytest
 import pipeline
 from jobs.cli import run
 from pipeline import Store
-from pipeline.duplicate_detection import COMMON, EXCERPT, SAME, SHIFTED, Span, classify, duplicates, find_candidates
+from pipeline.duplicate_detection import (
+    COMMON,
+    EXCERPT,
+    IDENTICAL,
+    SAME,
+    SHIFTED,
+    Pair,
+    Span,
+    _spanning_pairs,
+    classify,
+    duplicates,
+    find_candidates,
+)
 from pipeline.simulation import encoding, music
 
 RATE = music.SAMPLE_RATE
@@ -64,8 +79,8 @@ def test_copies_of_copies_are_one_group(store: Store, tmp_path: Path) -> None:
     three = Store.open_or_create(str(tmp_path / "store"))
     pipeline.index([songs["2.flac"], songs["2 without its intro.ogg"], str(tmp_path / "part of 2.wav")], three)
     rows = duplicates(three.snapshot()).to_pylist()
-    assert len(rows) == 3
-    assert {row["group"] for row in rows} == {min(row["song_id"] for row in rows)}
+    first = min(row["song_id"] for row in rows)
+    assert [(row["group"], row["song_id"]) for row in rows] == [(first, first)] * 2, "two rows connect three songs"
 
 
 def test_a_library_without_songs_has_no_duplicates(tmp_path: Path) -> None:
@@ -98,3 +113,60 @@ def test_the_command_lists_pairs_and_deletes_nothing(store: Store, capsys: pytes
     assert len(printed.out.splitlines()) == 1 + 4
     assert "4 pairs and 3 groups in 11 songs" in printed.err
     assert Store.open(store.url).snapshot().n_songs == before
+
+
+def test_exact_copies_are_listed_with_what_to_choose_by(store: Store, tmp_path: Path) -> None:
+    songs = {Path(row["path"]).name: row["path"] for row in store.snapshot().songs(["path"]).to_pylist()}
+    mine = Store.create(str(tmp_path / "store"))
+    for name in ("a.flac", "b.flac", "c.flac"):
+        shutil.copy(songs["0.flac"], tmp_path / name)
+    pipeline.index([str(tmp_path / "a.flac"), str(tmp_path / "b.flac"), songs["copy of 0.opus"]], mine)
+    rows = {row["kind"]: row for row in duplicates(mine).to_pylist()}
+    assert set(rows) == {IDENTICAL, SAME}
+    copy, same = rows[IDENTICAL], rows[SAME]
+    assert (Path(copy["song_path"]).name, Path(copy["other_path"]).name) == ("a.flac", "b.flac")
+    assert copy["group"] == same["group"]
+    sides = {same[f"{side}format"]: (same[f"{side}bitrate_kbps"], same[f"{side}size_bytes"]) for side in ("", "other_")}
+    assert {format_: size for format_, (_, size) in sides.items()} == {
+        "flac": (tmp_path / "a.flac").stat().st_size,
+        "opus": Path(songs["copy of 0.opus"]).stat().st_size,
+    }
+    assert sides["opus"][0] == pytest.approx(48, rel=0.5)
+    assert sides["flac"][0] > 2 * sides["opus"][0]
+    assert same["duration_s"] == pytest.approx(same["other_duration_s"], abs=0.1) == pytest.approx(50, abs=0.1)
+
+    command = ["duplicates", "--store", mine.url, "--quiet"]
+    assert run([*command, "--accept", str(copy["group"])]) == 0
+    assert duplicates(mine).num_rows == 0
+    assert run([*command, "--accept", "77"]) == 1
+    mine.compact(grace_hours=0)
+    taken_in = Store.create(str(tmp_path / "other"))
+    taken_in.absorb(mine)
+    assert duplicates(taken_in).num_rows == 0
+    pipeline.index([str(tmp_path / "c.flac")], mine)
+    assert duplicates(mine).num_rows == 3, "a file has come to the group"
+    assert mine.check() == []
+
+
+def test_repeats_of_a_pair_are_one_row_with_its_spans(tmp_path: Path) -> None:
+    song = music.song(1, 40.0)
+    other = np.concatenate([song[: 10 * RATE], music.song(2, 20.0), song[20 * RATE : 30 * RATE]])
+    for name, samples in (("song", song), ("other", other)):
+        encoding.write(tmp_path / f"{name}.flac", samples)
+    mine = Store.create(str(tmp_path / "store"))
+    pipeline.index([str(tmp_path / "other.flac"), str(tmp_path / "song.flac")], mine)
+    (row,) = duplicates(mine).to_pylist()
+    spans = [[float(word) for word in re.split("[-=]", span)] for span in row["spans"].split("; ")]
+    assert np.array(spans) == pytest.approx(np.array([[0, 10, 0, 10], [30, 40, 20, 30]]), abs=1.0)
+    assert (row["start_s"], row["end_s"], row["other_start_s"], row["other_end_s"]) == pytest.approx(
+        (0, 40, 0, 30), abs=1.0
+    )
+
+
+def test_a_group_of_n_songs_has_n_less_one_rows() -> None:
+    span = [Span(0.0, 10.0, 0.0, 0.9)]
+    every = [Pair(one, two, SAME, 1.0, 1.0, span) for one, two in itertools.combinations(range(1, 7), 2)]
+    jingles = [Pair(one, two, COMMON, 0.1, 0.1, span) for one, two in itertools.combinations(range(6, 10), 2)]
+    kept = _spanning_pairs([*every, *jingles], dict.fromkeys(range(1, 7), 1))
+    assert {(pair.song_id, pair.other_id) for pair in kept if pair.kind == SAME} == {(1, n) for n in range(2, 7)}
+    assert len(kept) == 5 + 3

@@ -227,7 +227,7 @@ def test_out_of_library_clips_alone_have_no_recall_and_no_time():
     assert metrics.out_of_library(rows).num_rows == 2
 
 
-@pytest.mark.parametrize("condition", [*conditions.CONDITIONS, "room-5", "noise-10", "speed3"])
+@pytest.mark.parametrize("condition", [*conditions.CONDITIONS, "room-5", "noise-10", "speed3", "pitch2", "tempo10"])
 def test_a_degraded_clip_is_as_long_as_the_clip(condition, surroundings):
     samples = music.song(4, 4.0, RATE)
     degraded = conditions.degrade(samples, condition, 1.0, surroundings, np.random.default_rng(1))
@@ -255,7 +255,7 @@ def test_a_copy_that_is_found_at_a_repeat_is_a_copy_all_the_same(rng):
 
     def trial(song_id: int, song_start_s: float) -> experiment.Trial:
         match = Match(song_id, 0.0, 2.0, song_start_s, song_start_s + 2.0, 50, 0.99, 1.0)
-        return experiment.Trial("clean", 2.0, True, 30.0, match, 0.1)
+        return experiment.Trial("clean", 2.0, True, 30.0, match, True, 0.1)
 
     trials = [trial(2, 30.0), trial(2, 50.0), trial(3, 30.0)]
     copies = experiment._copies(trials, 1, library, known)

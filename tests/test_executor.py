@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import dask
 import pyarrow as pa
 import pytest
 
@@ -94,6 +95,14 @@ def test_a_task_that_kills_its_process_is_cut_down_to_the_item_that_kills(worker
     assert [n for outcome in outcomes for n in outcome.item] == [n for batch in batches for n in batch]
     done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
     assert all(outcome.result == sum(outcome.item) for outcome in done)
+
+
+def test_a_worker_that_is_slow_to_start_again_is_not_given_up():
+    at_once = {"distributed.deploy.lost-worker-timeout": "0s"}  # Dask's 15 s are not enough on a busy machine
+    with dask.config.set(at_once), dask_executor.local(1) as worker:
+        (outcome,) = worker.as_completed(total, [(13,)])
+        assert isinstance(outcome, Died)
+        assert worker.map(square, [3]) == [9]
 
 
 def fail_with(error: Exception) -> None:

@@ -51,7 +51,7 @@ def as_bytes(samples: NDArray[np.float32]) -> bytes:
 def test_samples_on_standard_input_become_names_and_a_list(store: Store, evening: NDArray[np.float32]) -> None:
     command = ["listen", "--store", store.url, "--input", "-", "--rate", str(RATE), "--format", "json"]
     done = subprocess.run(
-        [sys.executable, "-m", "jobs", *command], input=as_bytes(evening), cwd=ROOT, capture_output=True, timeout=120
+        [sys.executable, "-m", "jobs", *command], input=as_bytes(evening), cwd=ROOT, capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
     rows = json.loads(done.stdout)
@@ -126,7 +126,7 @@ def encoded(samples: NDArray[np.float32], suffix: str, folder: Path) -> bytes:
 def test_encoded_audio_on_standard_input_is_decoded(suffix: str, store: Store, tmp_path: Path) -> None:
     data = encoded(music.song(2, 20.0), suffix, tmp_path)
     command = [sys.executable, "-m", "jobs", "listen", "--store", store.url, "--input", "-", "--format", "json"]
-    done = subprocess.run(command, input=data, cwd=ROOT, capture_output=True, timeout=120)
+    done = subprocess.run(command, input=data, cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert [Path(row["song_path"]).stem for row in json.loads(done.stdout)] == ["2"]
 
@@ -134,7 +134,7 @@ def test_encoded_audio_on_standard_input_is_decoded(suffix: str, store: Store, t
 def test_encoded_audio_that_cannot_be_read_from_a_pipe_is_refused(store: Store, tmp_path: Path) -> None:
     data = encoded(music.song(2, 20.0), ".m4a", tmp_path)  # its index is at its end
     command = [sys.executable, "-m", "jobs", "listen", "--store", store.url, "--input", "-"]
-    done = subprocess.run(command, input=data, cwd=ROOT, capture_output=True, timeout=120)
+    done = subprocess.run(command, input=data, cwd=ROOT, capture_output=True)
     assert done.returncode == 1
     assert re.fullmatch(r"AudioError: standard input: .*; if it is a file, give its name\n", done.stderr.decode())
 

@@ -213,12 +213,13 @@ HUNG = "a read that never returns"
 def small_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[dask_executor.DaskExecutor]:
     """One worker, on what it takes for a machine of 1 GB; its nanny pauses it at 80 % and ends it at 95 %."""
     monkeypatch.setattr(distributed.system, "MEMORY_LIMIT", MEMORY_LIMIT)
-    monkeypatch.setattr(dask_executor, "LOCAL_CONFIG", {"distributed.scheduler.allowed-failures": 0})
+    once = {"distributed.scheduler.allowed-failures": 0}
+    monkeypatch.setattr(dask_executor, "LOCAL_CONFIG", dask_executor.LOCAL_CONFIG | once)
     with dask_executor.local(1) as worker:
         yield worker
 
 
-def eat(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
+def eat(path: str, settings: Settings, limit_s: float | None = None, stream: int | None = None) -> Fingerprint:
     """A decoder that takes what there is for the song of that name, and ends when nobody stops it."""
     eaten = []
     if HUNGRY in path:
@@ -226,7 +227,7 @@ def eat(path: str, settings: Settings, limit_s: float | None = None) -> Fingerpr
             eaten.append(np.ones(1 << 22))
             time.sleep(0.02)
         time.sleep(60)
-    return extract.fingerprint(path, settings, limit_s)
+    return extract.fingerprint(path, settings, limit_s, stream=stream)
 
 
 def index_with_a_hungry_decoder(batch: indexing.IndexBatch) -> indexing.BatchReport:
@@ -278,11 +279,13 @@ def soon_for_the_stub(size_bytes: int, limit_s: float | None) -> float:
     return 0.5 if size_bytes == len(STUB) else 100.0
 
 
-def read_from_a_server_that_is_gone(path: str, settings: Settings, limit_s: float | None = None) -> Fingerprint:
+def read_from_a_server_that_is_gone(
+    path: str, settings: Settings, limit_s: float | None = None, stream: int | None = None
+) -> Fingerprint:
     """The song of that name hangs in a system call, as on a network file system that has lost its server."""
     if HUNG in path:
         os.read(os.pipe()[0], 1)
-    return extract.fingerprint(path, settings, limit_s)
+    return extract.fingerprint(path, settings, limit_s, stream=stream)
 
 
 def index_from_a_server_that_is_gone(batch: indexing.IndexBatch) -> indexing.BatchReport:

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 import pipeline
 from jobs.cli import run
 from jobs.commands.listen import _name_and_input
-from jobs.output.listening_log import ListeningLog
+from jobs.output.listening_log import COLUMNS, ListeningLog
 from pipeline import Store, live
 from pipeline.live import Listener
+from pipeline.match_rows import MATCHES
 from pipeline.matching.types import Query
 from pipeline.monitoring import (
     Audio,
@@ -404,6 +405,10 @@ def test_seconds_before_a_reconnection_keep_their_time() -> None:
 # the log
 
 
+def test_a_line_has_what_identify_says_of_a_song() -> None:
+    assert set(MATCHES.names) - set(COLUMNS) == {"clip", "status", "clip_start_s", "clip_end_s"}
+
+
 def rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -451,7 +456,7 @@ def test_sigterm_ends_the_command_with_all_songs_in_its_log(
             assert process.stdout
             named = sorted(process.stdout.readline() for _ in range(2))
             process.send_signal(signal.SIGTERM)
-            rest, messages = process.communicate(timeout=120)
+            rest, messages = process.communicate()
     assert (process.returncode, rest, messages) == (0, "", "stopped\n")
     assert [(line.split()[0], "Anna - Song" in line) for line in named] == [("one", True), ("two", True)]
     events = [(row["event"], row["input"], row["title"]) for row in rows(path) if row["event"] != "unknown"]

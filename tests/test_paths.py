@@ -11,7 +11,7 @@ import pytest
 from fsspec.registry import _registry
 
 from pipeline.errors import AudioError, RemoteError
-from pipeline.paths import audio_error, filesystem, is_url, modified_s, open_regular, path_exists, printable_path
+from pipeline.paths import audio_error, filesystem, is_url, modified_s, open_regular, path_is_gone, printable_path
 
 
 @pytest.mark.parametrize(
@@ -30,10 +30,10 @@ def test_printable_path_keeps_ordinary_names() -> None:
 def test_a_printed_path_is_found_again(tmp_path: Path) -> None:
     path = str(tmp_path / "caf\udce9.mp3")
     Path(path).touch()
-    assert path_exists(path)
-    assert path_exists(printable_path(path))
+    assert not path_is_gone(path)
+    assert not path_is_gone(printable_path(path))
     os.unlink(path)
-    assert not path_exists(printable_path(path))
+    assert path_is_gone(printable_path(path))
 
 
 def test_an_error_of_a_file_is_one_printable_line() -> None:

@@ -25,7 +25,7 @@ def row(clip: str, start_s: float, end_s: float, **more: object) -> dict[str, ob
     song = {"song_path": "/music/07 Rain.flac", "song_start_s": 61.0, "song_end_s": 61.0 + end_s - start_s}
     return {
         "clip": clip, "status": "matched", "clip_start_s": start_s, "clip_end_s": end_s,
-        "confidence": 0.98, "speed": 1.0, **song, **more,
+        "confidence": 0.98, "speed": 1.0, "pitch": 1.0, "tempo": 1.0, **song, **more,
     }  # fmt: skip
 
 
@@ -54,6 +54,12 @@ def test_a_cue_sheet_has_a_track_for_each_match_and_no_quotation_mark_inside_a_n
 
 def test_a_cue_sheet_counts_minutes_beyond_the_hour() -> None:
     assert "INDEX 01 61:01:00" in cue("mix.wav", TABLES[1].to_pylist()[:1])
+
+
+def test_a_cue_sheet_remarks_a_pitch_and_a_tempo_that_are_not_the_songs_own() -> None:
+    sheet = cue("mix.wav", [TABLES[1].to_pylist()[0] | {"pitch": 1.05946, "tempo": 1.0}])
+    assert "    REM PITCH 1.0595\n    INDEX" in sheet
+    assert "TEMPO" not in sheet
 
 
 def test_a_label_track_has_one_line_per_match_separated_by_tabs() -> None:

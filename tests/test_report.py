@@ -46,6 +46,8 @@ def match(clip: str, start_s: float, end_s: float, song_id: int = 7, **fields: A
         "votes": 20,
         "confidence": 0.99,
         "speed": 1.0,
+        "pitch": 1.0,
+        "tempo": 1.0,
         **fields,
     }
 
@@ -208,7 +210,7 @@ def test_a_browser_draws_the_page_without_an_error(written: Written, tmp_path: P
     quietly = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
     logging = ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
     command = [CHROMIUM, "--headless", *quietly, *logging, "--dump-dom", f"file://{tmp_path / 'page.html'}"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
     assert "CONSOLE" not in done.stderr
     assert "<title>9 recordings, 8 songs</title>" in done.stdout
     drawn = [attributes.get("class") for _, attributes in Page(done.stdout).elements]

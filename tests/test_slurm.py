@@ -13,7 +13,7 @@ from tests.dask_cluster import ROOT
 
 def slurm(*options: str, name: str = "jobs.slurm") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *name.split(), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_dry_run_explains_what_it_would_submit() -> None:

@@ -352,6 +352,7 @@ def test_strange_values_are_cleaned(made: Path, tmp_path: Path) -> None:
         artist="Two"
     )
     assert read(tracknumber="07", date="1 May 1999", isrc="usrc17607839") == Tags(track=7, year=1999, isrc=FULL.isrc)
+    assert read(date="19990501") == Tags(year=1999)
     assert read(tracknumber="0", date="12345", musicbrainz_trackid=f" {MBID.upper()}\0") == Tags(
         musicbrainz_recording_id=MBID
     )

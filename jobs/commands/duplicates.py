@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
+
+import typer
 
 from jobs import options
 from jobs.output.text import count
 from jobs.runtime import log, messages
 
-SHOWN = ("group", "kind", "song_id", "song_path", "share", "start_s", "end_s", "other_id", "other_path", "other_share",
+SHOWN = ("group", "kind", "song_id", "song_path", "format", "bitrate_kbps", "duration_s", "share", "start_s", "end_s",
+         "other_id", "other_path", "other_format", "other_bitrate_kbps", "other_duration_s", "other_share",
          "other_start_s", "other_end_s")  # fmt: skip
 
 
 def duplicates(
     store: options.StoreUrl,
+    accept: Annotated[
+        list[int] | None,
+        typer.Option("--accept", metavar="GROUP", help="These stay: list this group no more; may be repeated."),
+    ] = None,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
     bom: options.Bom = False,
@@ -23,11 +31,15 @@ def duplicates(
 ) -> None:
     """List songs that hold the same recording, and where.
 
-    Nothing is deleted. The kinds are: same recording, different start or length, excerpt, and common intro or jingle.
+    Nothing is deleted. Of a group of n songs there are n - 1 rows. The kinds are: identical file, same recording,
+    different start or length, excerpt, and common intro or jingle. A group that was accepted is listed again when
+    another song or file comes to it.
 
     Example: songprint duplicates --store ~/music.songprint --output duplicates.csv
     """
     messages(quiet, verbose, log_json)
+    import pyarrow as pa
+
     from jobs.output import tables
     from pipeline import duplicate_detection
     from pipeline.store import Store
@@ -35,8 +47,13 @@ def duplicates(
     tables.check_output(output)
     tables.check_bom(bom, format_ if output == "-" else output)
     began = time.monotonic()
-    snapshot = Store.open(store).snapshot()
+    opened = Store.open(store)
+    snapshot = opened.snapshot()
     table = duplicate_detection.duplicates(snapshot)
+    if accept:
+        duplicate_detection.accept(opened, accept, table)
+        left = [group not in accept for group in table["group"].to_pylist()]
+        table = table.filter(pa.array(left, pa.bool_()))
     tables.write([table], duplicate_detection.DUPLICATES, output, format_, SHOWN, bom=bom)
     pairs = {*zip(table["song_id"].to_pylist(), table["other_id"].to_pylist(), strict=True)}
     groups = {group for group in table["group"].to_pylist() if group is not None}

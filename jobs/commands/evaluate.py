@@ -24,7 +24,8 @@ def evaluate(
         typer.Option(
             "--conditions",
             metavar="LIST",
-            help="Of clean, codec, room10 (noise at 10 dB), noise0 (no room), speed2 (percent); also other numbers.",
+            help="Of clean, codec, room10 (noise at 10 dB), noise0 (no room), speed2 and tempo10 (percent), pitch2 "
+            "(semitones); also other numbers.",
         ),
     ] = "clean,codec,room10,room0,noise10,noise0,speed2",
     lengths: Annotated[

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,8 @@ def identify(
         float,
         typer.Option("--speed-range", metavar="PERCENT", help="Find songs played up to so much faster or slower."),
     ] = 0.0,
+    pitch_range: options.PitchRange = 0.0,
+    tempo_range: options.TempoRange = 0.0,
     gaps: Annotated[
         bool, typer.Option("--gaps", help="Also a row for each stretch of a recording in which nothing is known.")
     ] = False,
@@ -79,7 +82,9 @@ def identify(
         tables.check_output(output)
     tables.check_bom(bom, format_ if output == "-" else output)
     check_report(report)
-    query = Query(false_positives=false_positives, speed_range=speed_range)
+    query = Query(
+        false_positives=false_positives, speed_range=speed_range, pitch_range=pitch_range, tempo_range=tempo_range
+    )
     opened = Store.open(store)
     found = catalog.find(paths)
     entries = found.entries
@@ -90,6 +95,8 @@ def identify(
             "store": opened.url,
             "false_positives": false_positives,
             "speed_range": speed_range,
+            "pitch_range": pitch_range,
+            "tempo_range": tempo_range,
             "gaps": gaps,
             "stream": stream,
         }
@@ -123,7 +130,9 @@ def identify(
                     counts[status] += 1
                 if by_recording:
                     durations_s.update(rows.duration_s)
-                    warn_unmatched(rows.table)
+                    log_clips(rows.table, ("unknown", "failed"), logging.WARNING)  # they get no sheet
+                else:  # people see the rows, programs that read a log see the log
+                    log_clips(rows.table, ("failed",), logging.WARNING if log_json else logging.DEBUG)
                 table = with_gaps(rows) if gaps or (by_recording and RECORDINGS[format_].gaps) else rows.table
                 add_to_page(dataclasses.replace(rows, table=table) if gaps else rows)
                 yield table
@@ -158,11 +167,11 @@ def identify(
         raise typer.Exit(1)
 
 
-def warn_unmatched(table: pa.Table) -> None:
-    """Name the recordings that get no sheet, and why."""
+def log_clips(table: pa.Table, statuses: Sequence[str], level: int) -> None:
+    """Name the clips of these statuses, and why."""
     for clip, status, message in zip(*(table[name].to_pylist() for name in ("clip", "status", "message")), strict=True):
-        if status != "matched":
-            log.warning(
-                "%s: %s%s", clip, status, f": {message}" if message else "",
+        if status in statuses:
+            log.log(
+                level, "%s: %s%s", clip, status, f": {message}" if message else "",
                 extra={"fields": {"path": clip, "status": status, "reason": message}},
             )  # fmt: skip

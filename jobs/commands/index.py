@@ -32,6 +32,12 @@ def index(
     scheduler: options.Scheduler = None,
     limit_s: options.LimitS = None,
     stream: options.Stream = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Also try files that failed before and have not changed since.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove the songs below each PATH of which there is no file any more.")
+    ] = False,
     strict: options.Strict = False,
     performance_report: options.PerformanceReport = None,
     quiet: options.Quiet = False,
@@ -40,15 +46,14 @@ def index(
 ) -> None:
     """Decode, fingerprint and add songs to a store.
 
-    Songs that the store has already are skipped, by content, so an interrupted run is simply started again. A file
-    that cannot be read is listed and counted, and stops nothing. A file that was moved keeps its song. A PATH may also
+    Songs that the store has already are skipped, by content, so an interrupted run is simply started again. The store
+    follows the files: one that was moved or has other tags keeps its song, one with other audio replaces it. A file
+    that cannot be read is listed and counted, stops nothing, and is not tried again until it changes. A PATH may also
     be another store: its songs are added without their audio.
 
     Example: songprint index ~/Music --store ~/music.songprint --failures failures.csv
     """
     messages(quiet, verbose, log_json)
-    import dataclasses
-
     import pyarrow as pa
 
     from jobs.output import tables
@@ -72,16 +77,38 @@ def index(
         progress_bar("index", quiet, log_json) as progress,
     ):
         taken, known = absorb(stores, opened, running)
-        report = index_entries(entries, opened, running, limit_s=limit_s, stream=stream, progress=progress)
+        report = index_entries(
+            entries,
+            opened,
+            running,
+            folders=files,
+            limit_s=limit_s,
+            stream=stream,
+            retry=retry,
+            prune=prune,
+            progress=progress,
+        )
     if stores:
         log.info("%s: %s added without audio, %d already there.", ", ".join(stores), count(taken, "song"), known)
     if report.moved:
         log.info("%s found under new paths.", count(report.moved, "song"))
+    if report.retagged:
+        log.info("%s with other tags.", count(report.retagged, "song"))
+    if report.replaced:
+        log.info("%s replaced: other audio lies under the path.", count(report.replaced, "song"))
+    if report.missing and not prune:
+        missing = count(report.missing, "song")
+        log.info("%s without a file: `songs --missing` lists them, `index --prune` removes them.", missing)
     for failure in report.failures:
-        log.warning("%s: %s", failure.path, failure.reason, extra={"fields": dataclasses.asdict(failure)})
+        fields = {"path": failure.path, "reason": failure.reason}
+        log.warning("%s: %s", failure.path, failure.reason, extra={"fields": fields})
+    if report.failed_before:
+        files_ = count(len(report.failed_before), "file")
+        log.info("%s failed before and did not change; --retry tries again.", files_)
     if failures is not None:
         schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
-        rows = [{"path": failure.path, "reason": failure.reason} for failure in report.failures]
+        failed = sorted((*report.failures, *report.failed_before), key=lambda failure: failure.path)
+        rows = [{"path": failure.path, "reason": failure.reason} for failure in failed]
         tables.write([pa.Table.from_pylist(rows, schema=schema)], schema, str(failures))
     size = opened.snapshot().size()
     hours = report.audio_s / 3600
@@ -102,9 +129,14 @@ def index(
                 "added": report.added,
                 "present": report.present,
                 "moved": report.moved,
+                "retagged": report.retagged,
+                "replaced": report.replaced,
+                "missing": report.missing,
+                "removed": report.removed,
                 "taken": taken,
                 "cut_short": report.cut_short,
                 "failed": len(report.failures),
+                "failed_before": len(report.failed_before),
                 "passed_over": found.passed_over.total(),
                 "audio_h": round(hours, 4),
                 "wall_s": round(report.wall_s, 2),

@@ -61,6 +61,8 @@ def listen(
     format_: options.TableFormat = "table",
     bom: options.Bom = False,
     false_positives: options.FalsePositives = 0.01,
+    pitch_range: options.PitchRange = 0.0,
+    tempo_range: options.TempoRange = 0.0,
     quiet: options.Quiet = False,
     log_json: options.LogJson = False,
 ) -> None:
@@ -89,6 +91,7 @@ def listen(
         tables.check_folder(str(log_file))
     snapshot = Store.open(store).snapshot()
     inputs = _inputs(input_, rate, device, snapshot.settings.sample_rate)
+    query = Query(false_positives=false_positives, pitch_range=pitch_range, tempo_range=tempo_range)
     for_people = output == "-" and format_ == "table"
     listed = output != "-" or log_file is None
     matches: dict[str, list[Match]] = {name: [] for name in inputs}
@@ -138,7 +141,7 @@ def listen(
             write_log(what, name, now, now, [], "")
 
     with (
-        Monitor(inputs, snapshot, Query(false_positives=false_positives), seconds) as monitor,
+        Monitor(inputs, snapshot, query, seconds) as monitor,
         _called_when_stopped(monitor.stop) as stopped,
     ):
         if not input_:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,10 +47,12 @@ def remove(
     tables.check_output(output)
     tables.check_bom(bom, format_ if output == "-" else output)
     opened = Store.open(store)
-    table = opened.snapshot().songs(["song_id", "path", "title", "artist"])
+    table = opened.snapshot().songs(["song_id", "path", "title", "artist", "other_paths"])
     ids = select_songs(table, songs)
     n_removed = opened.remove(ids)
-    removed_songs = table.filter(pa.array([song_id in ids for song_id in table["song_id"].to_pylist()], pa.bool_()))
+    removed_songs = table.drop_columns("other_paths").filter(
+        pa.array([song_id in ids for song_id in table["song_id"].to_pylist()], pa.bool_())
+    )
     tables.write([removed_songs], removed_songs.schema, output, format_, bom=bom)
     log.info(
         "%s removed, %d left.", count(n_removed, "song"), opened.snapshot().n_songs,
@@ -65,17 +68,31 @@ def select_songs(table: pa.Table, songs: Iterable[str]) -> set[int]:
     CatalogError
         If a word chooses no song.
     """
-    paths = dict(zip(table["path"].to_pylist(), table["song_id"].to_pylist(), strict=True))
-    known = set(paths.values())
+    paths: dict[str, set[int]] = {}
+    for path, song_id in zip(map(_nfc, table["path"].to_pylist()), table["song_id"].to_pylist(), strict=True):
+        paths.setdefault(path, set()).add(song_id)
+    known = set(table["song_id"].to_pylist())
     found: set[int] = set()
     for word in songs:
         if word.isdecimal() and int(word) in known:
             found.add(int(word))
             continue
-        absolute = word if is_url(word) else os.path.abspath(word)
-        chosen = {paths[path] for path in (word, absolute) if path in paths}
-        chosen = chosen or {song_id for path, song_id in paths.items() if fnmatch.fnmatchcase(path, word)}
+        given, absolute = _nfc(word), _nfc(word if is_url(word) else os.path.abspath(word))
+        chosen = paths.get(given, set()) | paths.get(absolute, set())
+        chosen = chosen or {one for path, ids in paths.items() if fnmatch.fnmatchcase(path, given) for one in ids}
         if not chosen:
-            raise CatalogError(f"{word}: the store has no such song; `songprint songs` lists ids and paths")
+            raise CatalogError(f"{word}: {_why_none({given, absolute}, table)}; `songprint songs` lists ids and paths")
         found |= chosen
     return found
+
+
+def _nfc(path: str) -> str:
+    """The same name in one of its Unicode forms: a Mac writes é as two characters, other systems as one."""
+    return unicodedata.normalize("NFC", path)
+
+
+def _why_none(words: set[str], table: pa.Table) -> str:
+    for song in table.to_pylist():
+        if not words.isdisjoint(map(_nfc, song["other_paths"] or ())):
+            return f"this file is the same as song {song['song_id']}, {song['path']}; give that"
+    return "the store has no such song"

@@ -53,6 +53,8 @@ def _shown(name: str, value: Any) -> Any:
     if isinstance(value, float):
         digits = MILLISECONDS if name.endswith("_s") else FIGURES
         return round(value, digits) + 0.0  # no -0.0
+    if isinstance(value, list):
+        value = "; ".join(map(str, value))
     if not isinstance(value, str):
         return value
     formula = "'" if FORMULA.match(value) else ""

@@ -33,6 +33,9 @@ def cue(clip: str, rows: Iterable[Mapping[str, Any]], duration_s: float = 0.0) -
         lines.append(f"    REM END {_cue_time(row['clip_end_s'])}")
         if row["confidence"] is not None:
             lines.append(f"    REM CONFIDENCE {row['confidence']:.3f}")
+        lines += [
+            f"    REM {name.upper()} {row[name]:.4f}" for name in ("pitch", "tempo") if row[name] not in (None, 1.0)
+        ]
         lines.append(f"    INDEX 01 {_cue_time(row['clip_start_s'])}")
     return "\n".join(lines) + "\n"
 

@@ -54,7 +54,8 @@ def open_dataset(output: str, run: Mapping[str, Any]) -> set[str]:
         if any(folder.iterdir()):
             raise ParameterError(f"{output}: the folder holds other things; give a new one")
         about.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    before = {"gaps": False} | json.loads(about.read_text(encoding="utf-8"))  # gaps came later
+    later = {"gaps": False, "pitch_range": 0.0, "tempo_range": 0.0}  # options that a run did not have at first
+    before = later | json.loads(about.read_text(encoding="utf-8"))
     if odd := [f"{name} {before.get(name)}, not {run[name]}" for name in run if before.get(name) != run[name]]:
         raise ParameterError(f"{output}: holds answers of another run ({', '.join(odd)}); give another folder")
     read_column = FILES[folder.suffix].read_column

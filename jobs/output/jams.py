@@ -14,7 +14,7 @@ JAMS_VERSION = "0.3.5"
 """Of the schema."""
 
 # Every other column is said by the observation itself, or by the file.
-COLUMNS = ("song_id", "song_path", "title", "artist", "song_start_s", "song_end_s", "votes", "speed")
+COLUMNS = ("song_id", "song_path", "title", "artist", "song_start_s", "song_end_s", "votes", "speed", "pitch", "tempo")
 
 
 def jams(clip: str, rows: Iterable[Mapping[str, Any]], duration_s: float = 0.0) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = (
-    *("event", "input", "start", "end", "title", "artist", "song_id", "song_path", "song_start_s", "song_end_s"),
-    *("votes", "confidence", "speed", "message"),
+    *("event", "input", "start", "end", "title", "artist", "isrc", "musicbrainz_recording_id", "acoustid", "song_id"),
+    *("song_path", "song_start_s", "song_end_s", "votes", "confidence", "speed", "pitch", "tempo", "message"),
 )
 
 

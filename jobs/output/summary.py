@@ -12,7 +12,7 @@ from jobs.output.text import minutes, song_name
 
 SUMMARY = pa.schema([(name, pa.string()) for name in ("clip", "from", "to", "song", "at")]).append(
     pa.field("confidence", pa.float64())
-).append(pa.field("speed", pa.float64()))  # fmt: skip
+).append(pa.field("speed", pa.float64())).append(pa.field("pitch", pa.float64()))  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -30,6 +30,7 @@ def summarize(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
                     line["song"], line["at"] = song_name(row), minutes(row["song_start_s"])
                     line["confidence"] = row["confidence"]
                     line["speed"] = row["speed"] if row["speed"] != 1.0 else None
+                    line["pitch"] = row["pitch"] if row["pitch"] != 1.0 else None
                 else:
                     line["song"] = row["status"] + (f": {row['message']}" if row["message"] else "")
                 lines.append(line)

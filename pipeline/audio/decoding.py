@@ -301,23 +301,29 @@ def _mix(frames: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     frames
         ``(n, channels)``; changed where samples are not finite.
     """
+    channels = frames.shape[1]
     with np.errstate(all="ignore"):
-        mixed = _mean(frames)
-        energy = float(np.dot(mixed, mixed))
-        if not energy <= _LOUDEST * len(mixed):  # also for NaN
+        energy = _energy(frames)
+        if not energy <= _LOUDEST * frames.size:  # also for NaN
             np.nan_to_num(frames, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
             np.clip(frames, -1e6, 1e6, out=frames)  # keeps float files that are scaled to 16 or 24 bit integers
-            mixed = _mean(frames)
-            energy = float(np.dot(mixed, mixed))
-        channels = frames.shape[1]
-        if channels > 1:
-            every = frames.ravel()
-            if energy < _CANCELLED * float(np.dot(every, every)) / channels:
-                products = frames.T @ frames
-                signs = np.where(products[np.argmax(products.diagonal())] < 0, np.float32(-1), np.float32(1))
-                mixed = frames @ (signs * signs[0] / np.float32(channels))
-                energy = float(np.dot(mixed, mixed))
-    return mixed, energy
+            energy = _energy(frames)
+        mixed = _mean(frames)
+        if channels == 1:
+            return mixed, energy
+        mixed_energy = _energy(mixed)
+        if mixed_energy < _CANCELLED * energy / channels:
+            products = frames.T @ frames
+            signs = np.where(products[np.argmax(products.diagonal())] < 0, np.float32(-1), np.float32(1))
+            mixed = frames @ (signs * signs[0] / np.float32(channels))
+            mixed_energy = _energy(mixed)
+    return mixed, mixed_energy
+
+
+def _energy(samples: NDArray[np.float32]) -> float:
+    """The sum of squares."""
+    every = samples.ravel()
+    return float(np.dot(every, every))
 
 
 def _mean(frames: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -235,6 +235,14 @@ def _ffmpeg() -> str:
         raise CannotDecode("needs ffmpeg, and none is there or it does not start; pip install imageio-ffmpeg") from None
 
 
+def ffmpeg_is_there() -> bool:
+    """Whether there is an ffmpeg that starts."""
+    try:
+        return bool(_ffmpeg())
+    except CannotDecode:
+        return False
+
+
 def _start(source: Source, output: list[str], limit_s: float | None) -> subprocess.Popen[bytes]:
     """Start ffmpeg on a file, with its output in a pipe and a limit of CPU time."""
     input_ = ["-protocol_whitelist", "fd", "-format_whitelist", _DEMUXERS]
@@ -370,8 +378,10 @@ class FfmpegStream:
             return
         self._process.wait()
         self._stderr.join()
-        faults = [fault for line in self._stderr.last if (fault := _STREAM_FAULT.search(line))]
-        raise CannotDecode(faults[-1][1] if faults else "the stream ended")
+        faults = [str(found[1]) for line in self._stderr.last if (found := _STREAM_FAULT.search(line))]
+        reason = faults[-1] if faults else "the stream ended"
+        is_list = reason.startswith("Invalid data")
+        raise CannotDecode(f"{reason}; of a list of streams (.m3u, .pls) give one of its URLs" if is_list else reason)
 
     def close(self) -> None:
         """End ffmpeg, wherever it is."""

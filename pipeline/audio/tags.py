@@ -6,6 +6,7 @@ file that gives so many bytes and no more, frames of ID3 that are small, and som
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
@@ -88,13 +89,11 @@ def _collect(fd: int, size: int, found: dict[str, Any]) -> None:
     """Fill in the fields that a file's tags have."""
     with open(fd, "rb") as file:
         for read in _readers(file.fileno(), size, found):
-            try:
+            with contextlib.suppress(Exception):  # each parser raises its own; the next tag may be intact
                 for name, text in read():
                     field, clean = _FIELDS.get(_letters(name), ("", _text))
                     if field and field not in found and (value := clean(text)) is not None:
                         found[field] = value
-            except Exception as error:  # each parser raises its own; the next tag may be intact
-                log.debug("tag unreadable: %r", error)
 
 
 # ---------------------------------------------------------------- what a file has, in order
@@ -227,8 +226,9 @@ def _ape(fd: int, size: int) -> Iterator[tuple[str, str]]:
             yield name, str(value)
 
 
-def _vorbis(data: bytes) -> Pairs:
-    """Vorbis comments as FLAC has them."""
+@functools.cache
+def _comments() -> Any:
+    """The class of Vorbis comments as FLAC has them; only those that are read are kept."""
     from mutagen import flac
 
     class Comments(flac.VCFLACDict):  # type: ignore[misc]  # mutagen has no types
@@ -236,7 +236,7 @@ def _vorbis(data: bytes) -> Pairs:
             if _letters(pair[0]) in _FIELDS and len(self) < _COMMENTS:
                 super().append(pair)
 
-    return list(Comments(data))
+    return Comments
 
 
 def _flac(file: Any) -> Iterator[tuple[str, str]]:
@@ -248,7 +248,7 @@ def _flac(file: Any) -> Iterator[tuple[str, str]]:
             return
         length = int.from_bytes(head[1:], "big")
         if head[0] & 0x7F == 4:
-            yield from _vorbis(file.read(length))
+            yield from list(_comments()(file.read(length)))
         else:
             file.seek(length, io.SEEK_CUR)
         if head[0] & 0x80:
@@ -324,8 +324,8 @@ def _number(text: str) -> int | None:
 
 
 def _year(text: str) -> int | None:
-    """The year of a date, in "1999-05-01" as in "1 May 1999"."""
-    year = re.search(r"(?<![0-9])([12][0-9]{3})(?![0-9])", text[:_TAG_CHARACTERS])
+    """The year of a date: "1999-05-01", "19990501", "1 May 1999"."""
+    year = re.search(r"(?<![0-9])([12][0-9]{3})(?=([01][0-9][0-3][0-9])?(?![0-9]))", text[:_TAG_CHARACTERS])
     return int(year[1]) if year else None
 
 

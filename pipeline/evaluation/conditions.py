@@ -1,7 +1,8 @@
-"""Test conditions: clips are cut from songs and degraded by a codec, room acoustics, noise or another speed."""
+"""Test conditions: clips are cut from songs and degraded: by a codec, room acoustics, noise, another pitch or tempo."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -16,10 +17,11 @@ from pipeline import catalog
 from pipeline.audio import decoding
 from pipeline.audio.resampling import at_speed
 from pipeline.errors import AudioError, CatalogError, ParameterError
+from pipeline.matching.types import Query
 from pipeline.simulation import acoustics, encoding
 
 CONDITIONS = ("clean", "codec", "room10", "room0", "noise10", "noise0", "speed2")
-CONDITION = re.compile(r"clean|codec|(room|noise)-?\d{1,2}|speed1?\d")
+CONDITION = re.compile(r"clean|codec|(room|noise)-?\d{1,2}|speed1?\d|pitch[1-5]|tempo[1-4]?\d")
 HIDE = ("song", "album", "artist")
 LENGTHS_S = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0)
 LONGEST_CLIP_S = 15.0  # longer clips are recordings, which `identify` searches in another way
@@ -44,7 +46,8 @@ class Plan:
     conditions
         ``clean``; ``codec`` (Opus at 24 kbit/s); ``room10``, ``noise10`` and the like (a small loudspeaker in a room,
         and noise; noise alone: with the decibels of the music over the noise, which may be negative); ``speed2`` and
-        the like (played so many percent fast or slow).
+        the like (played so many percent fast or slow); ``tempo10`` (the same with the pitch kept); ``pitch2`` (so many
+        semitones higher or lower, with the tempo kept).
     lengths_s
         Seconds of a clip, above 0, at most `LONGEST_CLIP_S`.
     songs
@@ -76,7 +79,10 @@ class Plan:
         if self.hide not in HIDE:
             raise ParameterError(f"hide: {self.hide!r} unknown; there are {', '.join(HIDE)}")
         if odd := [name for name in self.conditions if not CONDITION.fullmatch(name)]:
-            known = "clean, codec, room10, noise10 and speed2, the last three with other numbers too (speed up to 19)"
+            known = (
+                "clean, codec, room10, noise10, speed2 (up to 19 %), tempo10 (up to 49 %) and pitch2 (up to 5 "
+                "semitones), all but the first two with other numbers too"
+            )
             raise ParameterError(f"conditions: {', '.join(odd)} unknown; there are {known}")
         if odd_s := [length_s for length_s in self.lengths_s if not 0 < length_s <= LONGEST_CLIP_S]:
             raise ParameterError(f"lengths: {odd_s[0]:g} s; a clip has above 0 and at most {LONGEST_CLIP_S:g} s")
@@ -174,13 +180,29 @@ def _mix_layers(entries: Sequence[catalog.Entry], n_samples: int, rng: np.random
     return mixed
 
 
-def speed_range(condition: str) -> float:
-    """Percent of speed that a query must search to find clips of a condition: one more than they are off."""
-    return _percent(condition) + 1 if condition.startswith("speed") else 0.0
+CHANGES = ("speed", "pitch", "tempo")
+"""Conditions that end in a number by which the speed, the pitch or the tempo is changed."""
 
 
-def _percent(condition: str) -> float:
-    return float(condition.removeprefix("speed")) if condition.startswith("speed") else 0.0
+def widened(query: Query, condition: str) -> Query:
+    """The query with the range that it must search to find clips of a condition: one more than they are off."""
+    kind = condition.rstrip("0123456789")
+    if kind not in CHANGES:
+        return query
+    name = f"{kind}_range"
+    return dataclasses.replace(query, **{name: max(getattr(query, name), _number(condition) + 1)})
+
+
+def _number(condition: str) -> float:
+    return float(condition.lstrip("abcdefghijklmnopqrstuvwxyz"))
+
+
+def _ratio(condition: str, sign: float) -> float:
+    """Of the speed, the pitch or the tempo of a condition; 1.0 if it changes none."""
+    if not condition.startswith(CHANGES):
+        return 1.0
+    number = sign * _number(condition)
+    return float(2 ** (number / 12)) if condition.startswith("pitch") else 1 + number / 100
 
 
 def cut_clips(
@@ -190,8 +212,8 @@ def cut_clips(
     lead, edge = round(LEAD_S * RATE), round(EDGE_S * RATE)
     for _, condition in itertools.product(range(plan.clips), plan.conditions):
         for length_s in plan.lengths_s:
-            speed = 1 + _percent(condition) / 100 * float(rng.choice([-1, 1]))
-            size = round(length_s * speed * RATE)
+            ratio = _ratio(condition, float(rng.choice([-1, 1])))
+            size = round(length_s * (1.0 if condition.startswith("pitch") else ratio) * RATE)
             first, last = edge, len(samples) - edge - size
             if last < first:
                 first, last = lead, len(samples) - size
@@ -202,11 +224,11 @@ def cut_clips(
             start = int(next(loud, -1))
             if start >= 0:
                 part = samples[start - lead : start + size]
-                yield Clip(condition, length_s, start / RATE, degrade(part, condition, speed, surroundings, rng))
+                yield Clip(condition, length_s, start / RATE, degrade(part, condition, ratio, surroundings, rng))
 
 
 def degrade(
-    samples: NDArray[np.float32], condition: str, speed: float, surroundings: Surroundings, rng: np.random.Generator
+    samples: NDArray[np.float32], condition: str, ratio: float, surroundings: Surroundings, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Treat a clip as one of the conditions of a `Plan` says.
 
@@ -214,8 +236,8 @@ def degrade(
     ----------
     samples
         ``(n,)`` float32 at `RATE`; the first `LEAD_S` are played before the clip begins, and are not part of it.
-    speed
-        At which the clip is played if the condition is ``speed…``.
+    ratio
+        Of the clip's speed, pitch or tempo over the song's if the condition is ``speed…``, ``pitch…`` or ``tempo…``.
     """
     clip = samples[round(LEAD_S * RATE) :]
     if condition == "clean":
@@ -223,7 +245,11 @@ def degrade(
     if condition == "codec":
         return _through_codec(clip)
     if condition.startswith("speed"):
-        return at_speed(clip, 1 / speed)
+        return at_speed(clip, 1 / ratio)
+    if condition.startswith("tempo"):
+        return encoding.at_tempo(clip, ratio, RATE)
+    if condition.startswith("pitch"):
+        return encoding.at_tempo(at_speed(clip, 1 / ratio), 1 / ratio, RATE)
     if condition.startswith("room"):
         band_hz = (rng.uniform(120, 300), rng.uniform(6000, 9000))
         played = acoustics.loudspeaker(samples, RATE, band_hz)

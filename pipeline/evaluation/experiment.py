@@ -7,7 +7,6 @@ rows.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +31,7 @@ from pipeline.evaluation.conditions import (
     Surroundings,
     cut_clips,
     make_surroundings,
-    speed_range,
+    widened,
 )
 from pipeline.execution.executor import Progress
 from pipeline.fingerprinting.landmarks import Slices
@@ -183,12 +182,11 @@ def _run_trials(
         trials: list[Trial] = []
         for clip in cut_clips(samples, plan, surroundings, rng):
             resampled = np.concatenate([*resample_blocks([clip.samples], RATE, snapshot.settings.sample_rate)])
-            widened = dataclasses.replace(query, speed_range=max(query.speed_range, speed_range(clip.condition)))
             libraries: list[tuple[Library, bool]] = [(snapshot, song_id is None)]
             if song_id is not None:
                 libraries.append((LibraryWithout(snapshot, _hidden_with(song_id, songs, plan.hide)), True))
             for library, hidden in libraries:
-                best, named, match_s = _identify(resampled, library, widened)
+                best, named, match_s = _identify(resampled, library, widened(query, clip.condition))
                 trials.append(Trial(clip.condition, clip.length_s, hidden, clip.start_s, best, named, match_s))
         copies = _copies(trials, song_id, snapshot, songs)
         rows += [{"clip": entry.path} | _row(trial, song_id, copies, songs) for trial in trials]
@@ -236,15 +234,15 @@ def _hidden_with(song_id: int, songs: Mapping[int, Mapping[str, Any]], hide: str
 def _identify(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, bool, float]:
     """The match with most votes or the best candidate, whether it is a match, and the seconds that it took.
 
-    Where the threshold is no higher than what resolves a clip, and no other speeds are searched, a search without a
-    threshold takes the same way, and gives the confidence of clips that stay unknown as well.
+    Where the threshold is no higher than what resolves a clip, and no other speed, pitch or tempo is searched, a search
+    without a threshold takes the same way, and gives the confidence of clips that stay unknown as well.
     """
     needed = clip_threshold(query.false_positives, len(clip) / library.settings.sample_rate)
-    same_way = needed <= RESOLVED_CONFIDENCE and not query.speed_range
+    same_way = needed <= RESOLVED_CONFIDENCE and not (query.speed_range or query.pitch_range or query.tempo_range)
     started = time.perf_counter()
     (matches,) = find_matches([clip], library, dataclasses.replace(query, false_positives=1.0) if same_way else query)
     match_s = time.perf_counter() - started
-    named = [match for match in matches if match.confidence >= needed]
+    named = [match for match in matches if match.confidence >= needed] if same_way else matches
     best = max(named or matches[:1], key=lambda match: match.votes, default=None)
     return best, bool(named), match_s
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.evaluation.conditions import Plan, Surroundings
+from pipeline.evaluation.conditions import CHANGES, Plan, Surroundings
 from pipeline.matching.types import Query
 from pipeline.store import Snapshot
 
@@ -37,6 +37,8 @@ def describe(condition: str) -> str:
         "room": f"room, noise at {number} dB",
         "noise": f"noise at {number} dB",
         "speed": f"{number} % fast or slow",
+        "pitch": f"pitch {number} semitones high or low",
+        "tempo": f"tempo {number} % fast or slow",
     }[kind]
 
 
@@ -157,7 +159,7 @@ def timing(rows: pa.Table) -> pa.Table:
 def match_times(rows: pa.Table) -> pd.DataFrame:
     """Length and milliseconds of the clips that `timing` is about."""
     frame = rows.to_pandas()
-    frame = frame[~frame.hidden & ~frame.condition.str.startswith("speed")]
+    frame = frame[~frame.hidden & ~frame.condition.str.startswith(CHANGES)]
     return pd.DataFrame({"length_s": frame.length_s, "match_ms": 1000 * frame.match_s})
 
 

@@ -52,8 +52,13 @@ VISIBILITY_TIMEOUT_S = 120
 # How often to check for workers that joined or paused while no task ends, and how often to warn.
 POLL_S = 5
 WARN_EVERY_S = 60
-# `in_order` tries a task again alone before it fails, so two deaths are enough to suspect it.
-LOCAL_CONFIG = {"distributed.scheduler.allowed-failures": 1}
+LOCAL_CONFIG = {
+    # `in_order` tries a task again alone before it fails, so two deaths are enough to suspect it.
+    "distributed.scheduler.allowed-failures": 1,
+    # Dask gives a worker up that is away 15 s after its process died, also if that died again meanwhile. On a busy
+    # machine none was left so, and the job waited for ever.
+    "distributed.deploy.lost-worker-timeout": "1 day",
+}
 # Dask's profiler samples every worker's stack 100 times a second and keeps the samples for 1,000 s: 2 to 5 MB for each
 # minute of work. Only its performance report shows them.
 NO_PROFILE = {"distributed.worker.profile.enabled": False}

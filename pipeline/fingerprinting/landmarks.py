@@ -137,28 +137,43 @@ def pair_peaks(peaks: Peaks, fan_out: int) -> Hashes:
     ----------
     Wang (2003), section 2.2: the target zone.
     """
-    if fan_out < 1:
-        raise ParameterError(f"fan-out is {fan_out}; it must be at least 1")
     frame, bin_ = peaks.frame, peaks.bin
-    joined = np.zeros(len(peaks), np.int32)
-    anchors, steps = [], []
-    for step in range(1, len(peaks)):
-        ahead = frame[step:] - frame[:-step]
-        reachable = (ahead <= MAX_FRAME_DIFFERENCE) & (joined[:-step] < fan_out)
-        if not reachable.any():
-            break
-        aside = bin_[step:] - bin_[:-step]
-        anchor = np.flatnonzero(reachable & (ahead >= MIN_FRAME_DIFFERENCE) & (np.abs(aside) <= MAX_BIN_DIFFERENCE))
-        joined[anchor] += 1
-        anchors.append(anchor.astype(np.int32))
-        steps.append(np.full(len(anchor), step, np.int32))
-    if not anchors:
-        return Hashes(np.empty(0, np.int32), np.empty(0, np.int32))
-    anchor = np.concatenate(anchors)
-    target = anchor + np.concatenate(steps)
+    anchor, target = nearest_targets(frame, bin_, fan_out, MAX_FRAME_DIFFERENCE, MAX_BIN_DIFFERENCE)
     packed = pack(bin_[anchor], bin_[target] - bin_[anchor], frame[target] - frame[anchor])
     key = frame[anchor].astype(np.int64)
     key <<= 32  # in place: of many hours each copy takes tens of MB
     key |= packed
     key.sort()
     return Hashes((key & 0xFFFFFFFF).astype(np.int32), (key >> 32).astype(np.int32))
+
+
+def nearest_targets(
+    frame: NDArray[np.int32], bin_: NDArray[np.int32], fan_out: int, frames: int, bins: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Which peaks are joined: the place of each anchor, and of its target, ``(n_pairs,)`` int32.
+
+    Parameters
+    ----------
+    frame, bin_
+        ``(n_peaks,)`` int32, sorted by frame, then bin.
+    fan_out
+        As for `pair_peaks`, which has the errors, too.
+    frames, bins
+        The target zone: a target lies `MIN_FRAME_DIFFERENCE` to `frames` ahead, and at most `bins` to either side.
+    """
+    if fan_out < 1:
+        raise ParameterError(f"fan-out is {fan_out}; it must be at least 1")
+    joined = np.zeros(len(frame), np.int32)
+    anchors, steps = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    for step in range(1, len(frame)):
+        ahead = frame[step:] - frame[:-step]
+        reachable = (ahead <= frames) & (joined[:-step] < fan_out)
+        if not reachable.any():
+            break
+        aside = bin_[step:] - bin_[:-step]
+        anchor = np.flatnonzero(reachable & (ahead >= MIN_FRAME_DIFFERENCE) & (np.abs(aside) <= bins))
+        joined[anchor] += 1
+        anchors.append(anchor.astype(np.int32))
+        steps.append(np.full(len(anchor), step, np.int32))
+    anchor_ = np.concatenate(anchors)
+    return anchor_, anchor_ + np.concatenate(steps)

@@ -43,6 +43,8 @@ COPY_SHARE = 0.9
 # elsewhere in the song 0.74 of that or more, as four of 150 songs did.
 CLEAR_LEVEL = 0.8
 MIN_LOOP_S, MAX_LOOP_S = 1.5, 13.0
+# A song that matches weakly is a loop when it reaches this share of its level elsewhere in the song.
+LOOP_SHARE = 0.72
 
 
 class Stretch:
@@ -112,6 +114,10 @@ class Alignment:
         ``(n,)`` bool, whether the peak is an anchor that agrees.
     song_row, song_bin
         ``(n_peaks,)`` int64, where all peaks of the song lie in `Stretch.response`, also before and after the stretch.
+    pitch
+        Of the song in the stretch over its own; ``None`` if it was not measured, and is that of the speed.
+    searched
+        At how many changes of speed, pitch and tempo the stretch was searched to find this one.
     """
 
     song_id: int
@@ -127,6 +133,8 @@ class Alignment:
     voted: NDArray[np.bool_]
     song_row: NDArray[np.int64]
     song_bin: NDArray[np.int64]
+    pitch: float | None = None
+    searched: int = 1
 
     def trace(self, counted: NDArray[np.bool_] | None = None) -> Trace:
         """What the peaks give in each slot: those where `counted` is true, all of them when it is ``None``."""
@@ -147,6 +155,8 @@ class Alignment:
             weight=per_slot(self.weight),
             weighted_level=per_slot(self.weight * self.level),
             votes=per_slot(self.voted),
+            pitch=self.pitch,
+            searched=self.searched,
         )
 
     def best_span(self) -> Span:
@@ -182,7 +192,7 @@ def align(stretch: Stretch, track: Track, song: Peaks, hits: Hits, line: Line, s
     song_bin = np.minimum(np.rint(song.bin * song_speed).astype(np.int64), n_bins - 1)
     inside = (song_row >= 0) & (song_row < len(stretch.samples) // hop * ROWS_PER_FRAME)
     row, bin_ = song_row[inside], song_bin[inside]
-    null = stretch.response[_shifted_rows(row, n_rows), bin_]
+    null = stretch.response[shifted_rows(row, n_rows), bin_]
     agree = np.abs(hits.delta - (line.delta + line.slope * hit_ticks(hits))) <= NEAR_TICKS
     anchors = hits.offset[agree].astype(np.int64) << 10 | hits.bin[agree]
     start_s = (line.delta * hop / TICKS + stretch.clip.lead) / rate
@@ -222,7 +232,7 @@ def _refine(stretch: Stretch, track: Track, song: Peaks, line: Line, speed: floa
     return refined
 
 
-def _shifted_rows(row: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
+def shifted_rows(row: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
     """Rows `NULL_SHIFTS_ROWS` away from each, ``(n_shifts, n)``; what lies beyond an end is mirrored."""
     shifted = np.abs(row + np.array(NULL_SHIFTS_ROWS)[:, None])
     mirrored: NDArray[np.int64] = np.clip(np.where(shifted >= n_rows, 2 * n_rows - 2 - shifted, shifted), 0, n_rows - 1)

@@ -299,6 +299,11 @@ RECORDING_TERMS: dict[str, Term[SpanEvidence]] = {
 }
 
 
+def search_penalty(n_searched: int) -> float:
+    """By how much the log odds fall of what was found at one of so many changes of pitch and tempo, each a chance."""
+    return math.log(n_searched)
+
+
 def recording_threshold(false_positives: float) -> float:
     """The confidence that a segment of a recording needs.
 

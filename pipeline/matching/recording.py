@@ -3,24 +3,29 @@
 A stretch is two minutes long and is searched once. Its hits are voted in short windows, and candidates that continue
 each other become tracks. Only the strongest tracks are aligned with their song's constellation, all along the stretch.
 What an alignment gives in each half second is a trace, and `segments` makes matches of the traces. Where no song
-explains what sounds, the stretch is searched again at other speeds.
+explains what sounds, the stretch is searched again at other speeds, and for changes of pitch and tempo.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
 from pipeline.matching import segments
-from pipeline.matching.alignment import Alignment, Stretch, align, is_repeated_loop, traces
+from pipeline.matching.alignment import LOOP_SHARE, Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
+from pipeline.matching.changes import Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
 from pipeline.matching.tracks import find_tracks, fit_line, hits_near
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.voting import TICKS
+from pipeline.matching.warping import find_alignments, refine_alignment, stretch_peaks
 
 STRETCH_S = 120
 # Searched again with the next stretch, so that a song that begins at the seam is found whole.
@@ -29,10 +34,10 @@ OVERLAP_S = 15
 STEEPEST = 0.006
 # Speeds that differ by less are not searched both.
 SAME_SPEED = 0.002
+# A stream is searched every second, together with the 15 s before it. A search of changes costs too much for that.
+CHANGES_STEP_S = 5
 # A stretch is explained when no piece longer than this belongs to no song.
 UNEXPLAINED_S = 10.0
-# A song that matches weakly is a loop when it reaches this share of its level elsewhere in the song.
-LOOP_SHARE = 0.72
 
 
 class Recording:
@@ -78,6 +83,8 @@ class Recording:
         self._overlap = np.zeros(0, np.float32)
         self._first_s = 0
         self._speeds = speeds(query.speed_range)
+        self._grid = grid(query)
+        self._changes_s = -math.inf  # the second up to which changes were searched
         self._last_speed = 1.0  # a turntable keeps its speed: the next stretch is searched at this one first
         self._traces: list[Trace] = []
         self._closed: list[Match] = []
@@ -148,10 +155,24 @@ class Recording:
             alignments += [one for one in found if not is_repeated_loop(one, found, stretch, self.loop_share)]
             if stretch.unexplained_s(self._segments(traces(alignments))) <= UNEXPLAINED_S:
                 break
+        if self._grid:
+            alignments = self._with_changes(stretch, alignments, self._grid)
         self._traces += traces(alignments)
         self._close(stretch.first)
         self._overlap = samples[-OVERLAP_S * self._rate :]
         self._first_s += (len(samples) - len(self._overlap)) // self._rate
+
+    def _with_changes(self, stretch: Stretch, alignments: list[Alignment], searched: Grid) -> list[Alignment]:
+        """The alignments with exact pitch and tempo, and songs that are changed; of a stream every `CHANGES_STEP_S`."""
+        end_s = stretch.first * SLOT_S + len(stretch.samples) / self._rate
+        if self._stretch <= CHANGES_STEP_S * self._rate and end_s < self._changes_s + CHANGES_STEP_S:
+            return alignments
+        self._changes_s = end_s
+        matches = self._segments(traces(alignments))
+        songs = self.library.constellations({one.song_id for one in alignments})
+        peaks = stretch_peaks(stretch)
+        exact = [refine_alignment(stretch, songs[one.song_id], one, peaks) for one in alignments]
+        return exact + find_alignments(stretch, self.library, searched, matches, self.loop_share, peaks)
 
     def _align_near(self, stretch: Stretch, speed: float) -> list[Alignment]:
         """Songs that are played at about this speed, searched again at the speed found, which has more votes."""
@@ -173,7 +194,9 @@ class Recording:
         for track, of_song in zip(tracks, hits_near(tracks, query, songs, settings.fan_out), strict=True):
             line = fit_line(track, of_song)
             if abs(line.slope) <= STEEPEST:
-                aligned.append(align(stretch, track, songs[track.song_id], of_song, line, speed))
+                one = align(stretch, track, songs[track.song_id], of_song, line, speed)
+                # each of several speeds is a chance to be wrong
+                aligned.append(one if speed == 1.0 else dataclasses.replace(one, searched=len(self._speeds)))
         return [one for one in aligned if segments.is_plausible(one.trace())]
 
     def _close(self, first: int) -> None:

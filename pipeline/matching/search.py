@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.audio.resampling import at_speed
 from pipeline.fingerprinting.peaks import Peaks
+from pipeline.matching.alignment import LOOP_SHARE, Stretch, traces
 from pipeline.matching.calibration import (
     BACKGROUND_RANK,
     Background,
@@ -23,8 +24,11 @@ from pipeline.matching.calibration import (
     background_votes,
     clip_threshold,
     confidence,
+    recording_threshold,
 )
+from pipeline.matching.changes import Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
+from pipeline.matching.segments import segments
 from pipeline.matching.speed import refine_speed
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.verification import (
@@ -36,6 +40,7 @@ from pipeline.matching.verification import (
     read_responses,
 )
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
+from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, stretch_peaks
 
 COARSE = SearchLevel(
     shifts=2,
@@ -90,6 +95,9 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
     """
     rate = library.settings.sample_rate
     needed = [clip_threshold(query.false_positives, len(clip) / rate) for clip in clips]
+    # every speed is a chance to be wrong, and the share holds for all of them
+    share = query.false_positives / len(speeds(query.speed_range))
+    needed_at_speeds = [clip_threshold(share, len(clip) / rate) for clip in clips]
     matches: list[list[Match]] = [[] for _ in clips]
     best = [0.0] * len(clips)  # confidence reached so far
     for level, speed in _stages(query):
@@ -100,16 +108,37 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
             some = unresolved[start : start + level.clips_at_once]
             searched = [Clip(at_speed(clips[i], speed), library.settings) for i in some]
             for i, clip, candidates in zip(some, searched, search(searched, library, level), strict=True):
-                found = _matches_above(max(needed[i], least), candidates, clip, speed)
+                threshold = needed[i] if speed == 1.0 else needed_at_speeds[i]
+                found = _matches_above(max(threshold, least), candidates, clip, speed)
                 if found and found[0].confidence > best[i]:
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
                     best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
+    if changes := grid(query):
+        for i, samples in enumerate(clips):
+            votes = matches[i][0].votes if matches[i] else 0
+            if best[i] < RESOLVED_CONFIDENCE or votes < CLEAR_VOTES_PER_S * len(samples) / rate:
+                found = _changed_matches(samples, library, query, changes)
+                if found and found[0].votes > votes:
+                    matches[i] = found
     if query.speed_range:
         for i, found in enumerate(matches):
             songs = library.constellations({match.song_id for match in found})
-            matches[i] = [refine_speed(match, clips[i], songs[match.song_id], library.settings) for match in found]
+            matches[i] = [
+                refine_speed(match, clips[i], songs[match.song_id], library.settings)
+                if match.pitch == match.speed
+                else match
+                for match in found
+            ]
     return matches
+
+
+def _changed_matches(samples: NDArray[np.float32], library: Library, query: Query, changes: Grid) -> list[Match]:
+    """Songs in a clip with another pitch or tempo, best first: a clip is searched as a short recording."""
+    stretch = Stretch(samples, 0, library.settings)
+    found = find_alignments(stretch, library, changes, [], LOOP_SHARE, stretch_peaks(stretch))
+    matches = segments(traces(found), recording_threshold(query.false_positives))
+    return sorted(matches, key=lambda match: -match.confidence)
 
 
 def speeds(speed_range: float) -> list[float]:
@@ -291,6 +320,7 @@ def _matches_above(needed: float, candidates: Sequence[VerifiedCandidate], clip:
             votes=one.candidate.votes,
             confidence=probability,
             speed=speed,
+            pitch=speed,
         )
         needed = max(needed, min(probability, FURTHER_SONG_CONFIDENCE))  # a copy is as sure as the first
     return list(found.values())

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.matching.calibration import RECORDING_TERMS, SpanEvidence, confidence, logit
+from pipeline.matching.calibration import RECORDING_TERMS, SpanEvidence, confidence, logit, search_penalty
 from pipeline.matching.types import Match
 
 SLOT_S = 0.5
@@ -40,6 +40,8 @@ MAX_DROP = 20 * 50 * NEUTRAL_LEVEL
 # Drift of the song's time from which a performance has another speed: a frame of the spectrogram.
 STEADY_S = 0.05
 LONGEST_GAP_S = 20.0
+# A pitch so near the song's own is its own: a tenth of a bin at 500 Hz.
+OWN_PITCH = 0.001
 # The least level with peaks counted by their weight. Noise leaves the loud peaks: at 0 and 5 dB one of a hundred
 # performances is below 0.66. What shares loops or a key with a song misses its loud peaks: 0.16 to 0.53.
 MIN_WEIGHTED_LEVEL = 0.6
@@ -68,6 +70,8 @@ class Trace:
         Over these peaks: the sum of their weights, and the sum of the response times the weight.
     votes
         Anchors that agree.
+    pitch, searched
+        As in `Alignment`.
     """
 
     song_id: int
@@ -79,6 +83,8 @@ class Trace:
     weight: NDArray[np.float64]
     weighted_level: NDArray[np.float64]
     votes: NDArray[np.float64]
+    pitch: float | None = None
+    searched: int = 1
 
     def __len__(self) -> int:
         return len(self.song_s)
@@ -92,7 +98,7 @@ class Trace:
         """The trace without what lies before a slot."""
         cut = max(slot - self.first, 0)
         arrays = {name: getattr(self, name)[cut:] for name in TRACE_ARRAYS}
-        return Trace(song_id=self.song_id, first=self.first + cut, **arrays)
+        return dataclasses.replace(self, first=self.first + cut, **arrays)
 
 
 TRACE_ARRAYS = ("song_s", "peaks", "level", "variance", "weight", "weighted_level", "votes")
@@ -197,7 +203,7 @@ def _logit(span: Span) -> float:
         variance=trace.variance[slots].sum(),
         votes=trace.votes[slots].sum(),
     )
-    return logit(RECORDING_TERMS, evidence)
+    return logit(RECORDING_TERMS, evidence) - search_penalty(trace.searched)
 
 
 def spans(traces: Iterable[Trace]) -> list[Span]:
@@ -234,7 +240,9 @@ def _distance_where_they_meet_s(earlier: Trace, trace: Trace) -> float:
 def _join(earlier: Trace, trace: Trace) -> Trace:
     kept = trace.first - earlier.first
     arrays = {name: np.concatenate([getattr(earlier, name)[:kept], getattr(trace, name)]) for name in TRACE_ARRAYS}
-    return Trace(song_id=earlier.song_id, first=earlier.first, **arrays)
+    pitch = trace.pitch if earlier.pitch is None else earlier.pitch
+    searched = min(earlier.searched, trace.searched)
+    return Trace(song_id=earlier.song_id, first=earlier.first, pitch=pitch, searched=searched, **arrays)
 
 
 def _suppress_non_maxima(traces: Sequence[Trace]) -> list[Span]:
@@ -309,7 +317,10 @@ def to_match(span: Span) -> Match:
     trace, slots = span.trace, span.slots
     song_s = trace.song_s[slots]
     length_s = len(song_s) * SLOT_S
-    speed = _speed(float(song_s[-1] - song_s[0]) + SLOT_S, length_s)
+    if trace.pitch is None or len(song_s) < 2:
+        speed = _speed(float(song_s[-1] - song_s[0]) + SLOT_S, length_s)
+    else:
+        speed = _speed(float(song_s[-1] - song_s[0]) * len(song_s) / (len(song_s) - 1), length_s)
     early_s = max(0.0, -float(song_s[0]))  # the song begins inside the first slot
     return Match(
         song_id=trace.song_id,
@@ -320,4 +331,5 @@ def to_match(span: Span) -> Match:
         votes=int(trace.votes[slots].sum()),
         confidence=confidence(min(_logit(span), MAX_LOGIT)),
         speed=speed,
+        pitch=speed if trace.pitch is None else 1.0 if abs(trace.pitch - 1.0) <= OWN_PITCH else trace.pitch,
     )

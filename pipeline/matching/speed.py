@@ -72,6 +72,7 @@ def refine_speed(match: Match, samples: NDArray[np.float32], song: Peaks, settin
     return dataclasses.replace(
         match,
         speed=best,
+        pitch=best,
         clip_start_s=before_s / best,
         song_start_s=start_s + before_s,
         song_end_s=start_s + length_s * best,

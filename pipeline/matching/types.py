@@ -51,17 +51,27 @@ class Query:
     false_positives
         Share of out-of-library clips that may be named all the same, above 0, at most 1.
     speed_range
-        Percent by which a clip may be played fast or slow, 0 to 20.
+        Percent by which a clip may be played fast or slow, pitch and tempo alike, 0 to 20.
+    pitch_range
+        Semitones by which its pitch may be higher or lower, 0 to 6.
+    tempo_range
+        Percent by which its tempo may be faster or slower, 0 to 50.
     """
 
     false_positives: float = 0.01
     speed_range: float = 0.0
+    pitch_range: float = 0.0
+    tempo_range: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.false_positives <= 1:
             raise ParameterError(f"false_positives is {self.false_positives}; it must be above 0 and at most 1")
         if not 0 <= self.speed_range <= 20:
             raise ParameterError(f"speed_range is {self.speed_range} %; it must be 0 to 20")
+        if not 0 <= self.pitch_range <= 6:
+            raise ParameterError(f"pitch_range is {self.pitch_range} semitones; it must be 0 to 6")
+        if not 0 <= self.tempo_range <= 50:
+            raise ParameterError(f"tempo_range is {self.tempo_range} %; it must be 0 to 50")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,9 @@ class Match:
     confidence
         Probability that the match is right.
     speed
-        At which the song is played in the clip.
+        At which the song is played in the clip: seconds of the song in a second of the clip, its tempo over its own.
+    pitch
+        Of the song in the clip over its own.
     """
 
     song_id: int
@@ -90,3 +102,4 @@ class Match:
     votes: int
     confidence: float
     speed: float
+    pitch: float = 1.0

@@ -39,7 +39,9 @@ class Instrument:
     vibrato: float = 0.0
 
 
-def song(seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+def song(
+    seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE, tempo: float = 1.0
+) -> NDArray[np.float32]:
     """Compose the song of a seed.
 
     Parameters
@@ -50,6 +52,8 @@ def song(seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE) ->
         Seconds, above 0.
     sample_rate
         Hz.
+    tempo
+        The same song so many times as fast, at the same pitch.
 
     Returns
     -------
@@ -71,13 +75,13 @@ def song(seed: int, duration_s: float = 60.0, sample_rate: int = SAMPLE_RATE) ->
     rng = np.random.default_rng([seed, 0])
     tonic_hz = 55.0 * 2 ** (rng.integers(0, 12) / 12)
     scale = np.array(SCALES[rng.integers(len(SCALES))])
-    beat_s = 60.0 / rng.uniform(72, 156)
+    beat_s = 60.0 / rng.uniform(72, 156) / tempo
     swing = rng.choice([0.0, 0.0, 0.16])
     lead, chords, bass = _instrument(rng, 10, 0.02), _instrument(rng, 6, 0.08), _instrument(rng, 4, 0.01)
     sections = [rng.permutation(7)[:4] for _ in range(3)]
     kicks, snares = rng.random(16) < 0.3, rng.random(16) < 0.12
     kicks[[0, 8]], snares[[4, 12]] = True, True
-    lead_in_s = rng.uniform(0.1, 0.6)
+    lead_in_s = rng.uniform(0.1, 0.6) / tempo
 
     # Each bar has its own generator, so that a longer song starts like a shorter one.
     bar_s = 4 * beat_s

@@ -7,6 +7,7 @@ A store is a folder (or a prefix of an object store) with three Delta tables and
     postings/         hash, song_id, offset; sorted by hash inside each file
     constellations/   the peaks of each song, for verification
     staging/          staged output of workers, which no commit has added yet
+    failures.parquet  files that gave no song, so that they are not tried again; in no version
 
 The commit of `songs` is the commit point of all three. It carries the versions of the other two that belong to it, so
 that a reader gets one immutable snapshot of three tables. Four rules make this safe for any number of writers, and for
@@ -26,8 +27,11 @@ written; `jobs.output` writes other Parquet files, and `pipeline.catalog` reads 
 data/README.md describes the layout for readers in other languages.
 """
 
+from pipeline.store.append import Changes
+from pipeline.store.failures import FailedFile
 from pipeline.store.snapshot import Snapshot
+from pipeline.store.song_paths import FoundFile
 from pipeline.store.staging import Manifest, StagedSong, stage
 from pipeline.store.store import Store
 
-__all__ = ["Manifest", "Snapshot", "StagedSong", "Store", "stage"]
+__all__ = ["Changes", "FailedFile", "FoundFile", "Manifest", "Snapshot", "StagedSong", "Store", "stage"]

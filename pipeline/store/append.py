@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import constellations, delta_log, frames, postings
 from pipeline.store.constellations import CopyTask
@@ -27,13 +27,15 @@ from pipeline.store.schema import (
     NEXT_SONG_ID,
     PINS,
     POSTINGS,
+    REMOVED,
     SCHEMAS,
     SHARD_FRAMES,
     SONGS,
     shard_folder,
 )
 from pipeline.store.snapshot import Snapshot
-from pipeline.store.songs import write_songs
+from pipeline.store.song_paths import Found, affected_songs, best_song, by_digest, files_of, resolve
+from pipeline.store.songs import edit_songs, write_songs
 from pipeline.store.staging import SAMPLE_STEP, Manifest, first_frames
 from pipeline.store.storage import Location
 
@@ -75,6 +77,16 @@ class Addition:
     postings: tuple[tuple[str, int], ...]
     constellations: tuple[str, ...]
     sample: Int32s
+
+    def peaks(self, places: Collection[int]) -> dict[int, Peaks]:
+        """The peaks of some of its songs, by their places in the rows."""
+        of_file_id = {int(self.file_ids[place]): place for place in places}
+        peaks: dict[int, Peaks] = {}
+        for name in self.constellations:
+            with self.location.parquet(name) as file:
+                found = constellations.from_table(file.read(use_threads=False), of_file_id)
+            peaks |= {of_file_id[file_id]: one for file_id, one in found.items()}
+        return peaks
 
     def song_id_table(self, song_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """The song id for each id in the files; 0 for those left out."""
@@ -120,27 +132,71 @@ def from_snapshot(snapshot: Snapshot) -> Addition:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a commit did, each as song ids.
+
+    Parameters
+    ----------
+    added
+        New songs, rising, in the order of the additions.
+    retagged
+        Songs whose file has other content now, but the same audio: their row changed, their postings did not.
+    moved
+        Songs that have another path.
+    replaced
+        Songs that were removed, since other audio lies under their path.
+    gone
+        Songs that were removed, since there is no file of theirs any more.
+    """
+
+    added: tuple[int, ...] = ()
+    retagged: tuple[int, ...] = ()
+    moved: tuple[int, ...] = ()
+    replaced: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
+
+
 def add_songs(
-    location: Location, settings: Settings, additions: Sequence[Addition], map_tasks: MapFunction
-) -> list[int]:
-    """Add the songs whose digest is new to the store, each digest once; their song ids."""
+    location: Location,
+    settings: Settings,
+    additions: Sequence[Addition],
+    map_tasks: MapFunction,
+    found: Found | None = None,
+    prune: bool = False,
+) -> Changes:
+    """Add the songs whose digest is new to the store, each digest once, and apply what was found under some paths.
+
+    Parameters
+    ----------
+    found
+        What lies under paths of songs, also of those that are added.
+    prune
+        Remove the songs, too, that have no file any more.
+    """
+    found = found or {}
     for songs in delta_log.attempts(location, SONGS):
-        new = _new_songs(location, additions, songs)
-        count = sum(sum(flags) for flags in new)
-        if not count:
-            break
-        first = songs.numbers.get(NEXT_SONG_ID, 1)
-        places, numbers = _reserve_places(new, additions, songs)
-        try:  # reserve ids and frames; they are never given again, also when this job dies
+        plan = _plan(location, additions, songs, found)
+        count = sum(sum(flags) for flags in plan.new)
+        try:
+            if not count:
+                return _commit_songs(location, plan, [], songs, {}, found, prune)
+            first = songs.numbers.get(NEXT_SONG_ID, 1)
+            places, numbers = _reserve_places(plan.new, additions, songs)
+            # reserve ids and frames; they are never given again, also when this job dies
             reserved = delta_log.commit(location, songs, numbers={NEXT_SONG_ID: first + count, **numbers})
         except Conflict:
             continue
-        ids = _assign_ids(new, first)
+        ids = _assign_ids(plan.new, first)
         pins = _write_tables(location, settings, additions, ids, places, first, map_tasks)
-        added = _commit_songs(location, additions, ids, places, first, pins, reserved)
-        if added is not None:
-            return added
-    return []
+        rows = _new_rows(additions, ids, places)
+        for latest in delta_log.attempts(location, SONGS, reserved):
+            # `compaction.compact` may have declared the reserved ids void, another job removed a song that goes on
+            if latest.numbers.get(FENCE, 0) > first or not _goes_on(location, plan, latest, found):
+                break
+            with suppress(Conflict):
+                return _commit_songs(location, plan, rows, latest, pins, found, prune)
+    raise AssertionError("attempts end with an error")
 
 
 def run_task(task: MergeTask | CopyTask) -> DataFile | None:
@@ -148,9 +204,27 @@ def run_task(task: MergeTask | CopyTask) -> DataFile | None:
     return postings.run_merge(task) if isinstance(task, MergeTask) else constellations.run_copy(task)
 
 
-def _new_songs(location: Location, additions: Sequence[Addition], songs: Version) -> list[list[bool]]:
-    """For each song of each addition, whether its digest is new to the store and to the additions before it."""
-    known = _known_digests(location, songs, [row["digest"] for addition in additions for row in addition.rows])
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be added.
+
+    Parameters
+    ----------
+    new
+        For each song of each addition, whether it becomes a song of the store.
+    going_on
+        By song id: the row of an addition that has its audio, and other tags.
+    """
+
+    new: list[list[bool]]
+    going_on: dict[int, dict[str, Any]]
+
+
+def _plan(location: Location, additions: Sequence[Addition], songs: Version, found: Found) -> _Plan:
+    """Which songs are new: their digest is in neither the store nor the additions before, nor do they go on."""
+    digests = {row["digest"] for addition in additions for row in addition.rows}
+    rows = affected_songs(location, songs, found, digests)
+    known = {row["digest"] for row in rows}
     new = []
     for addition in additions:
         flags = []
@@ -158,21 +232,65 @@ def _new_songs(location: Location, additions: Sequence[Addition], songs: Version
             flags.append(row["digest"] not in known)
             known.add(row["digest"])
         new.append(flags)
-    return new
+    gone = set(resolve(rows, found).gone)
+    left = [row for row in rows if row["song_id"] in gone]
+    return _Plan(new, _songs_that_go_on(location, songs, additions, new, left) if left else {})
 
 
-def _known_digests(location: Location, songs: Version, digests: Sequence[str]) -> set[str]:
-    """Which of some digests belong to songs of the store."""
-    wanted = pa.array(digests, pa.string())
-    known: set[str] = set()
-    for file in songs.files:
-        with location.parquet(f"{SONGS}/{file.name}") as parquet:
-            # nearly always this column is all that is read: 4 ms for 50,000 songs, 30 with several threads
-            found = pc.is_in(parquet.read(columns=["digest"], use_threads=False)["digest"], wanted)
-            if pc.any(found).as_py():
-                rows = parquet.read(columns=["digest", "status"]).filter(found)
-                known.update(rows.filter(pc.equal(rows["status"], INDEXED))["digest"].to_pylist())
-    return known
+def _songs_that_go_on(
+    location: Location,
+    songs: Version,
+    additions: Sequence[Addition],
+    new: list[list[bool]],
+    left: Sequence[dict[str, Any]],
+) -> dict[int, dict[str, Any]]:
+    """Find the songs without a file whose audio an addition has: they are the same songs, with other tags.
+
+    Parameters
+    ----------
+    new
+        Becomes false for songs that are found.
+    left
+        Rows of the songs without a file.
+    """
+    by_size: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for row in left:
+        by_size.setdefault((row["landmarks"], row["n_frames"]), []).append(row)
+    reader: constellations.Reader | None = None
+    going_on: dict[int, dict[str, Any]] = {}
+    for addition, flags in zip(additions, new, strict=True):
+        alike = [
+            (place, by_size[row["landmarks"], row["n_frames"]])
+            for place, row in enumerate(addition.rows)
+            if flags[place] and (row["landmarks"], row["n_frames"]) in by_size
+        ]
+        if not alike:
+            continue
+        if reader is None:
+            pinned = delta_log.load(location, CONSTELLATIONS, songs.numbers.get(PINS[CONSTELLATIONS], 0))
+            reader = constellations.Reader(location, pinned.files)
+        theirs = reader.read(np.unique([row["song_id"] for _, rows in alike for row in rows]))
+        ours = addition.peaks({place for place, _ in alike})
+        for place, candidates in alike:
+            row = addition.rows[place]
+            for song in best_song(row["path"], candidates):
+                song_id = song["song_id"]
+                if song_id in theirs and song_id not in going_on and _same_peaks(theirs[song_id], ours[place]):
+                    going_on[song_id] = row
+                    flags[place] = False
+                    break
+    return going_on
+
+
+def _same_peaks(one: Peaks, two: Peaks) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("frame", "bin", "level"))
+
+
+def _goes_on(location: Location, plan: _Plan, songs: Version, found: Found) -> bool:
+    """Whether the songs that go on with other tags are still in the store, without a file."""
+    if not plan.going_on:
+        return True
+    return set(plan.going_on) <= set(resolve(affected_songs(location, songs, found, ()), found).gone)
 
 
 def _assign_ids(new: Sequence[Sequence[bool]], first: int) -> list[NDArray[np.int32]]:
@@ -271,39 +389,69 @@ def _commit_files(location: Location, table: str, files: Sequence[DataFile]) -> 
     raise AssertionError("attempts end with an error")
 
 
-def _commit_songs(
-    location: Location,
-    additions: Sequence[Addition],
-    ids: Sequence[NDArray[np.int32]],
-    places: Sequence[Places],
-    first: int,
-    pins: dict[str, int],
-    reserved: Version,
-) -> list[int] | None:
-    """Add the rows: the commit point. ``None`` if `compaction.compact` has declared the reserved ids void meanwhile."""
-    now = datetime.datetime.now(datetime.UTC)
-    rows = [
-        row | {"song_id": song_id, "shard": shard, "first_frame": frame, "status": INDEXED, "indexed_at": now}
+def _new_rows(
+    additions: Sequence[Addition], ids: Sequence[NDArray[np.int32]], places: Sequence[Places]
+) -> list[dict[str, Any]]:
+    """The rows of the songs that got an id."""
+    return [
+        row | {"song_id": song_id, "shard": shard, "first_frame": frame}
         for addition, song_ids, place in zip(additions, ids, places, strict=True)
         for row, song_id, shard, frame in zip(
             addition.rows, song_ids.tolist(), place.shard.tolist(), place.first.tolist(), strict=True
         )
         if song_id
     ]
-    for songs in delta_log.attempts(location, SONGS, reserved):
-        if songs.numbers.get(FENCE, 0) > first:
-            return None
-        if songs.number != reserved.number:
-            known = _known_digests(location, songs, [row["digest"] for row in rows])
-            rows = [row for row in rows if row["digest"] not in known]
-        if not rows:
-            return []
-        file = write_songs(location, pa.Table.from_pylist(rows, schema=SCHEMAS[SONGS]))
-        numbers = {PINS[name]: max(pins[name], songs.numbers.get(PINS[name], 0)) for name in PINS}
+
+
+def _commit_songs(
+    location: Location,
+    plan: _Plan,
+    rows: Sequence[dict[str, Any]],
+    songs: Version,
+    pins: Mapping[str, int],
+    found: Found,
+    prune: bool,
+) -> Changes:
+    """Add and change rows in one commit: the commit point.
+
+    Raises
+    ------
+    Conflict
+        If ``songs`` is not the latest version any more; nothing was changed.
+    """
+    affected = affected_songs(location, songs, found, {row["digest"] for row in rows})
+    known = {row["digest"] for row in affected}
+    rows = [row for row in rows if row["digest"] not in known]  # another job may have added some meanwhile
+    resolved = resolve(affected, found)
+    changes = {song_id: dict(values) for song_id, values in resolved.changes.items()}
+    replaced = [song_id for song_id in resolved.replaced if song_id not in plan.going_on]
+    gone = [song_id for song_id in resolved.gone if song_id not in {*plan.going_on, *replaced}] if prune else []
+    changes |= {song_id: {"status": REMOVED} for song_id in (*replaced, *gone)}
+    old = {row["song_id"]: row for row in affected}
+    where = by_digest(found)
+    moved = [song_id for song_id in resolved.moved if song_id not in plan.going_on]
+    for song_id, row in plan.going_on.items():
+        changes[song_id] = row | files_of(row, where.get(row["digest"], {}))
+        moved += [song_id] if row["path"] != old[song_id]["path"] else []
+    written, rewritten = edit_songs(location, songs, changes)
+    if rows:
+        now = datetime.datetime.now(datetime.UTC)
+        new = [
+            row | files_of(row, where.get(row["digest"], {})) | {"status": INDEXED, "indexed_at": now} for row in rows
+        ]
+        written.append(write_songs(location, pa.Table.from_pylist(new, schema=SCHEMAS[SONGS])))
+    if written:
+        numbers = {PINS[name]: max(number, songs.numbers.get(PINS[name], 0)) for name, number in pins.items()}
         try:
-            delta_log.commit(location, songs, [file], numbers=numbers)
+            delta_log.commit(location, songs, written, rewritten, numbers if rows else {})
         except Conflict:
-            location.delete(f"{SONGS}/{file.name}")
-            continue
-        return [row["song_id"] for row in rows]
-    raise AssertionError("attempts end with an error")
+            for file in written:
+                location.delete(f"{SONGS}/{file.name}")
+            raise
+    return Changes(
+        added=tuple(row["song_id"] for row in rows),
+        retagged=tuple(plan.going_on),
+        moved=tuple(moved),
+        replaced=tuple(replaced),
+        gone=tuple(gone),
+    )

@@ -127,6 +127,11 @@ def create(location: Location, settings: str, shard_frames: int) -> None:
             raise write_error(location.path(table), error) from error
 
 
+def exists(location: Location, table: str) -> bool:
+    """Whether there is anything of the log of a table."""
+    return any(True for _ in location.files(f"{table}/_delta_log"))
+
+
 def load(location: Location, table: str, number: int | None = None) -> Version:
     """One version of a table, the latest when ``number`` is ``None``.
 
@@ -332,6 +337,9 @@ def _open(location: Location, table: str, number: int | None) -> Any:
     except (DeltaError, OSError, ValueError) as error:
         if number is None and (torn := _torn_entry(location, table)):
             return _open(location, table, int(torn.rpartition("/")[2].removesuffix(".json")) - 1)
+        if not exists(location, table):
+            where = location.path(f"{table}/_delta_log")
+            raise StoreError(f"{where}: it is gone; `songprint check --repair` says the way back") from error
         raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.fingerprinting.settings import Settings
-from pipeline.store import constellations, delta_log, metadata, postings
+from pipeline.store import constellations, delta_log, frames, metadata, postings
 from pipeline.store.append import MapFunction
 from pipeline.store.check import FileReport, check_files
 from pipeline.store.delta_log import Conflict, DataFile
@@ -36,6 +36,7 @@ from pipeline.store.schema import (
     REMOVED,
     SCHEMAS,
     SETTINGS,
+    SHARD_FRAMES,
     SONGS,
     shard_folder,
 )
@@ -75,6 +76,7 @@ def restore_metadata(root: Location) -> list[str]:
     except StoreError as error:
         if "has format" in str(error):
             raise
+    done += _replace_missing_logs(location)
     for table in SCHEMAS:
         try:
             delta_log.load(location, table)
@@ -88,6 +90,31 @@ def restore_metadata(root: Location) -> list[str]:
         metadata.write(root, settings, "" if location == root else metadata.UPGRADED_FOLDER)
         done.append(f"{metadata.NAME}: written again with the settings of the tables")
     return done
+
+
+def _replace_missing_logs(location: Location) -> list[str]:
+    """Begin the postings again if their log is gone, with or without the table's folder.
+
+    Raises
+    ------
+    StoreError
+        If the log of another table is gone: what it had cannot be made from the others.
+    """
+    gone = [table for table in SCHEMAS if not delta_log.exists(location, table)]
+    if len(gone) == len(SCHEMAS):
+        raise StoreError(f"{location.url}: there is no table of a store; index the music into a new store")
+    for table, what in ((SONGS, "which songs the store has"), (CONSTELLATIONS, "the peaks of its songs")):
+        if table in gone:
+            where = location.path(f"{table}/_delta_log")
+            raise StoreError(
+                f"{where}: it is gone, and {what} cannot be made from the other tables; bring {table}/ back from a"
+                " backup, or index the music into a new store"
+            )
+    if not gone:
+        return []
+    songs = delta_log.load(location, SONGS).configuration
+    delta_log.create(location, songs[SETTINGS], int(songs.get(SHARD_FRAMES, frames.SHARD_FRAMES)))
+    return [f"{POSTINGS}/_delta_log: it was gone; the table begins again"]
 
 
 def repair_tables(location: Location, settings: Settings, map_tasks: MapFunction) -> Repair:

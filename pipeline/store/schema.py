@@ -63,6 +63,10 @@ SCHEMAS = {
             pa.field("isrc", pa.string()),
             pa.field("musicbrainz_recording_id", pa.string()),
             pa.field("acoustid", pa.string()),
+            pa.field("other_paths", pa.list_(pa.string())),
+            pa.field("other_modified_ns", pa.list_(pa.int64())),
+            pa.field("mount_point", pa.string()),
+            pa.field("accepted", pa.list_(pa.string())),
         ]
     ),
     POSTINGS: pa.schema(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -34,15 +34,43 @@ def read_songs(location: Location, version: Version, columns: Sequence[str] | No
     return (table.sort_by("song_id") if len(parts) > 1 else table).select(names)
 
 
-def read_file(location: Location, data: DataFile, columns: Sequence[str]) -> pa.Table:
+def read_file(location: Location, data: DataFile, columns: Sequence[str], use_threads: bool = True) -> pa.Table:
     """Rows of one file of the songs table; a column that was added to the table later is null."""
     schema = SCHEMAS[SONGS]
     with location.parquet(f"{SONGS}/{data.name}") as file:
-        rows = file.read(columns=list(columns))
+        rows = file.read(columns=list(columns), use_threads=use_threads)
         for field in map(schema.field, columns):
             if field.nullable and field.name not in rows.column_names:
                 rows = rows.append_column(field, pa.nulls(len(rows), field.type))
         return rows.select(columns)
+
+
+def edit_songs(
+    location: Location, version: Version, changes: Mapping[int, Mapping[str, Any]]
+) -> tuple[list[DataFile], list[DataFile]]:
+    """Write anew the files that have some songs, with other values in some of their columns.
+
+    Parameters
+    ----------
+    changes
+        By song id, the columns that change.
+
+    Returns
+    -------
+    written, replaced
+        New files, which belong to no version until they are committed, and those that they take the place of.
+    """
+    written, replaced = [], []
+    wanted = pa.array(sorted(changes), pa.int32())
+    for file in version.files if changes else ():
+        rows = read_songs(location, version.only(file))
+        edited = pc.is_in(rows["song_id"], wanted)
+        if pc.any(edited).as_py():
+            new = [row | changes[row["song_id"]] for row in rows.filter(edited).to_pylist()]
+            kept = rows.filter(pc.invert(edited))
+            written.append(write_songs(location, pa.concat_tables([kept, pa.Table.from_pylist(new, rows.schema)])))
+            replaced.append(file)
+    return written, replaced
 
 
 def write_songs(location: Location, rows: pa.Table) -> DataFile:

@@ -5,8 +5,9 @@ Every change is decided on one version, and tried again on the next version if a
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,16 +16,18 @@ import pyarrow.compute as pc
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
 from pipeline.fingerprinting.settings import Settings
 from pipeline.paths import PathLike
-from pipeline.store import append, check, compaction, delta_log, metadata, repair, upgrade
-from pipeline.store.append import MapFunction
+from pipeline.store import append, check, compaction, delta_log, failures, metadata, repair, upgrade
+from pipeline.store.append import Changes, MapFunction
 from pipeline.store.check import Problem
 from pipeline.store.compaction import Compaction
 from pipeline.store.delta_log import Conflict
+from pipeline.store.failures import FailedFile
 from pipeline.store.frames import SHARD_FRAMES
 from pipeline.store.repair import Repair
 from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS, TAGS
 from pipeline.store.snapshot import Snapshot
-from pipeline.store.songs import read_songs, write_songs
+from pipeline.store.song_paths import Found, FoundFile
+from pipeline.store.songs import edit_songs, read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
 from pipeline.store.storage import Location
@@ -124,7 +127,7 @@ class Store:
 
     @classmethod
     def _create(cls, location: Location, settings: Settings, shard_frames: int = SHARD_FRAMES) -> Store:
-        expected = tuple(f"{name}/" for name in (*SCHEMAS, STAGING))
+        expected = (failures.NAME, *(f"{name}/" for name in (*SCHEMAS, STAGING)))
         foreign = next((name for name, _, _ in location.files() if not name.startswith(expected)), None)
         if foreign is not None:
             raise StoreError(f"{location.url}: the folder holds other things ({foreign}); give an empty or a new one")
@@ -158,13 +161,57 @@ class Store:
         StoreError
             If the store cannot be read or written; then nothing was added.
         """
+        return list(self.commit_files(manifests, {}, map).added)
+
+    def commit_files(
+        self,
+        manifests: Sequence[Manifest],
+        found: Found,
+        map: MapFunction = map,  # noqa: A002
+        prune: bool = False,
+    ) -> Changes:
+        """Add staged songs, and apply what was found under some paths, all in one commit of the songs table.
+
+        A path belongs to one song. A song whose paths all hold other content gives way; if one of the staged songs has
+        its audio, it stays, and its row gets the other tags. A song whose file was found elsewhere gets the new path.
+        Files with the same content are other paths of one song.
+
+        Parameters
+        ----------
+        manifests
+            In the order of the plan. Their files need not be in ``found``.
+        found
+            By path: what lies there, or ``None`` for a path without a file.
+        map
+            As for `commit`.
+        prune
+            Also remove the songs of which ``found`` says that no file is left.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be read or written; then nothing was changed.
+        """
+        staged = {
+            row["path"]: FoundFile(row["digest"], row["size_bytes"], row["modified_ns"])
+            for manifest in manifests
+            for row in manifest.songs
+        }
         additions = [append.from_manifest(self._location, manifest) for manifest in manifests]
-        added = append.add_songs(self._location, self.settings, additions, map)
+        done = append.add_songs(self._location, self.settings, additions, map, staged | dict(found), prune)
         for manifest in manifests:
             for name in (manifest.postings, manifest.constellations):
                 self._location.delete(name)
             self._location.delete_folder(manifest.folder)
-        return added
+        return done
+
+    def failures(self) -> dict[str, FailedFile]:
+        """The files that gave no song when they were last indexed, by path."""
+        return failures.read(self._location)
+
+    def remember_failures(self, failed: Iterable[FailedFile]) -> None:
+        """Replace what `failures` gives."""
+        failures.write(self._location, failed)
 
     def absorb(self, other: Store, map: MapFunction = map) -> list[int]:  # noqa: A002
         """Add the songs of another store, without their audio; the other store stays as it is.
@@ -191,7 +238,8 @@ class Store:
             If one of them cannot be read, or this one not written; then nothing was added.
         """
         self._require_settings(other.settings, f"{other.url} has")
-        return append.add_songs(self._location, self.settings, [append.from_snapshot(other.snapshot())], map)
+        additions = [append.from_snapshot(other.snapshot())]
+        return list(append.add_songs(self._location, self.settings, additions, map).added)
 
     def check(self, map: MapFunction = map) -> list[Problem]:  # noqa: A002
         """Read every file from end to end, and compare what the tables say about each song.
@@ -335,6 +383,31 @@ class Store:
         self._edit_songs(wanted, start)
         return changed
 
+    def accept(self, groups: Sequence[Collection[int]]) -> None:
+        """Remember of some groups of songs that they are to stay, with the files that each song has now."""
+        for songs in delta_log.attempts(self._location, SONGS):
+            wanted = {song_id for group in groups for song_id in group}
+            columns = read_songs(self._location, songs, ["song_id", "digest", "other_paths", "accepted"])
+            rows = {row["song_id"]: row for row in columns.to_pylist() if row["song_id"] in wanted}
+            changes: dict[int, dict[str, Any]] = {}
+            for group in groups:
+                here = [rows[song_id] for song_id in sorted(group) if song_id in rows]
+                token = _group_token([row["digest"] for row in here])
+                for row in here:
+                    entry = f"{token}:{len(row['other_paths'] or ())}"
+                    if entry not in (row["accepted"] or ()):
+                        row["accepted"] = [*(row["accepted"] or ()), entry]
+                        changes[row["song_id"]] = {"accepted": row["accepted"]}
+            written, replaced = edit_songs(self._location, songs, changes)
+            if not written:
+                return
+            try:
+                delta_log.commit(self._location, songs, written, replaced)
+                return
+            except Conflict:
+                for file in written:
+                    self._location.delete(f"{SONGS}/{file.name}")
+
     def _edit_songs(self, song_ids: pa.Array, start: Callable[[], Callable[[pa.Table], pa.Table]]) -> None:
         """Rewrite the files of the songs table that have one of these songs, in one commit."""
         for songs in delta_log.attempts(self._location, SONGS):
@@ -356,3 +429,8 @@ class Store:
             except Conflict:
                 for file in written:
                     self._location.delete(f"{SONGS}/{file.name}")
+
+
+def _group_token(digests: Iterable[str]) -> str:
+    """A name for a group of songs that no other group has, also not in a store that takes these songs in."""
+    return hashlib.blake2b(" ".join(sorted(digests)).encode(), digest_size=8).hexdigest()
