@@ -354,7 +354,7 @@ def test_the_filter_is_read_at_the_songs_peaks(seed, place):
     expected = sum(a * w for a, w in inside) / sum(w for _, w in inside) if inside else 0.0
     assert response == pytest.approx(expected, abs=1e-5)
     evidence = compute_evidence(FilteredSpectrogram(surface, surface), song_peaks, place, 0.5)
-    assert evidence.consistent_response == 0.5
+    assert evidence.consistent_response == (0.5 if inside else 0.0)
     assert evidence.peaks == len(inside)
     assert evidence.response == response
     assert evidence.unweighted_response == pytest.approx(np.mean([a for a, _ in inside]) if inside else 0.0, abs=1e-5)
