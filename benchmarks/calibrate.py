@@ -199,7 +199,7 @@ def search_clip(task: tuple[LabelledClip, int | None]) -> Searched:
     clip = Clip(labelled.samples(settings.sample_rate), settings)
     searched: Searched = [[] for _ in range(1 if song_id is None else 2)]
     for level in (COARSE, FINE):
-        found = find_candidates(clip.query_hashes(level), LIBRARY, level.candidates)
+        (found,) = find_candidates([clip.query_hashes(level)], LIBRARY, level.candidates)
         for candidates, hidden in zip(searched, (None, song_id), strict=False):
             some = [one for one in found if one.song_id != hidden]
             songs = LIBRARY.constellations({one.song_id for one in some})
@@ -220,7 +220,7 @@ def search_editions(task: tuple[int, str]) -> list[VersionComparison]:
     for clips in editions.clips_of(pair, rng).values():
         for id_, samples in zip(editions.PAIR, clips, strict=True):
             clip = Clip(samples, library.settings)
-            found = find_candidates(clip.query_hashes(FINE), library, FINE.candidates)
+            (found,) = find_candidates([clip.query_hashes(FINE)], library, FINE.candidates)
             songs = library.constellations({one.song_id for one in found})
             best: dict[int, VerifiedCandidate] = {}
             for one in sorted(verify(clip, found, songs, FINE, library.n_songs), key=lambda one: -one.logit):

@@ -103,7 +103,7 @@ def drop_cache(folder: str) -> None:
 
 def look_up(snapshot: Snapshot, hashes: QueryHashes) -> object:
     """Look up the hashes of one clip and count votes."""
-    return find_candidates(hashes, snapshot, COARSE.candidates)
+    return find_candidates([hashes], snapshot, COARSE.candidates)[0]
 
 
 def by_duckdb(store: Store) -> Callable[[QueryHashes], object]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,15 +27,16 @@ from pipeline.audio import decoder, decoding
 from pipeline.catalog import Entry
 from pipeline.errors import AudioError, CatalogError, SongprintError
 from pipeline.execution.cluster import ExecutorLike, open_executor
-from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
+from pipeline.execution.executor import Died, Done, Executor, MapTasks, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
 from pipeline.match_rows import MATCHES, BatchRows, ClipResult, match_table, results_table
 from pipeline.matching.clip import too_little_to_tell
 from pipeline.matching.recording import Recording
 from pipeline.matching.search import find_matches
-from pipeline.matching.types import Match, Query
+from pipeline.matching.types import Library, Match, Query
 from pipeline.paths import Paths, is_url, printable_path
 from pipeline.progress import OnProgress, shown
+from pipeline.shard_search import SharedLibrary, group_shards
 from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,16 @@ SOUND_STEP_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """Clips that one task identifies; their paths, as the user gave them, start from ``folder``."""
+    """Clips that one task identifies; their paths, as the user gave them, start from ``folder``.
+
+    Parameters
+    ----------
+    groups
+        Numbers of the shards that are searched together, each group by a task of its own beside this one; none: this
+        task searches all shards.
+    map_beside
+        As for an `Executor`, if there are groups.
+    """
 
     snapshot: Snapshot
     query: Query
@@ -67,6 +77,14 @@ class ClipBatch:
     folder: str
     limit_s: float | None
     stream: int | None
+    groups: tuple[tuple[int, ...], ...] = ()
+    map_beside: Callable[[], MapTasks[Any, Any]] | None = None
+
+    def open_library(self) -> Library:
+        """The library to search; called by the task, first of all."""
+        if self.map_beside is None or not self.groups:
+            return self.snapshot
+        return SharedLibrary(self.snapshot, self.groups, self.map_beside())
 
 
 def identify(
@@ -208,8 +226,11 @@ def identify_entries(
     """`identify` as a stream: the rows batch by batch, in the order of the entries."""
     executor = executor or SerialExecutor()
     snapshot = snapshot_of(store)
-    batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s, stream)
     executor.require_visible([snapshot.url, *catalog.folders(entries)])
+    batches = plan(entries, snapshot, query or Query(), executor.workers, limit_s, stream)
+    if executor.map_beside is not None:
+        groups = group_shards(snapshot.shard_numbers, executor.workers)
+        batches = [dataclasses.replace(batch, groups=groups, map_beside=executor.map_beside) for batch in batches]
     total_bytes = sum(entry.size_bytes for entry in entries) + len(entries)
     done = failures = 0
     audio_s = share = 0.0
@@ -283,16 +304,17 @@ BatchProgress: TypeAlias = Callable[[float, float], None]
 def identify_batch(batch: ClipBatch, progress: BatchProgress = lambda audio_s, size_bytes: None) -> BatchRows:
     """Decode the clips of a batch, match them, and make their rows: the task that an executor runs."""
     began = time.monotonic()
+    library = batch.open_library()
     clips: list[ClipResult] = []
     waiting: list[tuple[ClipResult, NDArray[np.float32]]] = []
-    for clip, samples in _decode_clips(batch, progress):
+    for clip, samples in _decode_clips(batch, library, progress):
         clips.append(clip)
         if samples is not None:
             waiting.append((clip, samples))
         if len(waiting) >= CLIPS_AT_ONCE:
-            _match_together(waiting, batch)
+            _match_together(waiting, library, batch.query)
             waiting = []
-    _match_together(waiting, batch)
+    _match_together(waiting, library, batch.query)
     return BatchRows(
         table=results_table(clips, batch.snapshot),
         audio_s=sum(clip.duration_s for clip in clips),
@@ -302,19 +324,21 @@ def identify_batch(batch: ClipBatch, progress: BatchProgress = lambda audio_s, s
     )
 
 
-def _match_together(clips: Sequence[tuple[ClipResult, NDArray[np.float32]]], batch: ClipBatch) -> None:
-    found = find_matches([samples for _, samples in clips], batch.snapshot, batch.query)
+def _match_together(clips: Sequence[tuple[ClipResult, NDArray[np.float32]]], library: Library, query: Query) -> None:
+    found = find_matches([samples for _, samples in clips], library, query)
     for (clip, samples), matches in zip(clips, found, strict=True):
         clip.matches = matches
         if not matches:
-            clip.remark = too_little_to_tell(samples, batch.snapshot.settings)
+            clip.remark = too_little_to_tell(samples, library.settings)
 
 
-def _decode_clips(batch: ClipBatch, progress: BatchProgress) -> Iterator[tuple[ClipResult, NDArray[np.float32] | None]]:
+def _decode_clips(
+    batch: ClipBatch, library: Library, progress: BatchProgress
+) -> Iterator[tuple[ClipResult, NDArray[np.float32] | None]]:
     """Each file of a batch in turn, and the samples of a clip that is still to be matched."""
     audio_s, size_bytes = 0.0, 0
     for entry in batch.entries:
-        consumer = _FileConsumer(batch, entry, audio_s=audio_s, size_bytes=size_bytes, progress=progress)
+        consumer = _FileConsumer(batch, library, entry, audio_s=audio_s, size_bytes=size_bytes, progress=progress)
         clip, samples = _decode_clip(consumer)
         audio_s += clip.duration_s
         size_bytes += entry.size_bytes
@@ -358,6 +382,7 @@ class _FileConsumer:
     """
 
     batch: ClipBatch
+    library: Library
     entry: Entry
     audio_s: float
     size_bytes: int
@@ -370,7 +395,7 @@ class _FileConsumer:
 
     def consume(self, blocks: Iterator[NDArray[np.float32]]) -> NDArray[np.float32] | list[Match]:
         """The samples of a clip, to be matched together with others; of a recording, its matches."""
-        return _clip_or_matches(blocks, self.batch.snapshot, self.batch.query, self._report)
+        return _clip_or_matches(blocks, self.library, self.batch.query, self._report)
 
     def _report(self, duration_s: float) -> None:
         """Report the progress within a recording."""
@@ -380,7 +405,7 @@ class _FileConsumer:
 
 def _clip_or_matches(
     blocks: Iterator[NDArray[np.float32]],
-    snapshot: Snapshot,
+    library: Library,
     query: Query,
     report: Callable[[float], None] = lambda duration_s: None,
 ) -> NDArray[np.float32] | list[Match]:
@@ -391,11 +416,11 @@ def _clip_or_matches(
     report
         Called with the seconds of a recording that were searched.
     """
-    longest = round(LONGEST_CLIP_S * snapshot.settings.sample_rate)
+    longest = round(LONGEST_CLIP_S * library.settings.sample_rate)
     start = _first_samples(blocks, longest + 1)
     if len(start) <= longest:
         return start
-    recording = Recording(snapshot, query)
+    recording = Recording(library, query)
     for samples in itertools.chain([start], blocks):
         recording.feed(samples)
         report(recording.duration_s)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.matching.types import Match
 from pipeline.paths import printable_path
@@ -124,9 +123,8 @@ def _songs(snapshot: Snapshot, song_ids: set[int]) -> dict[int, dict[str, Any]]:
     """What the rows say of some songs, by song id."""
     if not song_ids:
         return {}
-    table = snapshot.songs(["song_id", "path", "duration_s", *TAGS])
-    wanted = table.filter(pc.is_in(table["song_id"], pa.array(sorted(song_ids), pa.int32())))
-    return {row["song_id"]: row for row in wanted.to_pylist()}
+    table = snapshot.songs(["song_id", "path", "duration_s", *TAGS], song_ids)
+    return {row["song_id"]: row for row in table.to_pylist()}
 
 
 def _rows(clip: ClipResult, songs: dict[int, dict[str, Any]]) -> list[dict[str, object]]:

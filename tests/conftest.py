@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from pipeline.simulation import acoustics, encoding, music
+
+hypothesis.settings.register_profile("songprint", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("songprint")
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
 SONG_S = 30.0

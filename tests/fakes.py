@@ -124,6 +124,10 @@ class MemoryLibrary:
             self.settings, {song_id: (pair_peaks(peaks, fan_out), peaks) for song_id, peaks in every.items()}
         )
 
+    def map_shards(self, task: Callable[[Sequence[MemoryShard]], object]) -> list[object]:
+        """As `Snapshot` does."""
+        return [task(self.shards)]
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As `Snapshot` does."""
         return {song_id: self.peaks[song_id] for song_id in song_ids}

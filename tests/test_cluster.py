@@ -14,6 +14,7 @@ from typing import Any
 
 import distributed
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 import pipeline
@@ -25,7 +26,9 @@ from pipeline.execution import dask_executor
 from pipeline.execution.executor import Progress
 from pipeline.fingerprinting import extract
 from pipeline.fingerprinting.extract import Fingerprint
-from pipeline.simulation import encoding, music
+from pipeline.matching.types import Query
+from pipeline.shard_search import group_shards
+from pipeline.simulation import acoustics, encoding, music
 from tests.conftest import FormulaLibrary
 from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
 from tests.test_end_to_end import contents
@@ -65,6 +68,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def sharded(songs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of the music in shards of two songs."""
+    store = Store.create(str(tmp_path_factory.mktemp("sharded") / "store"), shard_frames=1000)
+    assert pipeline.index([str(songs_folder)], store).added == N_SONGS
+    assert store.snapshot().shard_numbers == tuple(range(N_SONGS // 2))
+    return store
+
+
 def who(seconds: float) -> str:
     time.sleep(seconds)
     return str(distributed.get_worker().name)
@@ -80,6 +92,18 @@ def deadly(path: str, settings: Settings, limit_s: float | None = None, stream: 
 def index_with_a_deadly_decoder(batch: indexing.IndexBatch) -> indexing.BatchReport:
     indexing.fingerprint = deadly  # type: ignore[attr-defined]
     return indexing.index_batch(batch)
+
+
+def who_beside(map_beside: Any) -> list[str]:
+    map_tasks = map_beside()
+    names: list[str] = map_tasks(who, [0.0] * 5)
+    return names
+
+
+def identify_with_a_deadly_decoder(batch: identification.ClipBatch) -> identification.BatchRows:
+    if any("deadly" in entry.path for entry in batch.entries):
+        os.abort()
+    return identification.identify_batch(batch)
 
 
 def test_killed_workers_lose_and_double_no_song(
@@ -171,6 +195,50 @@ def test_workers_that_join_late_are_used(shared: DaskCluster, monkeypatch: pytes
             if "w2" in names:
                 break
     assert "w2" in names
+
+
+def test_tasks_that_wait_for_tasks_of_their_own_do_not_keep_those_from_running(shared: DaskCluster) -> None:
+    with dask_executor.connect(shared.address) as workers:
+        names = workers.map(who_beside, [workers.map_beside] * 6)
+    assert [len(of_call) for of_call in names] == [5] * 6
+    assert {name for of_call in names for name in of_call} <= set(shared.workers)
+
+
+def test_shards_are_dealt_out_to_as_many_groups_as_there_are_workers() -> None:
+    assert group_shards((0, 1, 2, 3, 4), 2) == ((0, 2, 4), (1, 3))
+    assert group_shards((0, 1), 16) == ((0,), (1,))
+    assert group_shards((0,), 4) == group_shards((0, 1), 1) == ()
+
+
+def test_workers_that_search_some_shards_each_give_the_rows_of_one_process(
+    shared: DaskCluster, sharded: Store, songs_folder: Path, tmp_path: Path
+) -> None:
+    """Clips, and recordings that are searched stretch by stretch; at other speeds as well."""
+    for seed in range(3):
+        clip = acoustics.recording(music.song(seed, SONG_S)[-5 * music.SAMPLE_RATE :], 5.0, seed)
+        encoding.write(tmp_path / f"clip{seed}.wav", clip)
+    paths, query = [str(tmp_path), *(str(songs_folder / f"{seed:02d}.wav") for seed in (0, 3))], Query(speed_range=1)
+    alone = pipeline.identify(paths, sharded, query)
+    assert alone["status"].to_pylist().count("matched") >= 4
+    with dask_executor.connect(shared.address) as workers:
+        assert len(group_shards(sharded.snapshot().shard_numbers, workers.workers)) == workers.workers
+        assert pipeline.identify(paths, sharded, query, workers).equals(alone)
+
+
+def test_a_clip_that_kills_its_worker_costs_its_own_row_when_others_wait_for_theirs(
+    sharded: Store, songs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = [str(songs_folder / f"{seed:02d}.wav") for seed in range(2)]
+    shutil.copy(clips[0], tmp_path / "deadly.wav")
+    alone = pipeline.identify(clips, sharded)
+    monkeypatch.setattr(identification, "identify_batch", identify_with_a_deadly_decoder)
+    monkeypatch.setattr(identification, "BATCH_BYTES", 0)  # each clip is a batch
+    with dask_executor.local(2) as local:  # as a client's workers they may be on several machines
+        rows = pipeline.identify([clips[0], str(tmp_path / "deadly.wav"), clips[1]], sharded, executor=local.client)
+    assert dict(zip(rows["clip"].to_pylist(), rows["status"].to_pylist(), strict=True)) == {
+        clips[0]: "matched", str(tmp_path / "deadly.wav"): "failed", clips[1]: "matched",
+    }  # fmt: skip
+    assert rows.filter(pc.equal(rows["status"], "matched")).equals(alone)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pipeline
 from jobs.cli import run
 from pipeline.errors import StoreError
+from pipeline.simulation import encoding, music
 from pipeline.store import Store, byte_ranges, postings, stage
 from pipeline.store.storage import Location
 from tests.fakes import make_song
@@ -78,6 +80,27 @@ def test_a_store_lives_behind_a_url_as_in_a_folder(bucket: str, tmp_path: Path) 
     snapshot = stored.snapshot()
     live = {name for table in ("songs", "postings", "constellations") for name in snapshot.files(table)}
     assert objects(stored) == sorted(live | {"songprint.json"})
+
+
+def test_songs_and_clips_behind_a_url_give_the_rows_of_a_folder(bucket: str, tmp_path: Path) -> None:
+    """The songs are indexed and the clips identified where they are, in a store of two shards."""
+    fs = s3fs.S3FileSystem()
+    for seed in range(3):
+        encoding.write(tmp_path / f"{seed}.flac", music.song(seed, 15.0))
+        encoding.write(tmp_path / f"clip{seed}.wav", music.song(seed, 15.0)[-4 * music.SAMPLE_RATE :])
+        fs.put(str(tmp_path / f"{seed}.flac"), f"{bucket}/songs/{seed}.flac")
+        fs.put(str(tmp_path / f"clip{seed}.wav"), f"{bucket}/clips/clip{seed}.wav")
+    rows = []
+    for root, songs, clips in ((bucket, f"{bucket}/songs", f"{bucket}/clips"), (str(tmp_path), *[str(tmp_path)] * 2)):
+        store = Store.create(f"{root}/sung.songprint", shard_frames=700)
+        files = [f"{songs}/{seed}.flac" for seed in range(3)]
+        assert pipeline.index(files, store).added == 3
+        assert store.snapshot().shard_numbers == (0, 1)
+        store.compact(grace_hours=0)
+        found = pipeline.identify([f"{clips}/clip{seed}.wav" for seed in range(3)], store).to_pylist()
+        rows.append([row | {name: row[name].rpartition("/")[2] for name in ("clip", "song_path")} for row in found])
+    assert rows[0] == rows[1]
+    assert [row["song_path"] for row in rows[0]] == ["0.flac", "1.flac", "2.flac"]
 
 
 def test_positions_are_fetched_in_runs_and_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

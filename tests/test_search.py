@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.audio.resampling import at_speed
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.extract import constellation
-from pipeline.fingerprinting.landmarks import Hashes, Postings, pack, pair_peaks
+from pipeline.fingerprinting.landmarks import Hashes, Postings, anchor_bins, pack, pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import LEVEL_DB, Settings
 from pipeline.matching import voting
@@ -29,7 +29,7 @@ from pipeline.matching.verification import (
     filter_spectrogram,
     read_responses,
 )
-from pipeline.matching.voting import TICKS, Hits, QueryHashes, find_candidates, find_hits, fullest_windows, vote
+from pipeline.matching.voting import TICKS, QueryHashes, find_candidates, find_hits, fullest_windows
 from pipeline.simulation import acoustics, music
 from tests import naive
 from tests.fakes import MemoryLibrary, MemoryShard
@@ -80,25 +80,6 @@ def test_a_hit_knows_its_anchors_bin():
     assert find_hits(QueryHashes(hash_, ints(8)), Postings(hash_, ints(1), ints(20))).bin.tolist() == [700]
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 3), st.integers(0, 120), st.integers(0, 3), st.integers(-40, 40)),
-        min_size=1,
-        max_size=40,
-    )
-)
-def test_the_best_candidate_has_the_votes_of_the_plain_count(rows):
-    hits = Hits(*(ints(*(row[column] for row in rows)) for column in range(4)))
-    candidates = vote(hits, 5)
-    plain = [(s, o, b, d) for s, o, b, d in rows]
-    most = max(naive.votes(plain, s, d + TICKS / 2 - 0.5, TICKS / 2) for s, _, _, d in rows)
-    assert candidates[0].votes <= most
-    assert candidates[0].votes >= most / 2  # a landmark found at two shifts can make a poorer window look fuller
-    for candidate in candidates:
-        near = [abs(candidate.delta - d) for s, _, _, d in rows if s == candidate.song_id]
-        assert min(near) == 0
-
-
 QUERIES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), max_size=40)
 SONG_CONTENTS = st.lists(
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), max_size=40), min_size=1, max_size=6
@@ -108,6 +89,16 @@ SONG_CONTENTS = st.lists(
 def query_of(query):
     query = sorted(query)
     return QueryHashes(ints(*(hash_ for hash_, _ in query)), ints(*(tick for _, tick in query)))
+
+
+def hits_with_bins(query, pairs):
+    """(offset, bin, delta) of all hits of a query in one song."""
+    return [
+        (offset, int(anchor_bins(ints(known))[0]), TICKS * offset - tick)
+        for asked, tick in query
+        for known, offset in pairs
+        if asked == known
+    ]
 
 
 def landmarks(pairs):
@@ -135,11 +126,17 @@ def test_the_fullest_windows_are_those_of_the_plain_count(query, songs, most, ga
     told = list(zip(found.song_id.tolist(), found.cell.tolist(), found.n_hits.tolist(), strict=True))
     expected = naive.fullest_windows(query, songs, most)
     assert told == expected
-    hits = found.hits
-    got = zip(hits.song_id.tolist(), hits.offset.tolist(), hits.delta.tolist(), strict=True)
-    chosen = {(song, cell + step) for song, cell, _ in expected for step in (0, 1)}
-    flat = [(hash_, song, offset) for song, pairs in songs.items() for hash_, offset in pairs]
-    assert sorted(got) == sorted(hit for hit in naive.hits(query, flat) if (hit[0], hit[2] // TICKS) in chosen)
+    assert all(found.n_in_frame >= found.votes)
+    for place, (song_id, cell, _) in enumerate(expected):
+        inside = [hit for hit in hits_with_bins(query, songs[song_id]) if cell <= hit[2] // TICKS <= cell + 1]
+        counts = [
+            len({hit for hit in inside if start <= hit[2] - TICKS * cell < start + TICKS}) for start in range(TICKS)
+        ]
+        start = TICKS * cell + counts.index(max(counts))
+        frame = sorted({(delta, offset, bin_) for offset, bin_, delta in inside if start <= delta < start + TICKS})
+        assert found.n_in_frame[place] == len(frame)
+        assert found.votes[place] == naive.votes([(1, o, b, d) for d, o, b in frame], 1, start, TICKS - 1)
+        assert TICKS * cell + found.delta[place] == frame[len(frame) // 2][0]
 
 
 @settings(max_examples=100)
@@ -154,7 +151,7 @@ def test_candidates_do_not_depend_on_how_songs_are_shared_out_among_shards(query
     one, many = MemoryLibrary(SETTINGS, {}), MemoryLibrary(SETTINGS, {})
     one.shards, many.shards = [MemoryShard(songs)], shards
     asked = query_of(query)
-    assert find_candidates(asked, many, most) == find_candidates(asked, one, most)
+    assert find_candidates([asked], many, most) == find_candidates([asked], one, most)
 
 
 def test_songs_that_lie_side_by_side_do_not_share_votes():
@@ -167,25 +164,19 @@ def test_songs_that_lie_side_by_side_do_not_share_votes():
     library = MemoryLibrary(SETTINGS, {})
     library.shards = [MemoryShard({1: end, 2: start})]
     asked = QueryHashes(hashes, np.arange(20, dtype=np.int32) * np.int32(TICKS))
-    candidates = find_candidates(asked, library, 5)
+    (candidates,) = find_candidates([asked], library, 5)
     assert [(c.song_id, c.delta, c.votes) for c in candidates] == [(1, 90 * TICKS, 10), (2, -10 * TICKS, 10)]
 
 
 def test_votes_are_distinct_anchors_of_the_song():
-    twice = Hits(ints(1, 1, 1, 1), ints(5, 5, 9, 9), ints(3, 3, 4, 4), ints(80, 81, 80, 81))
-    (candidate,) = vote(twice, 5)
-    assert (candidate.song_id, candidate.votes) == (1, 2)
-    assert vote(Hits(*[ints()] * 4), 5) == []
-
-
-def test_what_is_too_large_to_count_is_refused():
-    with pytest.raises(ParameterError, match="too large to be counted"):
-        vote(Hits(ints(1, 1), ints(0, 0), ints(0, 0), ints(0, 1 << 25)), 5)
-
-
-def test_any_song_id_can_be_counted():
-    (candidate,) = vote(Hits(ints(2**31 - 1, 2**31 - 1), ints(0, 1), ints(0, 0), ints(0, 0)), 5)
-    assert (candidate.song_id, candidate.votes) == (2**31 - 1, 2)
+    """A landmark that two shifts of the clip find is one vote, and places of a song lie more than a frame apart."""
+    asked = QueryHashes(ints(1, 1, 2, 2), ints(80, 81, 112, 113))
+    library = MemoryLibrary(SETTINGS, {})
+    library.shards = [MemoryShard({2**31 - 1: Hashes(ints(1, 2, 1), ints(20, 24, 300))})]
+    ((first, second),) = find_candidates([asked], library, 5)
+    assert (first.song_id, first.votes) == (2**31 - 1, 2)
+    assert second.votes == 1
+    assert find_candidates([QueryHashes(ints(), ints())], library, 5) == [[]]
 
 
 @pytest.mark.parametrize("length_s", [1, 2, 5])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.matching.calibration import clip_threshold
 from pipeline.matching.search import RESOLVED_CONFIDENCE, find_matches
-from pipeline.matching.types import Library, Match, Query, Shard
+from pipeline.matching.types import Library, Match, Query, Result, Shard
 from pipeline.paths import Paths
 from pipeline.progress import OnProgress, shown
 from pipeline.store import Snapshot, Store
@@ -92,11 +92,14 @@ class LibraryWithout:
     """
 
     def __init__(self, library: Library, song_ids: Iterable[int]) -> None:
-        hidden = np.unique(np.array(list(song_ids), np.int32))
         self.settings = library.settings
-        self.n_songs = library.n_songs - len(hidden)
-        self.shards: Sequence[Shard] = [ShardWithout(shard, hidden) for shard in library.shards]
         self._library = library
+        self._hidden = np.unique(np.array(list(song_ids), np.int32))
+        self.n_songs = library.n_songs - len(self._hidden)
+
+    def map_shards(self, task: Callable[[Sequence[Shard]], Result]) -> list[Result]:
+        """As the library, with the other songs."""
+        return self._library.map_shards(lambda shards: task([ShardWithout(one, self._hidden) for one in shards]))
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As the library has them."""

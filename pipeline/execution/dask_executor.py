@@ -18,6 +18,7 @@ import platform
 import re
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from distributed.protocol import pickle
 from distributed.scheduler import KilledWorker
 
 from pipeline.errors import ClusterError, ParameterError
-from pipeline.execution.executor import Died, Done, Outcomes
+from pipeline.execution.executor import Died, Done, MapTasks, Outcomes
 from pipeline.execution.process import block_pandas_import, interrupts_handled_here, keep_memory
 from pipeline.execution.timeouts import within
 from pipeline.paths import filesystem, is_url
@@ -99,10 +100,21 @@ class DaskExecutor:
 
     def map(self, task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """All results, in the order of the items, ahead of whatever `as_completed` has waiting."""
+        return self._map(task, items)
+
+    @property
+    def map_beside(self) -> Callable[[], MapTasks[Any, Any]] | None:
+        """A map over further tasks for a running one; ``None`` for workers on this machine."""
+        return None if self._own else functools.partial(_map_beside, self._required_paths)
+
+    def _map(self, task: Callable[[Item], Result], items: Iterable[Item], *, by_place: bool = False) -> list[Result]:
+        """As `map`; ``by_place``: the same workers for the tasks at the same place each time, while they are there."""
+        numbered = [(task, place, item) for place, item in enumerate(items)]
+        places = len(numbered) if by_place else 0
         results: dict[int, Result] = {}
-        for outcome in self._outcomes(_numbered, [(task, place, item) for place, item in enumerate(items)], priority=1):
+        for outcome in self._outcomes(_numbered, numbered, priority=1, places=places):
             if isinstance(outcome, Died):
-                raise ClusterError(f"{getattr(task, '__name__', task)}: {outcome.reason}")
+                raise TaskDied(f"{getattr(task, '__name__', task)}: {outcome.reason}")
             place, result = outcome.result
             results[place] = result
         return [results[place] for place in range(len(results))]
@@ -111,7 +123,9 @@ class DaskExecutor:
         """Outcomes as they come; an item is taken only when a worker can soon run it."""
         return self._outcomes(task, items, priority=0)
 
-    def _outcomes(self, task: Callable[[Item], Result], items: Iterable[Item], priority: int) -> Outcomes[Item, Result]:
+    def _outcomes(
+        self, task: Callable[[Item], Result], items: Iterable[Item], priority: int, places: int = 0
+    ) -> Outcomes[Item, Result]:
         waiting = iter(items)
         refused: deque[Item] = deque()
         running: dict[Any, Item] = {}
@@ -123,7 +137,7 @@ class DaskExecutor:
                 new = list(itertools.islice(waiting, max(free - len(again), 0)))
                 with _scheduler_errors_translated():
                     for item in [*again, *new]:
-                        running[self._submit(task, item, priority)] = item
+                        running[self._submit(task, item, priority, places)] = item
                     finished = self._finished(running)
                 if not running:
                     return
@@ -139,6 +153,8 @@ class DaskExecutor:
                             extra={"fields": {"worker": str(worker.name), "address": worker.address, "reason": DIED}},
                         )  # fmt: skip
                         yield Died(item, DIED)
+                    except TaskDied:  # one that it ran beside itself
+                        yield Died(item, DIED)
                     except UnfitWorker as error:
                         self._exclude(error)
                         refused.append(item)
@@ -149,10 +165,14 @@ class DaskExecutor:
                 with contextlib.suppress(Exception):
                     self._client.cancel(list(running), force=True)
 
-    def _submit(self, task: Callable[[Item], Result], item: Item, priority: int) -> Any:
+    def _submit(self, task: Callable[[Item], Result], item: Item, priority: int, places: int) -> Any:
         where: dict[str, Any] = {}
-        if self._unfit:
-            where = {"workers": sorted(self._known_workers().keys() - self._unfit), "allow_other_workers": True}
+        if self._unfit or places:
+            workers = sorted(self._known_workers().keys() - self._unfit)
+            if places and workers:
+                place: int = item[1]  # type: ignore[index]
+                workers = workers[place % len(workers) :: places]
+            where = {"workers": workers, "allow_other_workers": True}
         payload = pickle.dumps((task, item))
         job = (version_with_digest(), self._required_paths, self._own, payload)
         return self._client.submit(_run, *job, pure=False, priority=priority, **where)
@@ -220,6 +240,10 @@ def _result(future: Any) -> Any:
             f"a worker cannot load songprint ({error}); install {version_with_digest()} on all"
         ) from error
     raise error
+
+
+class TaskDied(ClusterError):
+    """The process of a task died each time that it was tried."""
 
 
 class UnfitWorker(Exception):
@@ -462,6 +486,23 @@ def _run(version: str, required_paths: tuple[str, ...], own: bool, payload: byte
     task, item = pickle.loads(payload)
     result: bytes = pickle.dumps(task(item))
     return result
+
+
+_client_lock = threading.Lock()
+
+
+def _map_beside(required_paths: tuple[str, ...]) -> MapTasks[Any, Any]:
+    """What `DaskExecutor.map_beside` stands for, called on a worker.
+
+    The task's thread no longer counts as one of the worker's from now on, else tasks that wait for others would keep
+    those from running.
+    """
+    distributed.secede()
+    with _client_lock:  # else a second task may get the worker's client before it is connected
+        client = distributed.get_client()
+    executor = DaskExecutor(client)
+    executor.require_visible(required_paths)
+    return functools.partial(executor._map, by_place=True)
 
 
 def _numbered(call: tuple[Callable[[Item], Result], int, Item]) -> tuple[int, Result]:

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,6 +58,10 @@ class Progress:
 Outcomes: TypeAlias = Generator[Done[Item, Result] | Died[Item], None, None]
 
 
+MapTasks: TypeAlias = Callable[[Callable[[Item], Result], Sequence[Item]], list[Result]]
+"""Runs a task for each item, and gives all results in the order of the items."""
+
+
 class Executor(Protocol):
     """What runs tasks: picklable functions of one picklable item each, that may run twice."""
 
@@ -74,6 +78,15 @@ class Executor(Protocol):
         """All results, in the order of the items, ahead of whatever `as_completed` has waiting."""
         ...
 
+    @property
+    def map_beside(self) -> Callable[[], MapTasks[Any, Any]] | None:
+        """What a running task calls, first of all, for a map over further tasks; it may be pickled.
+
+        Tasks at the same place of a map run on the same workers each time, while these are there, which so need not
+        have in memory what the others read. ``None`` where all tasks run on one machine: they share its memory.
+        """
+        ...
+
     def as_completed(self, task: Callable[[Item], Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
         """Outcomes as they come; an item is taken from ``items`` only when a worker can soon run it.
 
@@ -86,6 +99,7 @@ class SerialExecutor:
     """The plain loop: one task after the other, in this process."""
 
     workers = 1
+    map_beside = None
 
     def require_visible(self, paths: Sequence[str]) -> None:
         """Do nothing: tasks run in the process that was given the paths."""

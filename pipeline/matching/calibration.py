@@ -62,6 +62,9 @@ LEAST_CORRELATION = 0.6
 LONE_VOTE = 0.2
 # Logit that the best candidate reaches in a share of out-of-library clips: false positive rate to logit.
 LOGIT_AT_FPR = {0.1: -3.58, 0.03: -1.94, 0.01: -0.68, 0.003: 1.37, 0.001: 2.5}
+# The weights are fitted in libraries of about so many songs. In one ten times as large chance gives more votes and a
+# higher response: the evidence above the background shrinks, of right candidates and of wrong ones alike.
+CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.6
 # Seconds of a clip, and by how much its logit must be higher. Music that shares a loop with a song shares it for
 # seconds; a clip so long is hardly ever less sure when it is right, except under voices and engines.
 LENGTH_PENALTY_S, LENGTH_PENALTY = (2.0, 5.0), (0.0, 1.0)
@@ -239,6 +242,11 @@ def background_votes(candidates: Sequence[Candidate]) -> float:
         best[candidate.song_id] = max(best.get(candidate.song_id, 0), candidate.votes)
     rest = sorted(best.values(), reverse=True)[BACKGROUND_RANK:]
     return float(np.median(rest)) if rest else 1.0
+
+
+def size_allowance(n_songs: int) -> float:
+    """By how much the logit of a candidate is too low in a library of so many songs, at least 0."""
+    return LOGIT_A_DECADE * max(0.0, math.log10(max(n_songs, 1) / CALIBRATED_SONGS))
 
 
 def length_penalty(length_s: float) -> float:

@@ -13,8 +13,9 @@ the tempo. Lines are counted in short windows, in which a few slopes suffice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,9 +227,23 @@ def find_changed(landmarks: ScalableLandmarks, library: Library, searched: Grid)
     landmarks
         Of the seconds that are to be searched.
     """
-    settings = library.settings
+    parts = library.map_shards(partial(_changed_in_shards, landmarks, searched, library.settings))
+    candidates: list[ChangedCandidate] = []
+    n_of_window: dict[int, int] = {}
+    for rank, candidate in sorted((one for part in parts for one in part), key=lambda one: one[0]):
+        window = rank[0]
+        n_of_window[window] = n_of_window.get(window, 0) + 1
+        if n_of_window[window] <= CANDIDATES_PER_WINDOW:
+            candidates.append(candidate)
+    return candidates
+
+
+def _changed_in_shards(
+    landmarks: ScalableLandmarks, searched: Grid, settings: Settings, shards: Sequence[Shard]
+) -> list[tuple[tuple[int, ...], ChangedCandidate]]:
+    """The candidates of some shards, each with its rank: the window, then what comes first in it."""
     found: list[tuple[NDArray[np.int64], ...]] = []
-    for number, shard in enumerate(library.shards):
+    for number, shard in enumerate(shards):
         for step, pitch in enumerate(searched.pitches.tolist()):
             hits = _find_hits(landmarks, shard, pitch, searched.tempos, settings)
             for at, tempo in enumerate(searched.tempos.tolist()):
@@ -237,21 +252,22 @@ def find_changed(landmarks: ScalableLandmarks, library: Library, searched: Grid)
                 found.append((window, place, votes, *origin.T))
     if not found:
         return []
-    window, place, votes, shards, steps, tempo_steps = (np.concatenate(part) for part in zip(*found, strict=True))
-    candidates: list[ChangedCandidate] = []
+    window, place, votes, numbers, steps, tempo_steps = (np.concatenate(part) for part in zip(*found, strict=True))
+    candidates: list[tuple[tuple[int, ...], ChangedCandidate]] = []
     kept: list[tuple[int, int, int, float]] = []
     for i in np.lexsort((place, tempo_steps, steps, -votes, window)).tolist():
         step = int(steps[i])
-        key = (int(window[i]), int(shards[i]), int(place[i]), math.log(searched.pitches[step]))
+        key = (int(window[i]), int(numbers[i]), int(place[i]), math.log(searched.pitches[step]))
         of_window = [other for other in kept if other[0] == key[0]]
         if len(of_window) == CANDIDATES_PER_WINDOW or any(_is_near(key, other) for other in of_window):
             continue
-        song_id, frame = (int(value[0]) for value in library.shards[key[1]].locate(place[i : i + 1].astype(np.int32)))
+        song_id, frame = (int(value[0]) for value in shards[key[1]].locate(place[i : i + 1].astype(np.int32)))
         if song_id:
             kept.append(key)
             change = Change(float(searched.pitches[step]), float(searched.tempos[tempo_steps[i]]))
             tick = (key[0] + 0.5) * _window_frames(settings) * TICKS
-            candidates.append(ChangedCandidate(song_id, change, tick, float(frame), int(votes[i])))
+            rank = (key[0], -int(votes[i]), step, int(tempo_steps[i]), song_id, frame)
+            candidates.append((rank, ChangedCandidate(song_id, change, tick, float(frame), int(votes[i]))))
     return candidates
 
 

@@ -25,6 +25,7 @@ from pipeline.matching.calibration import (
     clip_threshold,
     confidence,
     recording_threshold,
+    size_allowance,
 )
 from pipeline.matching.changes import Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
@@ -94,6 +95,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
         that holds a recording twice gives both songs.
     """
     rate = library.settings.sample_rate
+    allowance = size_allowance(library.n_songs)
     needed = [clip_threshold(query.false_positives, len(clip) / rate) for clip in clips]
     # every speed is a chance to be wrong, and the share holds for all of them
     share = query.false_positives / len(speeds(query.speed_range))
@@ -109,7 +111,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
             searched = [Clip(at_speed(clips[i], speed), library.settings) for i in some]
             for i, clip, candidates in zip(some, searched, search(searched, library, level), strict=True):
                 threshold = needed[i] if speed == 1.0 else needed_at_speeds[i]
-                found = _matches_above(max(threshold, least), candidates, clip, speed)
+                found = _matches_above(max(threshold, least), candidates, clip, speed, allowance)
                 if found and found[0].confidence > best[i]:
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
@@ -161,7 +163,7 @@ def _stages(query: Query) -> list[tuple[SearchLevel, float]]:
 
 def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[list[VerifiedCandidate]]:
     """The verified candidates of each clip, best first."""
-    found = [find_candidates(clip.query_hashes(level), library, level.candidates) for clip in clips]
+    found = find_candidates([clip.query_hashes(level) for clip in clips], library, level.candidates)
     verified = []
     at_once = SONGS_IN_MEMORY // level.filtered
     for start in range(0, len(clips), at_once):
@@ -300,13 +302,21 @@ def select_for_evidence(responses: NDArray[np.float64]) -> list[int]:
     return sorted({*best, *range(min(BEST_BY_VOTES, len(responses)))})
 
 
-def _matches_above(needed: float, candidates: Sequence[VerifiedCandidate], clip: Clip, speed: float) -> list[Match]:
-    """The best place of each song with enough confidence: `needed`, for further songs `FURTHER_SONG_CONFIDENCE`."""
+def _matches_above(
+    needed: float, candidates: Sequence[VerifiedCandidate], clip: Clip, speed: float, allowance: float
+) -> list[Match]:
+    """The best place of each song with enough confidence: `needed`, for further songs `FURTHER_SONG_CONFIDENCE`.
+
+    Parameters
+    ----------
+    allowance
+        As `size_allowance` gives it.
+    """
     rate = clip.settings.sample_rate
     length_s = clip.n_samples / rate
     found: dict[int, Match] = {}
     for one in candidates:
-        song_id, probability = one.candidate.song_id, confidence(one.logit)
+        song_id, probability = one.candidate.song_id, confidence(one.logit + allowance)
         if song_id in found or probability < needed:
             continue
         start_s = (one.candidate.delta * clip.settings.hop / TICKS + clip.lead) / rate

@@ -79,11 +79,11 @@ def find_tracks(query: QueryHashes, library: Library, ticks_per_s: float) -> lis
     last = max(end - size, 0.0)
     windows = [(start, start + size) for start in (*np.arange(0.0, last, step), last)]
     windows.append((max(end - LAST_WINDOW_S * ticks_per_s, 0.0), end))
+    inside = [(query.tick >= start) & (query.tick < stop) for start, stop in windows]
+    queries = [QueryHashes(query.hash[some], query.tick[some]) for some in inside]
     songs: dict[int, list[Track]] = {}
-    for start, stop in windows:
+    for (start, stop), candidates in zip(windows, find_candidates(queries, library, CANDIDATES), strict=True):
         middle = (start + stop) / 2
-        inside = (query.tick >= start) & (query.tick < stop)
-        candidates = find_candidates(QueryHashes(query.hash[inside], query.tick[inside]), library, CANDIDATES)
         chance = background_votes(candidates)
         for candidate in candidates:
             of_song = songs.setdefault(candidate.song_id, [])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from pipeline.errors import ParameterError
 from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
+
+Result = TypeVar("Result")
 
 
 class Shard(Protocol):
@@ -34,9 +36,11 @@ class Library(Protocol):
     @property
     def n_songs(self) -> int: ...
 
-    @property
-    def shards(self) -> Sequence[Shard]:
-        """All songs, each in one of them. What is found does not depend on which song is in which shard."""
+    def map_shards(self, task: Callable[[Sequence[Shard]], Result]) -> list[Result]:
+        """What a function gives for the shards, or for some of them at a time, each once.
+
+        Each song is in one shard. What is found does not depend on which song is in which.
+        """
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The constellations of some songs."""

@@ -14,20 +14,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ParameterError
 from pipeline.fingerprinting.landmarks import Postings, Slices, anchor_bins
 from pipeline.matching.types import Library, Shard
 
 TICKS = 8  # to a frame: the finest step by which a clip's frames are shifted
 MAX_CANDIDATES_PER_SONG = 8  # candidates in one song: music repeats itself, and other songs are wanted too
-# A hit as one integer: the song's number among those that were hit, delta, and enough of the song's anchor to tell it
-# from the others of a clip.
-SONG_BITS, DELTA_BITS, ANCHOR_BITS = 21, 25, 17
+# Enough of the song's anchor to tell it from the others of a clip.
+ANCHOR_BITS = 17
 WINDOWS_PER_CANDIDATE = 4  # windows in which votes are counted, for each candidate that is wanted
+WINDOW_TICKS = 2 * TICKS
 # A cell of a song that may be negative, where a clip begins before it, as a number that is not.
 CELL_BIAS = 1 << 30
 # Hits of which few are three to a window.
@@ -109,38 +109,55 @@ def find_hits(query: QueryHashes, postings: Postings) -> Hits:
     return Hits(postings.song_id[found], offset, np.repeat(anchor_bins(query.hash), count), delta)
 
 
-def find_candidates(query: QueryHashes, library: Library, most: int) -> list[Candidate]:
-    """The best candidates of a clip in a library, most votes first, as `vote` counts them.
+def find_candidates(queries: Sequence[QueryHashes], library: Library, most: int) -> list[list[Candidate]]:
+    """The best candidates of some clips in a library, most votes first, as `best_candidates` chooses them.
 
-    Votes are counted in the `WINDOWS_PER_CANDIDATE` times `most` fullest windows of all shards, whichever song is in
+    They are chosen among the `WINDOWS_PER_CANDIDATE` times `most` fullest windows of all shards, whichever song is in
     which shard.
     """
-    windows = [fullest_windows(query, shard, WINDOWS_PER_CANDIDATE * most) for shard in library.shards]
-    return vote(join_windows(windows, WINDOWS_PER_CANDIDATE * most).hits, most)
+    n_windows = WINDOWS_PER_CANDIDATE * most
+    parts = library.map_shards(partial(windows_of_shards, queries, n_windows))
+    return [best_candidates(join_windows(of_clip, n_windows), most) for of_clip in zip(*parts, strict=True)]
+
+
+def windows_of_shards(queries: Sequence[QueryHashes], most: int, shards: Sequence[Shard]) -> list[Windows]:
+    """The fullest windows of each clip in some shards: all clips in one shard, then in the next."""
+    parts = [[fullest_windows(query, shard, most) for query in queries] for shard in shards]
+    return [join_windows([of_shard[place] for of_shard in parts], most) for place in range(len(queries))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
-    """Two cells of a song, one after the other, with many hits; and the hits.
+    """Two cells of a song, one after the other, with many hits; and the best candidate in them.
 
     Parameters
     ----------
     song_id, cell
         ``(n_windows,)`` int32: the first of the two cells, a frame of the song less a frame of the clip. It has a hit.
     n_hits
-        ``(n_windows,)`` int64: distinct hashes, frames of the song and frames of the clip; most first, then by song and
+        ``(n_windows,)`` int32: distinct hashes, frames of the song and frames of the clip; most first, then by song and
         cell.
-    hits
-        All hits of these windows, with their ticks.
+    n_in_frame
+        ``(n_windows,)`` int32: of the frame of ticks that holds most, and starts in the first cell, the distinct
+        anchors and ticks.
+    delta, votes
+        ``(n_windows,)`` int32: the middle of that frame, in ticks from the beginning of the first cell; its distinct
+        anchors.
     """
 
     song_id: NDArray[np.int32]
     cell: NDArray[np.int32]
-    n_hits: NDArray[np.int64]
-    hits: Hits
+    n_hits: NDArray[np.int32]
+    n_in_frame: NDArray[np.int32]
+    delta: NDArray[np.int32]
+    votes: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.n_hits)
+
+    def take(self, which: slice | NDArray[np.integer]) -> Windows:
+        """Some of the windows."""
+        return Windows(*(getattr(self, name)[which] for name in self.__slots__))
 
 
 def fullest_windows(query: QueryHashes, shard: Shard, most: int) -> Windows:
@@ -178,21 +195,30 @@ def join_windows(parts: Sequence[Windows], most: int) -> Windows:
     """
     if len(parts) == 1:
         return parts[0]
-    parts = [*parts, NO_WINDOWS]
-    song_id = np.concatenate([part.song_id for part in parts])
-    cell = np.concatenate([part.cell for part in parts])
-    n_hits = np.concatenate([part.n_hits for part in parts])
-    first = np.lexsort((cell, song_id, -n_hits))[:most]
-    hits = Hits(*(np.concatenate([getattr(part.hits, name) for part in parts]) for name in HIT_COLUMNS))
-    chosen = _song_cells(song_id[first], cell[first])
-    of_hit = _song_cells(hits.song_id, hits.delta >> (TICKS.bit_length() - 1))
-    inside = np.isin(of_hit, np.concatenate([chosen, chosen + 1]))
-    return Windows(song_id[first], cell[first], n_hits[first], take_hits(hits, inside))
+    joined = Windows(*(np.concatenate([getattr(part, name) for part in parts]) for name in Windows.__slots__))
+    return joined.take(np.lexsort((joined.cell, joined.song_id, -joined.n_hits))[:most])
 
 
-HIT_COLUMNS = ("song_id", "offset", "bin", "delta")
-NO_HITS = Hits(*(np.zeros(0, np.int32) for _ in HIT_COLUMNS))
-NO_WINDOWS = Windows(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), NO_HITS)
+def best_candidates(windows: Windows, most: int) -> list[Candidate]:
+    """The best candidates, most votes first: in one song at most `MAX_CANDIDATES_PER_SONG`, more than a frame apart.
+
+    Votes are distinct anchors of the song whose deltas lie within a frame: a landmark that several shifts of the clip
+    find counts once. Each window has one candidate.
+    """
+    order = np.lexsort((windows.cell, windows.song_id, -windows.n_in_frame))
+    ordered = windows.take(order)
+    deltas = ordered.cell.astype(np.int64) * TICKS + ordered.delta
+    candidates: list[Candidate] = []
+    taken: dict[int, list[int]] = {}
+    for song_id, delta, votes in zip(ordered.song_id.tolist(), deltas.tolist(), ordered.votes.tolist(), strict=True):
+        others = taken.setdefault(song_id, [])
+        if len(others) == MAX_CANDIDATES_PER_SONG or any(abs(delta - other) <= TICKS for other in others):
+            continue
+        others.append(delta)
+        candidates.append(Candidate(song_id, delta, votes))
+        if len(candidates) == most:
+            break
+    return sorted(candidates, key=lambda candidate: (-candidate.votes, candidate.song_id, candidate.delta))
 
 
 class _Entries:
@@ -215,13 +241,18 @@ class _Entries:
         self.hash = (key[self._first] >> 32).astype(np.int32)
         self.frame = (key[self._first] & 0xFFFFFFFF).astype(np.int32)
 
-    def hits(self, entry: NDArray[np.int64], song_id: NDArray[np.int32], offset: NDArray[np.int32]) -> Hits:
-        """The hits of some entries with frames of songs, one for each tick at which the clip has the hash."""
+    def ticks(self, entry: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Every tick at which the clip has the hashes of some entries, and the place of its entry among those given."""
         count = self._count[entry]
-        tick = self._tick[np.repeat(self._first[entry] - (np.cumsum(count) - count), count) + np.arange(count.sum())]
-        offset = np.repeat(offset, count)
-        bin_ = np.repeat(anchor_bins(self.hash[entry]), count)
-        return Hits(np.repeat(song_id, count), offset, bin_, offset * np.int32(TICKS) - tick)
+        tick = self._tick[_ranges(self._first[entry], count)]
+        return np.repeat(np.arange(len(entry)), count), tick
+
+
+def _ranges(first: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``count[i]`` whole numbers from ``first[i]`` on, for each i in turn."""
+    numbers: NDArray[np.int64] = np.repeat(first - (np.cumsum(count) - count), count)
+    numbers += np.arange(len(numbers))
+    return numbers
 
 
 def _subtract_frames(found: Slices, frame: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -310,63 +341,42 @@ def _windows_by_song(
     stop = np.searchsorted(key, key[first] + 2)
     chosen = np.argsort(first - stop, kind="stable")[:most]
     first, stop = first[chosen], stop[chosen]
-    # each hit once, however many windows it is in
-    inside = np.cumsum(np.bincount(first, minlength=len(key) + 1) - np.bincount(stop, minlength=len(key) + 1))[:-1] > 0
-    some = order[inside]
-    hits = entries.hits(entry[some], song_id[some], offset[some])
     of_window = order[first]
     cell = offset[of_window] - entries.frame[entry[of_window]]
-    return Windows(song_id[of_window], cell, stop - first, hits)
+    some = order[_ranges(first, stop - first)]
+    window = np.repeat(np.arange(len(first)), stop - first)
+    place, tick = entries.ticks(entry[some])
+    window, offset = window[place], offset[some][place]
+    in_window = (offset - cell[window]) * TICKS - tick
+    anchor = (offset & 127) << 10 | anchor_bins(entries.hash[entry[some]])[place]
+    counted = _count_votes((window * WINDOW_TICKS + in_window) << ANCHOR_BITS | anchor, len(first))
+    return Windows(song_id[of_window], cell, (stop - first).astype(np.int32), *counted)
+
+
+def _count_votes(
+    key: NDArray[np.int64], n_windows: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """`Windows.n_in_frame`, `Windows.delta` and `Windows.votes` of hits: window, tick in it and anchor as one integer.
+
+    Every window has a hit.
+    """
+    key = np.sort(key)
+    key = key[np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]])]
+    window, tick = np.divmod(key >> ANCHOR_BITS, WINDOW_TICKS)
+    counts = np.bincount(key >> ANCHOR_BITS, minlength=n_windows * WINDOW_TICKS)
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    rows = np.arange(n_windows) * WINDOW_TICKS
+    in_frame = np.stack([before[rows + start + TICKS] - before[rows + start] for start in range(TICKS)], axis=1)
+    start = in_frame.argmax(axis=1)
+    n_in_frame = in_frame[np.arange(n_windows), start]
+    middle = before[rows + start] + n_in_frame // 2
+    inside = (tick >= start[window]) & (tick < start[window] + TICKS)
+    anchors = np.sort(window[inside] << ANCHOR_BITS | key[inside] & ((1 << ANCHOR_BITS) - 1))
+    anchors = anchors[np.concatenate([np.ones(min(1, len(anchors)), bool), anchors[1:] != anchors[:-1]])]
+    votes = np.bincount(anchors >> ANCHOR_BITS, minlength=n_windows)
+    return n_in_frame.astype(np.int32), tick[middle].astype(np.int32), votes.astype(np.int32)
 
 
 def take_hits(hits: Hits, which: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Hits:
     """Some of the hits."""
     return Hits(hits.song_id[which], hits.offset[which], hits.bin[which], hits.delta[which])
-
-
-def vote(hits: Hits, most: int) -> list[Candidate]:
-    """The best candidates, most votes first: in one song at most `MAX_CANDIDATES_PER_SONG`, more than a frame apart.
-
-    Votes are distinct anchors of the song whose deltas lie within a frame: a landmark that several shifts of the clip
-    find counts once. They are counted in the `WINDOWS_PER_CANDIDATE` times `most` windows of a frame with most hits.
-
-    Raises
-    ------
-    ParameterError
-        If there are hits in two million songs, or a song is longer than two days.
-    """
-    if not len(hits):
-        return []
-    origin = int(hits.delta.min())
-    songs, song = np.unique(hits.song_id, return_inverse=True)
-    if len(songs) >> SONG_BITS or int(hits.delta.max()) - origin >> DELTA_BITS:
-        raise ParameterError(f"{len(songs)} songs, deltas to {hits.delta.max()}: too large to be counted")
-    key = song.astype(np.int64) << DELTA_BITS | (hits.delta - origin)
-    key = np.sort(key << ANCHOR_BITS | (hits.offset & 127) << 10 | hits.bin)
-    key = key[np.concatenate([np.ones(1, bool), key[1:] != key[:-1]])]
-    first, last = _densest_windows(key >> ANCHOR_BITS, WINDOWS_PER_CANDIDATE * most)
-    candidates: list[Candidate] = []
-    taken: dict[int, list[int]] = {}
-    for start, end in zip(first.tolist(), last.tolist(), strict=True):
-        middle = int(key[(start + end) // 2]) >> ANCHOR_BITS
-        song_id, delta = int(songs[middle >> DELTA_BITS]), (middle & ((1 << DELTA_BITS) - 1)) + origin
-        others = taken.setdefault(song_id, [])
-        if len(others) == MAX_CANDIDATES_PER_SONG or any(abs(delta - other) <= TICKS for other in others):
-            continue
-        others.append(delta)
-        anchors = np.sort(key[start:end] & ((1 << ANCHOR_BITS) - 1))
-        candidates.append(Candidate(song_id, delta, 1 + int(np.count_nonzero(anchors[1:] != anchors[:-1]))))
-        if len(candidates) == most:
-            break
-    return sorted(candidates, key=lambda candidate: (-candidate.votes, candidate.song_id, candidate.delta))
-
-
-def _densest_windows(place: NDArray[np.int64], enough: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The windows of `TICKS` that start at one of the sorted places and hold most, the fullest and lowest first."""
-    more = 1  # windows that hold more than so many; the largest power of two for which there are enough
-    first = np.arange(len(place))
-    while len(starts := np.flatnonzero(place[more:] - place[:-more] < TICKS)) >= enough:
-        first, more = starts, 2 * more
-    last = np.searchsorted(place, place[first] + TICKS)
-    fullest = np.argsort(first - last, kind="stable")[:enough]
-    return first[fullest], last[fullest]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from typing import Protocol
 
@@ -18,6 +21,12 @@ from pipeline.store.storage import Location
 BLOCK_BYTES = 32_768
 # Blocks that a process keeps, of all objects together: 256 MB.
 KEPT_BLOCKS = 8192
+
+# Mapped pages that a process may have touched before it gives them back. They stay in the operating system's cache, but
+# count as the memory of a process: Dask pauses a worker for that, and ends it.
+MAPPED_BYTES = 256 << 20
+# What a kernel maps around a byte that is read, as far as it is cached: 16 pages.
+TOUCHED_BYTES = 65_536
 
 Bytes = NDArray[np.uint8]
 
@@ -74,6 +83,7 @@ class LocalFile:
         # have open.
         with pa.memory_map(path) as file:
             self._bytes: Bytes = np.frombuffer(file.read_buffer(), np.uint8)
+        _MAPS.add(self._bytes)
 
     def take(self, first: NDArray[np.int64], count: NDArray[np.int64], out: Bytes) -> None:
         """As `ByteRanges` says."""
@@ -103,6 +113,7 @@ class LocalFile:
             some = np.flatnonzero(place % 4 == rest)
             values = self._bytes[rest : rest + (len(self._bytes) - rest) // 4 * 4].view("<i4")
             out[some] = values[place[some] // 4]
+        touched(len(first), len(self._bytes))
 
     def view(self, first: int, count: int) -> Bytes:
         """As `ByteRanges` says: mapped, its pages belong to the operating system's cache, which all processes share."""
@@ -113,6 +124,39 @@ class LocalFile:
         with open(self._path, "rb") as file:
             file.seek(first)
             return np.fromfile(file, np.uint8, count)
+
+
+class _Maps:
+    """All files that this process has mapped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._touched = 0
+        self._maps: dict[int, tuple[weakref.ref[Bytes], int]] = {}  # by address, with the size
+        self._advise = getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_DONTNEED") else None
+
+    def add(self, data: Bytes) -> None:
+        address = data.ctypes.data
+        self._maps[address] = weakref.ref(data, lambda _: self._maps.pop(address, None)), len(data)
+
+    def touch(self, n_bytes: int) -> None:
+        with self._lock:
+            self._touched += n_bytes
+            if self._advise is None or self._touched < MAPPED_BYTES:
+                return
+            self._touched = 0
+            for address, (data, size) in list(self._maps.items()):
+                kept = data()  # mapped as long as this is held
+                if kept is not None:
+                    self._advise(ctypes.c_void_p(address), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+_MAPS = _Maps()
+
+
+def touched(n_pieces: int, n_bytes: int) -> None:
+    """Take note that so many pieces were read of so many mapped bytes; give pages back when there are many."""
+    _MAPS.touch(min(n_pieces * TOUCHED_BYTES, n_bytes))
 
 
 class _Blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +41,15 @@ class ShardLookup:
         song_id: Int32s,
     ) -> None:
         self.number = number
-        self._files = [PostingsFile(location, f"{POSTINGS}/{file.name}", file.size_bytes) for file in files]
+        self._location = location
+        self._data_files = files
         self._first = first
         self._stop = stop
         self._song_id = song_id
+
+    @cached_property
+    def _files(self) -> list[PostingsFile]:
+        return [PostingsFile(self._location, f"{POSTINGS}/{one.name}", one.size_bytes) for one in self._data_files]
 
     @property
     def rows(self) -> int:

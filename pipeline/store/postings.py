@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.store import directory
-from pipeline.store.byte_ranges import open_ranges
+from pipeline.store.byte_ranges import open_ranges, touched
 from pipeline.store.delta_log import DataFile
 from pipeline.store.directory import Directory
 from pipeline.store.schema import POSTINGS, SCHEMAS, SETTINGS
@@ -209,6 +209,7 @@ class PostingsFile:
     def find(self, hashes: Int32s) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first row of each hash, and how many it has."""
         if self.directory is not None:
+            touched(len(hashes), self.directory.row.nbytes)
             return self.directory.find(hashes)
         own, rows = self._runs
         place = np.minimum(np.searchsorted(own, hashes), max(len(own) - 1, 0))

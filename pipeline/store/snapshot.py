@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,10 @@ from pipeline.store import constellations as constellations_table
 from pipeline.store import delta_log, lookup, metadata
 from pipeline.store.delta_log import Version
 from pipeline.store.schema import CONSTELLATIONS, INDEXED, PINS, POSTINGS, SCHEMAS, SONGS
-from pipeline.store.songs import read_songs
+from pipeline.store.songs import LARGEST_ID, read_songs
 from pipeline.store.storage import Location
+
+Result = TypeVar("Result")
 
 # Decoded peaks that a snapshot caches: 64 MB, some 900 songs of four minutes.
 CACHED_PEAKS = 8_000_000
@@ -64,15 +66,17 @@ class Snapshot:
     @property
     def n_songs(self) -> int:
         """Number of indexed songs: neither removed nor unfinished."""
-        return int(self._is_indexed.sum())
+        return len(self._places["song_id"])
 
-    def songs(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def songs(self, columns: Sequence[str] | None = None, song_ids: Iterable[int] | None = None) -> pa.Table:
         """The indexed songs, sorted by song id.
 
         Parameters
         ----------
         columns
             The columns to return, in this order; all when ``None``.
+        song_ids
+            The songs to return; all when ``None``. Those that the snapshot does not have are left out.
 
         Raises
         ------
@@ -83,7 +87,8 @@ class Snapshot:
         columns = schema.names if columns is None else list(columns)
         if unknown := [name for name in columns if name not in schema.names]:
             raise ParameterError(f"the songs table has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
-        table = self._song_rows(dict.fromkeys(["song_id", "status", *columns]))
+        some = None if song_ids is None else _song_ids(song_ids)
+        table = read_songs(self.location, self._songs, list(dict.fromkeys(["song_id", "status", *columns])), some)
         return table.filter(pc.equal(table["status"], INDEXED)).select(columns)
 
     def postings(self, hashes: NDArray[np.int32]) -> Postings:
@@ -116,16 +121,10 @@ class Snapshot:
         if self.n_songs:
             yield from lookup.sweep(self.shards)
 
-    @property  # a checker of types does not take a cached_property for the property of `matching.types.Library`
+    @cached_property
     def shards(self) -> tuple[lookup.ShardLookup, ...]:
         """The shards that have songs, each to be searched by itself."""
-        return self._shards
-
-    @cached_property
-    def _shards(self) -> tuple[lookup.ShardLookup, ...]:
-        songs = self._song_rows(["song_id", "status", "shard", "first_frame", "n_frames"])
-        songs = songs.filter(pc.equal(songs["status"], INDEXED))
-        columns = {name: songs[name].to_numpy() for name in ("song_id", "shard", "first_frame", "n_frames")}
+        columns = self._places
         made = []
         for number in np.unique(columns["shard"]).tolist():
             some = np.flatnonzero(columns["shard"] == number)
@@ -136,6 +135,15 @@ class Snapshot:
             made.append(lookup.ShardLookup(self.location, number, files, first, stop, columns["song_id"][some]))
         return tuple(made)
 
+    @property
+    def shard_numbers(self) -> tuple[int, ...]:
+        """The shards that have postings."""
+        return tuple(sorted({file.shard for file in self._pinned[POSTINGS].files}))
+
+    def map_shards(self, task: Callable[[Sequence[lookup.ShardLookup]], Result]) -> list[Result]:
+        """What a function gives for all shards together."""
+        return [task(self.shards)]
+
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """The peaks of some songs; songs that the snapshot does not have are left out.
 
@@ -144,8 +152,9 @@ class Snapshot:
         StoreError
             If a file is missing or damaged.
         """
-        is_indexed = self._is_indexed
-        wanted = sorted({int(song_id) for song_id in song_ids if 0 < song_id < len(is_indexed) and is_indexed[song_id]})
+        ids, some = self._places["song_id"], _song_ids(song_ids)
+        first, stop = np.searchsorted(ids, some, "left"), np.searchsorted(ids, some, "right")
+        wanted = some[first < stop].tolist()
         with self._lock:
             found = {song_id: self._cached[song_id] for song_id in wanted if song_id in self._cached}
             for song_id in found:
@@ -222,18 +231,11 @@ class Snapshot:
         numbers = self._songs.numbers
         return {table: delta_log.load(self.location, table, numbers.get(pin, 0)) for table, pin in PINS.items()}
 
-    def _song_rows(self, columns: Iterable[str]) -> pa.Table:
-        """Rows of every status, sorted by song id."""
-        return read_songs(self.location, self._songs, list(columns))
-
     @cached_property
-    def _is_indexed(self) -> NDArray[np.bool_]:
-        """``(largest song id + 1,)`` bool: whether each song id is an indexed song."""
-        songs = self._song_rows(["song_id", "status"])
-        ids = songs["song_id"].to_numpy()
-        is_indexed = np.zeros(int(ids.max(initial=0)) + 1, bool)
-        is_indexed[ids[pc.equal(songs["status"], INDEXED).to_numpy(zero_copy_only=False)]] = True
-        return is_indexed
+    def _places(self) -> dict[str, NDArray[np.int32]]:
+        """Where the indexed songs lie, by rising song id."""
+        songs = self.songs(["song_id", "shard", "first_frame", "n_frames"])
+        return {name: songs[name].to_numpy() for name in songs.column_names}
 
     @cached_property
     def _constellation_reader(self) -> constellations_table.Reader:
@@ -249,6 +251,11 @@ class Snapshot:
             while self._n_cached_peaks > CACHED_PEAKS:
                 self._n_cached_peaks -= len(self._cached.popitem(last=False)[1])
         return found
+
+
+def _song_ids(song_ids: Iterable[int]) -> NDArray[np.int32]:
+    """Numbers that can be song ids, each once, rising."""
+    return np.array(sorted({int(song_id) for song_id in song_ids if 0 < song_id <= LARGEST_ID}), np.int32)
 
 
 @lru_cache(maxsize=4)
