@@ -422,7 +422,7 @@ def report(searched: Sequence[SearchedClip], weights: Weights, needed: float) ->
         if not one.out_of_library:
             cells[one.clip.condition, one.clip.length_s].append(right and is_named)
         elif one.clip.hard:
-            named[f"{one.clip.condition}s"].append(is_named)
+            named[one.clip.condition].append(is_named)
         else:
             named["whose song is hidden" if one.clip.track else "whose song was never in the library"].append(is_named)
     lines = [
