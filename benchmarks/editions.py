@@ -32,7 +32,7 @@ from tests.fakes import MemoryLibrary
 
 RATE = 22050  # Hz of the editions
 SETTINGS = Settings()
-ORIGINAL, EDITION = 100_001, 100_002  # song ids, above those of all other songs
+PAIR = (100_001, 100_002)  # song ids of an original and its edition, above those of all other songs
 START_S, LENGTH_S = 20, 60  # of the minute that is taken of a song
 CLIPS = {"clean, 2 s": (2, False), "clean, 5 s": (5, False), "room, 10 dB, 5 s": (5, True)}
 
@@ -93,22 +93,36 @@ def at_fingerprint_rate(samples: Samples) -> NDArray[np.float32]:
     return np.asarray(soxr.resample(samples.astype(np.float32), RATE, SETTINGS.sample_rate), np.float32)
 
 
-def right_first(
-    pair: tuple[Samples, Samples], others: MemoryLibrary, rng: np.random.Generator
-) -> dict[str, list[bool]]:
-    """For each of `CLIPS`, whether the right one of a pair comes first, for a clip of each of both."""
-    library = others.with_samples({ORIGINAL: at_fingerprint_rate(pair[0]), EDITION: at_fingerprint_rate(pair[1])})
-    right = {}
+def read_minute(path: str) -> Samples | None:
+    """A minute of a song, ``(n,)`` at `RATE`, peak at 0.8; None if the song is shorter or silent."""
+    samples = decoding.read(path, RATE, stop_s=START_S + LENGTH_S + 10)[0]
+    minute = samples[START_S * RATE : (START_S + LENGTH_S) * RATE].astype(float)
+    peak = float(np.abs(minute).max(initial=0.0))
+    return minute / peak * 0.8 if len(minute) == LENGTH_S * RATE and peak > 0.02 else None
+
+
+def clips_of(pair: tuple[Samples, Samples], rng: np.random.Generator) -> dict[str, list[NDArray[np.float32]]]:
+    """For each of `CLIPS` a clip of each of a pair, at the rate of a fingerprint."""
+    made = {}
     for name, (length_s, in_room) in CLIPS.items():
         clips = []
         for samples in pair:
             start = int(rng.integers(5 * RATE, len(samples) - 12 * RATE))
             clip = samples[start : start + length_s * RATE].astype(np.float32)
             clips.append(acoustics.recording(clip, 10.0, int(rng.integers(1 << 20)), RATE) if in_room else clip)
-        found = find_matches([at_fingerprint_rate(clip) for clip in clips], library, Query())
-        right[name] = [
-            bool(matches) and matches[0].song_id == id_ for matches, id_ in zip(found, (ORIGINAL, EDITION), strict=True)
-        ]
+        made[name] = [at_fingerprint_rate(clip) for clip in clips]
+    return made
+
+
+def right_first(
+    pair: tuple[Samples, Samples], others: MemoryLibrary, rng: np.random.Generator
+) -> dict[str, list[bool]]:
+    """For each of `CLIPS`, whether the right one of a pair comes first, for a clip of each of both."""
+    library = others.with_samples(dict(zip(PAIR, map(at_fingerprint_rate, pair), strict=True)))
+    right = {}
+    for name, clips in clips_of(pair, rng).items():
+        found = find_matches(clips, library, Query())
+        right[name] = [bool(matches) and matches[0].song_id == id_ for matches, id_ in zip(found, PAIR, strict=True)]
     return right
 
 
@@ -122,10 +136,9 @@ def main() -> None:
     entries = catalog.walk(chosen.music)
     minutes: dict[int, Samples] = {}
     for place in rng.permutation(len(entries))[: chosen.songs].tolist():
-        samples = decoding.read(entries[place].path, RATE, stop_s=START_S + LENGTH_S + 10)[0]
-        minute = samples[START_S * RATE : (START_S + LENGTH_S) * RATE].astype(float)
-        if len(minute) == LENGTH_S * RATE and np.abs(minute).max() > 0.02:
-            minutes[place] = minute / np.abs(minute).max() * 0.8
+        minute = read_minute(entries[place].path)
+        if minute is not None:
+            minutes[place] = minute
     kinds = list(EDITIONS)
     counted: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for number, (place, minute) in enumerate(minutes.items()):

@@ -34,7 +34,7 @@ from benchmarks.machine import describe, table
 from benchmarks.synthetic import FRAMES, POSTINGS_PER_SONG, SONG_S, HashDistribution, build, store_at
 from pipeline.audio import decoding
 from pipeline.audio.tags import Tags
-from pipeline.evaluation.experiment import LibraryWithoutSong
+from pipeline.evaluation.experiment import LibraryWithout
 from pipeline.execution.executor import Executor, SerialExecutor
 from pipeline.fingerprinting.landmarks import pair_peaks
 from pipeline.fingerprinting.peaks import Peaks
@@ -305,7 +305,7 @@ def named_without_their_song(large: Snapshot, clips: list[KnownClip], count: int
     some = known[:: max(1, len(known) // count)][:count]
     named = 0
     for clip in some:
-        (matches,) = find_matches([clip.samples], LibraryWithoutSong(large, ids[clip.song]), Query())
+        (matches,) = find_matches([clip.samples], LibraryWithout(large, [ids[clip.song]]), Query())
         named += bool(matches)
     return f"{named} of {len(some)}"
 

@@ -78,6 +78,24 @@ def votes(hits, song, delta, width):
     return len({(offset, bin_) for s, offset, bin_, d in hits if s == song and abs(d - delta) <= width})
 
 
+def consistent_response(peaks):
+    """Mean response of a song's peaks, (response, level, masking, song level) each, by how usual the gain is."""
+    weights = [math.exp((song_level - masking) / 4) for _, _, masking, song_level in peaks]
+    gains = [level - song_level for _, level, _, song_level in peaks]
+    steps = {}
+    for (response, *_), weight, gain in zip(peaks, weights, gains, strict=True):
+        step = math.floor(gain / 0.5)
+        steps[step] = steps.get(step, 0.0) + weight * max(response, 0.01)
+    around = {
+        step: 2 * steps.get(step, 0.0) + steps.get(step - 1, 0.0) + steps.get(step + 1, 0.0)
+        for step in range(min(steps), max(steps) + 1)
+    }
+    usual = (max(around, key=around.get) + 0.5) * 0.5
+    agreement = [1 / (1 + (gain - usual) ** 2) for gain in gains]
+    total = sum(peak[0] * agrees * weight for peak, agrees, weight in zip(peaks, agreement, weights, strict=True))
+    return total / sum(weights)
+
+
 def postings(contents: dict[int, list[tuple[int, int]]], hashes: set[int]) -> list[tuple[int, int, int]]:
     """All (hash, song_id, offset) of some hashes, from each song's list of (hash, offset), sorted."""
     return sorted((h, song_id, offset) for song_id, pairs in contents.items() for h, offset in pairs if h in hashes)

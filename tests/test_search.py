@@ -20,12 +20,14 @@ from pipeline.matching.clip import Clip
 from pipeline.matching.search import COARSE, FINE, find_matches, search
 from pipeline.matching.types import Query
 from pipeline.matching.verification import (
+    LEVEL_STEP,
     RESPONSE_BOUNDS,
     FilteredSpectrogram,
     compare_versions,
     compute_evidence,
     filter_response,
     filter_spectrogram,
+    read_responses,
 )
 from pipeline.matching.voting import TICKS, QueryHashes, find_candidates, find_hits, fullest_windows
 from pipeline.simulation import acoustics, music
@@ -342,10 +344,41 @@ def test_the_filter_is_read_at_the_songs_peaks(seed, place):
     response = filter_response(FilteredSpectrogram(surface, surface), song_peaks, place)
     expected = sum(a * w for a, w in inside) / sum(w for _, w in inside) if inside else 0.0
     assert response == pytest.approx(expected, abs=1e-5)
-    evidence = compute_evidence(FilteredSpectrogram(surface, surface), song_peaks, place)
+    evidence = compute_evidence(FilteredSpectrogram(surface, surface), song_peaks, place, 0.5)
+    assert evidence.consistent_response == (0.5 if inside else 0.0)
     assert evidence.peaks == len(inside)
     assert evidence.response == response
     assert evidence.unweighted_response == pytest.approx(np.mean([a for a, _ in inside]) if inside else 0.0, abs=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(-30, 400))
+def test_responses_are_those_of_each_candidate_alone(seed, place):
+    rng = np.random.default_rng(seed)
+    response, level, masking = rng.standard_normal((3, 20, 64)).astype(np.float32) * 3
+    clip = FilteredSpectrogram(response, level)
+    songs = [
+        Peaks(
+            np.sort(rng.integers(0, 400, 300)).astype(np.int32),
+            rng.integers(8, 64, 300).astype(np.int32),
+            rng.integers(-10, 9, 300).astype(np.int8),
+        )
+        for _ in range(3)
+    ]
+    placed = [(clip, song, start) for song, start in zip(songs, (place, 5, 1000), strict=True)]
+    found = read_responses(placed, masking)
+    for i, (_, song, start) in enumerate(placed):
+        inside = [
+            (response[at], level[at], masking[at], LEVEL_STEP * peak_level)
+            for frame, bin_, peak_level in zip(song.frame, song.bin, song.level.tolist(), strict=True)
+            if 0 <= frame - start < 20
+            for at in [(frame - start, bin_)]
+        ]
+        assert found.peaks[i] == len(inside)
+        assert found.response[i] == pytest.approx(filter_response(clip, song, start), abs=1e-5)
+        expected = naive.consistent_response(inside) if inside else 0.0
+        assert found.consistent_response[i] == pytest.approx(expected, abs=1e-4)
+    assert len(read_responses([], masking).peaks) == 0
 
 
 def test_levels_tell_the_song_under_noise_from_music_that_shares_a_loop_with_it(rng):
@@ -361,7 +394,7 @@ def test_levels_tell_the_song_under_noise_from_music_that_shares_a_loop_with_it(
     whole += rng.exponential(0.1, whole.shape)
     some = rng.random(n_peaks) < 0.6
     loop[song.frame[some], song.bin[some]] += power[some] / 100
-    kept, shared = (compute_evidence(filter_spectrogram(heard), song, 0) for heard in (whole, loop))
+    kept, shared = (compute_evidence(filter_spectrogram(heard), song, 0, 0.0) for heard in (whole, loop))
     assert kept.level_correlation > shared.level_correlation + 0.2
     assert kept.missing_fraction < 0.05 < shared.missing_fraction
 

@@ -58,7 +58,7 @@ def test_of_two_editions_the_one_that_plays_comes_first(kind: str) -> None:
 def test_versions_are_told_apart_by_what_each_has_of_its_own() -> None:
     def version(votes: int, **evidence: float) -> VerifiedCandidate:
         return VerifiedCandidate(
-            Candidate(1, 0, votes), Background(1.0, 0.5), dataclasses.replace(NO_EVIDENCE, peaks=100, **evidence)
+            Candidate(1, 0, votes), Background(1.0, 0.5, 0.5), dataclasses.replace(NO_EVIDENCE, peaks=100, **evidence)
         )
 
     plain = version(20, level_correlation=0.9, gain_deviation=1.0)

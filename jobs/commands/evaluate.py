@@ -35,6 +35,15 @@ def evaluate(
         list[str] | None,
         typer.Option("--noise", metavar="PATH", help="Recordings of noise; voices by formula without."),
     ] = None,
+    clips: Annotated[
+        int, typer.Option("--clips", min=1, metavar="N", help="Clips of each song, condition and length.")
+    ] = 1,
+    hide: Annotated[
+        str,
+        typer.Option(
+            "--hide", metavar="WHAT", help="Hide the song, or all of its album or artist, for out-of-library clips."
+        ),
+    ] = "song",
     pictures: Annotated[
         Path | None, typer.Option("--pictures", metavar="FOLDER", help="Draw recall, confidence and time into it.")
     ] = None,
@@ -48,9 +57,9 @@ def evaluate(
 ) -> None:
     """Measure how many clips of your own songs are named rightly.
 
-    Clips are cut and degraded. Each is identified twice: as it is, and with its song hidden, as an out-of-library clip.
-    `--output` keeps one row per clip. Rooms are simulated where the extra `evaluation` is installed, and by formula
-    without.
+    Clips are cut and degraded. Each is identified twice: as it is, and with its song, album or artist hidden, as an
+    out-of-library clip. `--output` keeps one row per clip. Rooms are simulated where the extra `evaluation` is
+    installed, and by formula without.
 
     Example: songprint evaluate ~/Music --store ~/music.songprint --songs 20 --output clips.csv
     """
@@ -68,7 +77,7 @@ def evaluate(
         seconds = tuple(float(part) for part in lengths.split(","))
     except ValueError:
         raise ParameterError(f"--lengths: {lengths!r} is no list of seconds; for example 1,2,5") from None
-    plan = Plan(tuple(name.strip() for name in conditions.split(",")), seconds, songs, seed)
+    plan = Plan(tuple(name.strip() for name in conditions.split(",")), seconds, songs, seed, clips, hide)
     query = Query(false_positives=false_positives)
     if pictures is not None:
         if importlib.util.find_spec("matplotlib") is None:
@@ -89,7 +98,15 @@ def evaluate(
             "Out-of-library clips named: high_percent is the upper bound (95 %)",
             metrics.out_of_library(rows),
         ),
+        "out_of_library_by_length": (
+            "The same by condition and length, in seconds",
+            metrics.out_of_library_by_length(rows),
+        ),
         "confidence": ("Confidence, stated and observed", metrics.reliability(rows)),
+        "candidates": (
+            "The same of all best candidates, named or not, of clips at the song's own speed",
+            metrics.candidate_reliability(rows),
+        ),
         "timing": ("Milliseconds to match, decoding excluded", timing),
         "storage": ("Storage", storage),
         "article": (f"Beside {metrics.ARTICLE}", metrics.compare_with_article(recall, timing, storage)),

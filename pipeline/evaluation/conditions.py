@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import tempfile
@@ -21,6 +22,7 @@ from pipeline.simulation import acoustics, encoding
 
 CONDITIONS = ("clean", "codec", "room10", "room0", "noise10", "noise0", "speed2")
 CONDITION = re.compile(r"clean|codec|(room|noise)-?\d{1,2}|speed1?\d|pitch[1-5]|tempo[1-4]?\d")
+HIDE = ("song", "album", "artist")
 LENGTHS_S = (1.0, 2.0, 3.0, 4.0, 5.0, 10.0)
 LONGEST_CLIP_S = 15.0  # longer clips are recordings, which `identify` searches in another way
 
@@ -49,22 +51,33 @@ class Plan:
     lengths_s
         Seconds of a clip, above 0, at most `LONGEST_CLIP_S`.
     songs
-        At most so many songs are drawn; each gives one clip for each condition and length.
+        At most so many songs are drawn; each gives `clips` for each condition and length.
     seed
         Fixes everything that is drawn.
+    clips
+        Clips of each song for each condition and length, at least 1.
+    hide
+        What is hidden from the library to make a clip an out-of-library clip: the clip's ``song``, or all songs of its
+        ``album`` or its ``artist`` by their tags.
 
     Raises
     ------
     ParameterError
-        If a condition is unknown, or a length is out of range.
+        If a condition or `hide` is unknown, or a number is out of range.
     """
 
     conditions: tuple[str, ...] = CONDITIONS
     lengths_s: tuple[float, ...] = LENGTHS_S
     songs: int = 50
     seed: int = 1
+    clips: int = 1
+    hide: str = "song"
 
     def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise ParameterError(f"clips: {self.clips}; there is at least 1 for each condition and length")
+        if self.hide not in HIDE:
+            raise ParameterError(f"hide: {self.hide!r} unknown; there are {', '.join(HIDE)}")
         if odd := [name for name in self.conditions if not CONDITION.fullmatch(name)]:
             known = (
                 "clean, codec, room10, noise10, speed2 (up to 19 %), tempo10 (up to 49 %) and pitch2 (up to 5 "
@@ -195,9 +208,9 @@ def _ratio(condition: str, sign: float) -> float:
 def cut_clips(
     samples: NDArray[np.float32], plan: Plan, surroundings: Surroundings, rng: np.random.Generator
 ) -> Iterator[Clip]:
-    """The clips of one song: one for each condition and length, where the song is long and loud enough."""
+    """The clips of one song, for each condition and length, where the song is long and loud enough."""
     lead, edge = round(LEAD_S * RATE), round(EDGE_S * RATE)
-    for condition in plan.conditions:
+    for _, condition in itertools.product(range(plan.clips), plan.conditions):
         for length_s in plan.lengths_s:
             ratio = _ratio(condition, float(rng.choice([-1, 1])))
             size = round(length_s * (1.0 if condition.startswith("pitch") else ratio) * RATE)

@@ -1,11 +1,13 @@
 """The experiment of `songprint evaluate`: clips of the user's own songs are degraded and identified.
 
-Each clip is identified twice: in the whole library, and in the library without its song, where it is an out-of-library
-clip. The seed fixes everything that is drawn. `pipeline.evaluation.metrics` makes the tables from the rows.
+Each clip is identified twice: in the whole library, and in the library without its song, album or artist, where it is
+an out-of-library clip. The seed fixes everything that is drawn. `pipeline.evaluation.metrics` makes the tables from the
+rows.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,8 +37,8 @@ from pipeline.evaluation.conditions import (
 from pipeline.execution.executor import Progress
 from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.search import find_matches
+from pipeline.matching.calibration import clip_threshold
+from pipeline.matching.search import RESOLVED_CONFIDENCE, find_matches
 from pipeline.matching.types import Library, Match, Query, Result, Shard
 from pipeline.paths import Paths
 from pipeline.progress import OnProgress, shown
@@ -44,6 +46,7 @@ from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
 START_ERROR_S = 0.1
+LIKELY = 0.05  # a candidate with less confidence is not compared with the clip's song, to find whether it is a copy
 
 ROWS = pa.schema(
     [
@@ -56,51 +59,51 @@ ROWS = pa.schema(
         ("confidence", pa.float64()),
         ("start_error_s", pa.float64()),
         ("match_s", pa.float64()),
+        ("best_confidence", pa.float64()),  # of the best candidate, named or not; null where it was not kept
+        ("best_right", pa.bool_()),  # null for a copy of a hidden song
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
-class ShardWithoutSong:
-    """A shard without one of its songs."""
+class ShardWithout:
+    """A shard without some of its songs; ``(n,)`` int32, rising."""
 
     shard: Shard
-    song_id: int
+    song_ids: NDArray[np.int32]
 
     def find(self, hashes: NDArray[np.int32]) -> Slices:
         """As the shard has them."""
         return self.shard.find(hashes)
 
     def locate(self, position: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """As the shard has them, with song id 0 for the song."""
+        """As the shard has them, with song id 0 for the songs."""
         song_id, offset = self.shard.locate(position)
-        return np.where(song_id == self.song_id, np.int32(0), song_id), offset
+        return np.where(np.isin(song_id, self.song_ids), np.int32(0), song_id), offset
 
 
-@dataclass(frozen=True, slots=True)
-class LibraryWithoutSong:
-    """A library without one of its songs, for out-of-library clips."""
+class LibraryWithout:
+    """A library without some of its songs, for out-of-library clips.
 
-    library: Library
-    song_id: int
+    Parameters
+    ----------
+    song_ids
+        The songs, all of them in the library.
+    """
 
-    @property
-    def settings(self) -> Settings:
-        """The library's settings."""
-        return self.library.settings
-
-    @property
-    def n_songs(self) -> int:
-        """One fewer than in the library."""
-        return self.library.n_songs - 1
+    def __init__(self, library: Library, song_ids: Iterable[int]) -> None:
+        self.settings = library.settings
+        self._library = library
+        self._hidden = np.unique(np.array(list(song_ids), np.int32))
+        self.n_songs = library.n_songs - len(self._hidden)
 
     def map_shards(self, task: Callable[[Sequence[Shard]], Result]) -> list[Result]:
         """As the library, with the other songs."""
-        return self.library.map_shards(lambda shards: task([ShardWithoutSong(one, self.song_id) for one in shards]))
+        return self._library.map_shards(lambda shards: task([ShardWithout(one, self._hidden) for one in shards]))
 
     def constellations(self, song_ids: Iterable[int]) -> dict[int, Peaks]:
         """As the library has them."""
-        return self.library.constellations(song_ids)
+        return self._library.constellations(song_ids)
 
 
 def evaluate(
@@ -164,7 +167,8 @@ def _run_trials(
     on_progress: OnProgress,
 ) -> list[dict[str, object]]:
     """The rows of all clips of the songs that are drawn."""
-    songs = {song["song_id"]: song for song in snapshot.songs(["song_id", "digest", "path", "duration_s"]).to_pylist()}
+    columns = ["song_id", "digest", "path", "duration_s", "album", "artist"]
+    songs = {song["song_id"]: song for song in snapshot.songs(columns).to_pylist()}
     known = {song["digest"]: song_id for song_id, song in songs.items()}
     rng = np.random.default_rng([plan.seed, 1])
     drawn = [entries[place] for place in sorted(rng.permutation(len(entries))[: plan.songs])]
@@ -184,10 +188,10 @@ def _run_trials(
             resampled = np.concatenate([*resample_blocks([clip.samples], RATE, snapshot.settings.sample_rate)])
             libraries: list[tuple[Library, bool]] = [(snapshot, song_id is None)]
             if song_id is not None:
-                libraries.append((LibraryWithoutSong(snapshot, song_id), True))
+                libraries.append((LibraryWithout(snapshot, _hidden_with(song_id, songs, plan.hide)), True))
             for library, hidden in libraries:
-                best, match_s = _identify(resampled, library, widened(query, clip.condition))
-                trials.append(Trial(clip.condition, clip.length_s, hidden, clip.start_s, best, match_s))
+                best, named, match_s = _identify(resampled, library, widened(query, clip.condition))
+                trials.append(Trial(clip.condition, clip.length_s, hidden, clip.start_s, best, named, match_s))
         copies = _copies(trials, song_id, snapshot, songs)
         rows += [{"clip": entry.path} | _row(trial, song_id, copies, songs) for trial in trials]
     on_progress(_progress(len(drawn), len(drawn)))
@@ -209,7 +213,9 @@ class Trial:
     start_s
         Where the clip truly begins in its song.
     best
-        The match with most votes, None if there is none.
+        The match with most votes, or else the best candidate; None if there is none, or it was not kept.
+    named
+        Whether it is a match.
     match_s
         Seconds that it took, decoding excluded.
     """
@@ -219,14 +225,30 @@ class Trial:
     hidden: bool
     start_s: float
     best: Match | None
+    named: bool
     match_s: float
 
 
-def _identify(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, float]:
-    """The match with most votes, and the seconds that it took."""
+def _hidden_with(song_id: int, songs: Mapping[int, Mapping[str, Any]], hide: str) -> list[int]:
+    """The songs that are hidden for a clip of a song: those of its album or artist; itself where it has no such tag."""
+    value = None if hide == "song" else songs[song_id][hide]
+    return [other for other, song in songs.items() if other == song_id or (value and song[hide] == value)]
+
+
+def _identify(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, bool, float]:
+    """The match with most votes or the best candidate, whether it is a match, and the seconds that it took.
+
+    Where the threshold is no higher than what resolves a clip, and no other speed, pitch or tempo is searched, a search
+    without a threshold takes the same way, and gives the confidence of clips that stay unknown as well.
+    """
+    needed = clip_threshold(query.false_positives, len(clip) / library.settings.sample_rate)
+    same_way = needed <= RESOLVED_CONFIDENCE and not (query.speed_range or query.pitch_range or query.tempo_range)
     started = time.perf_counter()
-    matches = find_matches([clip], library, query)[0]
-    return max(matches, key=lambda match: match.votes, default=None), time.perf_counter() - started
+    (matches,) = find_matches([clip], library, dataclasses.replace(query, false_positives=1.0) if same_way else query)
+    match_s = time.perf_counter() - started
+    named = [match for match in matches if match.confidence >= needed] if same_way else matches
+    best = max(named or matches[:1], key=lambda match: match.votes, default=None)
+    return best, bool(named), match_s
 
 
 def _song_start_s(match: Match) -> float:
@@ -245,7 +267,9 @@ def _copies(
     copies: set[int] = set()
     frame_s = snapshot.settings.frame_s
     for trial in trials:
-        if song_id is None or trial.best is None or trial.best.song_id in {song_id, *copies}:
+        if song_id is None or trial.best is None or trial.best.confidence < LIKELY:
+            continue
+        if trial.best.song_id in {song_id, *copies}:
             continue
         other = trial.best.song_id
         peaks = snapshot.constellations([song_id, other])
@@ -260,11 +284,15 @@ def _row(
     trial: Trial, song_id: int | None, copies: set[int], songs: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, object]:
     row: dict[str, object] = {name: getattr(trial, name) for name in ("condition", "length_s", "hidden", "match_s")}
-    if trial.best is None:
+    best = trial.best
+    if best is None:
         return row | {"outcome": "unknown"}
-    row |= {"named": songs[trial.best.song_id]["path"], "confidence": trial.best.confidence}
-    if trial.best.song_id == song_id:
-        return row | {"outcome": "right", "start_error_s": abs(_song_start_s(trial.best) - trial.start_s)}
-    if trial.best.song_id in copies:
-        return row | {"outcome": "copy" if trial.hidden else "right"}
-    return row | {"outcome": "wrong"}
+    own, copy = best.song_id == song_id, best.song_id in copies
+    right = None if copy and trial.hidden else own or copy
+    row |= {"best_confidence": best.confidence, "best_right": right}
+    if not trial.named:
+        return row | {"outcome": "unknown"}
+    row |= {"named": songs[best.song_id]["path"], "confidence": best.confidence}
+    if own:
+        return row | {"outcome": "right", "start_error_s": abs(_song_start_s(best) - trial.start_s)}
+    return row | {"outcome": "copy" if right is None else "right" if right else "wrong"}

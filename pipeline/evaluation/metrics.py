@@ -49,6 +49,8 @@ def provenance(plan: Plan, surroundings: Surroundings, query: Query) -> pa.Table
         "noise": surroundings.source,
         "seed": str(plan.seed),
         "songs": f"at most {plan.songs}",
+        "clips": f"{plan.clips} of each song, condition and length",
+        "hidden for out-of-library clips": plan.hide,
         "out-of-library clips that may be named": f"{query.false_positives:g}",
     }
     return pa.table({"what": list(how), "how": list(how.values())})
@@ -71,15 +73,28 @@ def out_of_library(rows: pa.Table) -> pa.Table:
 
     A clip of a hidden song does not count when it is found in another song that holds the same recording.
     """
-    frame = _in_order(rows)
-    hidden = frame[frame.hidden]
-    foreign = hidden.assign(named=hidden.outcome == "wrong")[hidden.outcome != "copy"]
+    foreign = _foreign(rows)
     counted = foreign.groupby("condition", observed=True).agg(clips=("named", "size"), named=("named", "sum"))
     counted = counted.reset_index().astype({"condition": str})
     total = pd.DataFrame({"condition": ["all"], "clips": [len(foreign)], "named": [foreign.named.sum()]})
     counted = pd.concat([counted, total], ignore_index=True)
     _add_percent(counted, "named")
     return pa.Table.from_pandas(counted, preserve_index=False)
+
+
+def out_of_library_by_length(rows: pa.Table) -> pa.Table:
+    """How many out-of-library clips were named, by condition and length; counted as in `out_of_library`."""
+    groups = _foreign(rows).groupby(["condition", "length_s"], observed=True)
+    counted = groups.agg(clips=("named", "size"), named=("named", "sum")).reset_index().astype({"condition": str})
+    _add_percent(counted, "named")
+    return pa.Table.from_pandas(counted, preserve_index=False)
+
+
+def _foreign(rows: pa.Table) -> pd.DataFrame:
+    """The out-of-library clips, and whether each was named."""
+    frame = _in_order(rows)
+    hidden = frame[frame.hidden]
+    return hidden.assign(named=hidden.outcome == "wrong")[hidden.outcome != "copy"]
 
 
 def _in_order(rows: pa.Table) -> pd.DataFrame:
@@ -105,8 +120,17 @@ def matches(rows: pa.Table) -> pd.DataFrame:
 
 def reliability(rows: pa.Table) -> pa.Table:
     """Stated against observed confidence of all matches, in ten bins; empty bins have no figures."""
-    frame = matches(rows)
-    frame["above"] = np.minimum((10 * frame.confidence).astype(int), 9)
+    return _reliability(matches(rows))
+
+
+def candidate_reliability(rows: pa.Table) -> pa.Table:
+    """`reliability` of the best candidate of each clip, named or not: its middle bins have many more answers."""
+    frame = rows.to_pandas().dropna(subset=["best_confidence", "best_right"])
+    return _reliability(pd.DataFrame({"confidence": frame.best_confidence, "is_right": frame.best_right.astype(bool)}))
+
+
+def _reliability(answers: pd.DataFrame) -> pa.Table:
+    frame = answers.assign(above=np.minimum((10 * answers.confidence).astype(int), 9))
     counted = frame.groupby("above").agg(
         answers=("is_right", "size"), right=("is_right", "sum"), stated=("confidence", "mean")
     )

@@ -54,18 +54,20 @@ BACKGROUND_RANK = 3
 # No null deviation is believed that is less than so much of what independent peaks of deviation 1 would give.
 MIN_NULL_DEVIATION = 0.5
 MAX_NULL_DEVIATIONS = 25.0
+# Where responses are divided: lower ones, and lower and higher ratios, say no more.
+LEAST_RESPONSE, LEAST_BACKGROUND, MAX_TO_BACKGROUND = 0.01, 0.05, 8.0
 # A lower correlation of levels says nothing: a loudspeaker and a room bring that of a song down to 0.
 LEAST_CORRELATION = 0.6
 # What a single vote counts where the logarithm of votes is taken: any two sounds have an anchor in common somewhere.
 LONE_VOTE = 0.2
 # Logit that the best candidate reaches in a share of out-of-library clips: false positive rate to logit.
-LOGIT_AT_FPR = {0.1: -4.2, 0.03: -2.66, 0.01: -0.8, 0.003: 0.58, 0.001: 2.63}
+LOGIT_AT_FPR = {0.1: -3.58, 0.03: -1.94, 0.01: -0.68, 0.003: 1.37, 0.001: 2.5}
 # The weights are fitted in libraries of about so many songs. In one ten times as large chance gives more votes and a
 # higher response: the evidence above the background shrinks, of right candidates and of wrong ones alike.
 CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.6
 # Seconds of a clip, and by how much its logit must be higher. Music that shares a loop with a song shares it for
-# seconds; a clip so long is hardly ever less sure when it is right, except under voices.
-LENGTH_PENALTY_S, LENGTH_PENALTY = (2.0, 5.0), (0.0, 2.5)
+# seconds; a clip so long is hardly ever less sure when it is right, except under voices and engines.
+LENGTH_PENALTY_S, LENGTH_PENALTY = (2.0, 5.0), (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,13 @@ class Background:
     response
         Response of the matched filter at the peaks of one of the best background candidates. A false candidate that is
         the best of a hundred has such a response; a random place has a lower one.
+    consistent_response
+        The same of the consistent response.
     """
 
     votes: float
     response: float
+    consistent_response: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,26 @@ class VerifiedCandidate:
     def over_background(self) -> float:
         """Response above that of the background."""
         return self.evidence.response - self.background.response
+
+    @property
+    def consistent_over_background(self) -> float:
+        """Consistent response above that of the background."""
+        return self.evidence.consistent_response - self.background.consistent_response
+
+    @property
+    def log_response_to_background(self) -> float:
+        """Logarithm of the response over that of the background.
+
+        Noise lowers both: a response that means nothing in a clean clip means much in a noisy one.
+        """
+        response, background = self.evidence.response, self.background.response
+        return math.log(max(response, LEAST_RESPONSE) / max(background, LEAST_BACKGROUND))
+
+    @property
+    def consistent_to_background(self) -> float:
+        """Consistent response over that of the background, 0 to `MAX_TO_BACKGROUND`."""
+        ratio = self.evidence.consistent_response / max(self.background.consistent_response, LEAST_BACKGROUND)
+        return min(max(ratio, 0.0), MAX_TO_BACKGROUND)
 
     @property
     def over_null(self) -> float:
@@ -135,31 +160,38 @@ def _signed_root(x: float) -> float:
 
 
 CLIP_TERMS: dict[str, Term[VerifiedCandidate]] = {
-    "log votes": Term(0.747, lambda c: math.log(c.candidate.votes + 1.0)),
-    "log background votes": Term(-4.944, lambda c: math.log(c.background.votes + 1.0)),
-    "root peaks": Term(0.227, lambda c: c.root_peaks),
-    "over background": Term(4.613, lambda c: c.over_background),
-    "over background, by peaks": Term(1.429, lambda c: _signed_root(c.over_background * c.root_peaks)),
-    "over null": Term(-1.68, lambda c: c.over_null),
-    "root null deviations": Term(1.722, lambda c: math.sqrt(c.null_deviations)),
-    "unweighted response": Term(2.346, lambda c: c.evidence.unweighted_response),
-    "level correlation": Term(3.365, lambda c: c.evidence.level_correlation),
-    "missing fraction": Term(-1.078, lambda c: c.evidence.missing_fraction * c.root_peaks),
-    "constant": Term(-9.705, lambda _: 1.0),
+    "log votes": Term(1.487, lambda c: math.log(c.candidate.votes + 1.0)),
+    "log background votes": Term(-1.921, lambda c: math.log(c.background.votes + 1.0)),
+    "root peaks": Term(0.044, lambda c: c.root_peaks),
+    "over background": Term(2.95, lambda c: c.over_background),
+    "over background, by peaks": Term(2.169, lambda c: _signed_root(c.over_background * c.root_peaks)),
+    "consistent over background": Term(3.355, lambda c: c.consistent_over_background),
+    "consistent over background, by peaks": Term(
+        1.485, lambda c: _signed_root(c.consistent_over_background * c.root_peaks)
+    ),
+    "log response to background": Term(-1.673, lambda c: c.log_response_to_background),
+    "consistent to background": Term(-0.535, lambda c: c.consistent_to_background),
+    "over null": Term(-4.549, lambda c: c.over_null),
+    "root null deviations": Term(1.505, lambda c: math.sqrt(c.null_deviations)),
+    "unweighted response": Term(1.543, lambda c: c.evidence.unweighted_response),
+    "level correlation": Term(3.798, lambda c: c.evidence.level_correlation),
+    "missing fraction": Term(-0.999, lambda c: c.evidence.missing_fraction * c.root_peaks),
+    "constant": Term(-10.298, lambda _: 1.0),
 }
 
 
 # What was compared limits the log odds. Tones, hums, one-shots and single words agree with some place of a song as well
 # as a song does, but in one or two anchors, a few bins, one moment. The weights separate 295 such clips that CLIP_TERMS
 # alone names, of 2,688 by formula and from recordings, from 1,922 right answers, 426 of them clean excerpts of 0.3 to
-# 0.7 s (docs/RECOGNITION.md). They are steep, so that the limit is far above the log odds of nearly all music.
+# 0.7 s (docs/RECOGNITION.md); the constant is lower by 1, for sounds that were not in the fit. They are steep, so that
+# the limit is far above the log odds of nearly all music.
 SUPPORT_TERMS: dict[str, Term[VerifiedCandidate]] = {
     "log votes": Term(3.85, lambda c: math.log(c.candidate.votes if c.candidate.votes > 1 else LONE_VOTE)),
     "log effective bins": Term(5.7, lambda c: math.log(c.evidence.effective_bins + 0.01)),
     "log responding times": Term(3.78, lambda c: math.log(c.evidence.responding_times + 1.0)),
     "responding fraction": Term(3.64, lambda c: c.evidence.responding_fraction),
     "sure correlation": Term(41.07, lambda c: c.sure_correlation),
-    "constant": Term(-54.26, lambda _: 1.0),
+    "constant": Term(-55.26, lambda _: 1.0),
 }
 
 

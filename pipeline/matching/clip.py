@@ -17,7 +17,7 @@ from pipeline.fingerprinting.settings import (
     Settings,
 )
 from pipeline.fingerprinting.spectrogram import power_batches
-from pipeline.matching.verification import FilteredSpectrogram, filter_spectrogram
+from pipeline.matching.verification import FilteredSpectrogram, filter_spectrogram, masking_level
 from pipeline.matching.voting import TICKS, QueryHashes
 
 # Clean excerpts of 0.3 s are named four times in five, of 0.5 s nearly always.
@@ -97,6 +97,7 @@ class Clip:
         self.n_samples = len(samples)
         self._power: dict[int, NDArray[np.float32]] = {}
         self._filtered: dict[int, FilteredSpectrogram] = {}
+        self._masking: NDArray[np.float32] | None = None
 
     def power(self, shift: int) -> NDArray[np.float32]:
         """``(n_frames, n_bins)`` float32 power of the copy that starts `shift` ticks later."""
@@ -119,10 +120,17 @@ class Clip:
             self._filtered[shift] = filter_spectrogram(self.power(shift))
         return self._filtered[shift], (delta + shift) // TICKS
 
+    def masking(self) -> NDArray[np.float32]:
+        """`masking_level` of the copy at shift 0; the others start less than a frame later."""
+        if self._masking is None:
+            self._masking = masking_level(self.power(0))
+        return self._masking
+
     def free(self) -> None:
         """Free the spectrograms; a clip of 5 s has 11 MB of them after a fine search."""
         self._power.clear()
         self._filtered.clear()
+        self._masking = None
 
     def query_hashes(self, level: SearchLevel) -> QueryHashes:
         """The clip's hashes at all shifts. The copies are paired as one recording, one after another."""

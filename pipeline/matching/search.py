@@ -34,10 +34,11 @@ from pipeline.matching.speed import refine_speed
 from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.verification import (
     VERSION_SHARE,
+    FilteredSpectrogram,
+    Responses,
     compare_versions,
     compute_evidence,
-    count_peaks,
-    filter_response,
+    read_responses,
 )
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
 from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, stretch_peaks
@@ -60,7 +61,7 @@ FINE = SearchLevel(
     fan_out=10,
     clips_at_once=4,
     candidates=300,
-    filtered=100,
+    filtered=200,
 )
 # Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
 BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
@@ -73,8 +74,8 @@ RESOLVED_CONFIDENCE = 0.95
 # A further song in the same clip needs this confidence, or that of the first.
 FURTHER_SONG_CONFIDENCE = 0.95
 # A library with fewer songs has too few background candidates to measure chance by. In a larger one their response is
-# usually EXPECTED_BACKGROUND over the root of the clip's seconds.
-FEW_SONGS, EXPECTED_BACKGROUND = 20, 0.9
+# usually EXPECTED_BACKGROUND (the consistent one: half of it) over the root of the clip's seconds.
+FEW_SONGS, EXPECTED_BACKGROUND, EXPECTED_CONSISTENT_BACKGROUND = 20, 0.9, 0.45
 # Copies of a clip at speeds so far apart find what is played at any speed between.
 SPEED_STEP = 0.01
 
@@ -167,34 +168,45 @@ def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[
     at_once = SONGS_IN_MEMORY // level.filtered
     for start in range(0, len(clips), at_once):
         some = found[start : start + at_once]
-        filtered = [candidates[: level.filtered] for candidates in some]
-        songs = library.constellations(sorted({one.song_id for candidates in filtered for one in candidates}))
-        for clip, candidates, top in zip(clips[start : start + at_once], some, filtered, strict=True):
-            verified.append(_verify(clip, top, songs, background_votes(candidates), library.n_songs))
+        wanted = {one.song_id for candidates in some for one in candidates[: level.filtered]}
+        songs = library.constellations(sorted(wanted))
+        for clip, candidates in zip(clips[start : start + at_once], some, strict=True):
+            verified.append(rank(verify(clip, candidates, songs, level, library.n_songs), clip, songs))
             clip.free()
     return verified
 
 
-def _verify(
-    clip: Clip, candidates: Sequence[Candidate], songs: Mapping[int, Peaks], chance_votes: float, n_songs: int
+def verify(
+    clip: Clip, candidates: Sequence[Candidate], songs: Mapping[int, Peaks], level: SearchLevel, n_songs: int
 ) -> list[VerifiedCandidate]:
-    """The best candidates with their evidence, best first."""
-    responses = []
-    for candidate in candidates:
-        filtered, start = clip.filtered_at(candidate.delta)
-        responses.append(filter_response(filtered, songs[candidate.song_id], start))
-    chance_response = _background_response(candidates, responses, clip, songs)
+    """The best of a clip's candidates with their evidence, in the order of their votes.
+
+    Parameters
+    ----------
+    candidates
+        Most votes first.
+    songs
+        The constellations of the first ``level.filtered`` of them.
+    n_songs
+        Songs in the library.
+    """
+    chance_votes = background_votes(candidates)
+    candidates = candidates[: level.filtered]
+    placed = [_place(candidate, clip, songs) for candidate in candidates]
+    responses = read_responses(placed, clip.masking())
+    background = _background(candidates, responses, chance_votes, clip, songs)
     if n_songs < FEW_SONGS:
-        length_s = max(clip.n_samples, 1) / clip.settings.sample_rate
-        chance_response = max(EXPECTED_BACKGROUND / math.sqrt(length_s), chance_response)
-    background = Background(chance_votes, chance_response)
+        background = _at_least_usual(background, max(clip.n_samples, 1) / clip.settings.sample_rate)
     verified = []
-    for candidate in select_for_evidence(candidates, responses):
-        filtered, start = clip.filtered_at(candidate.delta)
-        evidence = compute_evidence(filtered, songs[candidate.song_id], start)
-        verified.append(VerifiedCandidate(candidate, background, evidence))
-    ordered = _without_shared_sounds(sorted(verified, key=lambda one: -one.logit))
-    return _prefer_best_version(ordered, clip, songs)
+    for i in select_for_evidence(responses.consistent_response):
+        evidence = compute_evidence(*placed[i], float(responses.consistent_response[i]))
+        verified.append(VerifiedCandidate(candidates[i], background, evidence))
+    return verified
+
+
+def rank(verified: Sequence[VerifiedCandidate], clip: Clip, songs: Mapping[int, Peaks]) -> list[VerifiedCandidate]:
+    """Verified candidates of a clip, best first, of versions of one recording the one that matches best."""
+    return _prefer_best_version(_without_shared_sounds(sorted(verified, key=lambda one: -one.logit)), clip, songs)
 
 
 def _without_shared_sounds(verified: list[VerifiedCandidate]) -> list[VerifiedCandidate]:
@@ -211,37 +223,50 @@ def _without_shared_sounds(verified: list[VerifiedCandidate]) -> list[VerifiedCa
     return [one for one in verified if one.candidate.votes > votes or one.evidence.peaks > peaks]
 
 
-def _background_response(
-    candidates: Sequence[Candidate], responses: Sequence[float], clip: Clip, songs: Mapping[int, Peaks]
-) -> float:
-    """Response at the third best of the songs that are no version of the best one; 0 if there is none."""
-    best: dict[int, int] = {}
-    for i in sorted(range(len(candidates)), key=lambda i: -responses[i]):
-        best.setdefault(candidates[i].song_id, i)
-    if len(best) <= BACKGROUND_RANK:
-        return 0.0
-    first, *others = best.values()
-    # A song that begins or ends within the clip has few peaks there, and some of a hundred such pieces fit by chance.
-    enough = max(_count_peaks(candidates[i], clip, songs) for i in best.values()) / 2
-    background = (
-        i
-        for i in others
-        if _count_peaks(candidates[i], clip, songs) >= enough
-        and _compare(candidates[i], candidates[first], clip, songs)[0] < VERSION_SHARE
+def _background(
+    candidates: Sequence[Candidate],
+    responses: Responses,
+    chance_votes: float,
+    clip: Clip,
+    songs: Mapping[int, Peaks],
+) -> Background:
+    """What the third best of the songs reach that are no version of the best one, 0 if there is none.
+
+    A song that begins or ends within the clip has few peaks there, and some of a hundred such pieces fit by chance.
+    """
+    enough = responses.peaks >= responses.peaks.max(initial=0) / 2
+
+    def third(reached: NDArray[np.float64]) -> float:
+        best: dict[int, int] = {}
+        for i in np.argsort(-reached, kind="stable").tolist():
+            best.setdefault(candidates[i].song_id, i)
+        first, *others = best.values() if best else (0,)
+        background = (
+            i for i in others if enough[i] and compare(candidates[i], candidates[first], clip, songs)[0] < VERSION_SHARE
+        )
+        return float(next((reached[i] for i in itertools.islice(background, BACKGROUND_RANK - 1, None)), 0.0))
+
+    return Background(chance_votes, third(responses.response), third(responses.consistent_response))
+
+
+def _at_least_usual(background: Background, length_s: float) -> Background:
+    """The background of a library that has too few songs to measure it."""
+    return Background(
+        background.votes,
+        max(background.response, EXPECTED_BACKGROUND / math.sqrt(length_s)),
+        max(background.consistent_response, EXPECTED_CONSISTENT_BACKGROUND / math.sqrt(length_s)),
     )
-    third = next(itertools.islice(background, BACKGROUND_RANK - 1, None), None)
-    return 0.0 if third is None else responses[third]
 
 
-def _count_peaks(candidate: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> int:
+def _place(candidate: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tuple[FilteredSpectrogram, Peaks, int]:
+    """The copy of the clip whose frames coincide with the song's, the song, and its frame at the copy's frame 0."""
     filtered, start = clip.filtered_at(candidate.delta)
-    return count_peaks(songs[candidate.song_id], start, len(filtered.response))
+    return filtered, songs[candidate.song_id], start
 
 
-def _compare(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tuple[float, float]:
+def compare(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tuple[float, float]:
     """`compare_versions` of two candidates."""
-    (filtered_1, start_1), (filtered_2, start_2) = clip.filtered_at(first.delta), clip.filtered_at(second.delta)
-    return compare_versions((filtered_1, songs[first.song_id], start_1), (filtered_2, songs[second.song_id], start_2))
+    return compare_versions(_place(first, clip, songs), _place(second, clip, songs))
 
 
 def _prefer_best_version(
@@ -262,20 +287,19 @@ def _prefer_best_version(
     first, *others = best.values()
     winner, votes = first, first.candidate.votes
     for other in others:
-        shared, margin = _compare(other.candidate, winner.candidate, clip, songs)
+        shared, margin = compare(other.candidate, winner.candidate, clip, songs)
         # A short song may lie within the clip, or be a part of the other one: then most of its peaks are shared.
-        if max(shared, _compare(winner.candidate, other.candidate, clip, songs)[0]) >= VERSION_SHARE:
+        if max(shared, compare(winner.candidate, other.candidate, clip, songs)[0]) >= VERSION_SHARE:
             votes = max(votes, other.candidate.votes)
             winner = other if VersionComparison(other, winner, margin).logit > 0 else winner
     preferred = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))
     return [preferred, *(one for one in verified if one is not winner)]
 
 
-def select_for_evidence(candidates: Sequence[Candidate], responses: Sequence[float]) -> list[Candidate]:
-    """The candidates with the highest response, and those with most votes, in the order given."""
-    order = sorted(range(len(candidates)), key=lambda i: -responses[i])
-    chosen = {*order[:BEST_BY_RESPONSE], *range(min(BEST_BY_VOTES, len(candidates)))}
-    return [candidates[i] for i in sorted(chosen)]
+def select_for_evidence(responses: NDArray[np.float64]) -> list[int]:
+    """Which candidates are verified, of all in the order of their votes: the best by response, and by votes."""
+    best = np.argsort(-responses, kind="stable")[:BEST_BY_RESPONSE].tolist()
+    return sorted({*best, *range(min(BEST_BY_VOTES, len(responses)))})
 
 
 def _matches_above(

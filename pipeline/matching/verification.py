@@ -45,6 +45,13 @@ RESPONSE_BOUNDS = (-1.5, 4.0)
 # A peak of the song responds if the clip's response there is higher: most peaks do in a clean clip, a third to a half
 # in a noisy one, one in ten by chance.
 RESPONDING = 1.0
+# A voice or a noise masks a peak of the song where the clip is loud around it: within so many frames and bins.
+MASKING_FRAMES, MASKING_BINS = 2, 8
+# The song's peaks that are not masked all have about the same gain, the clip's level less the song's. It is found in
+# steps of 2 dB (log power 0.5), to each of which its two neighbours count half. A peak that is 4 dB off counts half.
+GAIN_STEP, GAIN_TOLERANCE = 0.5, 1.0
+# A peak with a lower response counts as much as one with this where the usual gain is found.
+LEAST_RESPONSE = 0.01
 BINS_TOGETHER = 2  # bins that count as one where bins are counted: a tone lies between two
 # Songs are versions of one recording when this share of one's peaks are also the other's; chance gives 0.1 to 0.17.
 VERSION_SHARE = 0.25
@@ -77,6 +84,8 @@ class Evidence:
         Number of peaks that the song has where the clip lies.
     response
         Mean response of the matched filter at them, weighted by `peak_weights`.
+    consistent_response
+        As of `Responses`.
     null_mean, null_deviation
         Mean and standard deviation of the same with the peaks shifted by `NULL_SHIFTS_BINS`.
     unweighted_response
@@ -98,6 +107,7 @@ class Evidence:
 
     peaks: int
     response: float
+    consistent_response: float
     null_mean: float
     null_deviation: float
     unweighted_response: float
@@ -112,6 +122,7 @@ class Evidence:
 NO_EVIDENCE = Evidence(
     peaks=0,
     response=0.0,
+    consistent_response=0.0,
     null_mean=0.0,
     null_deviation=1.0,
     unweighted_response=0.0,
@@ -154,6 +165,14 @@ def _filter_rows(x: NDArray[np.float32], kernel: Sequence[float], reach: int, re
     return total
 
 
+def masking_level(power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean log power within `MASKING_FRAMES` and `MASKING_BINS`; ``(n_frames, n_bins)`` float32, as `power`."""
+    padding = ((MASKING_FRAMES, MASKING_FRAMES), (MASKING_BINS, MASKING_BINS))
+    padded = np.pad(np.log(power + np.float32(SILENCE)), padding, mode="edge")
+    total: NDArray[np.float32] = running_sum(running_sum(padded, MASKING_FRAMES).T, MASKING_BINS).T
+    return total / np.float32((2 * MASKING_FRAMES + 1) * (2 * MASKING_BINS + 1))
+
+
 def filter_spectrogram(power: NDArray[np.float32]) -> FilteredSpectrogram:
     """What verification reads of a clip.
 
@@ -186,14 +205,78 @@ def filter_response(clip: FilteredSpectrogram, song: Peaks, start: int) -> float
     return float(_weighted_mean(responses, peak_weights(song.level[first:stop])))
 
 
-def count_peaks(song: Peaks, start: int, n_frames: int) -> int:
-    """How many peaks a song has where a clip of so many frames lies; `start` as in `filter_response`."""
-    first, stop = _peak_range(song, start, n_frames)
-    return stop - first
+@dataclass(frozen=True, slots=True, eq=False)
+class Responses:
+    """What a clip gives at the peaks of each of some candidates, ``(n_candidates,)`` each.
+
+    Parameters
+    ----------
+    peaks
+        int64: number of peaks that the song has where the clip lies.
+    response
+        float64, as of `filter_response`.
+    consistent_response
+        float64: mean response at the peaks, those more that a voice or a noise does not mask, each counted the less the
+        more its gain differs from the usual one. Noise has no usual gain, nor has another song.
+    """
+
+    peaks: NDArray[np.int64]
+    response: NDArray[np.float64]
+    consistent_response: NDArray[np.float64]
 
 
-def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evidence:
-    """`filter_response`, what chance gives, and how the levels agree; parameters as there."""
+def read_responses(placed: Sequence[tuple[FilteredSpectrogram, Peaks, int]], masking: NDArray[np.float32]) -> Responses:
+    """Responses of a clip at the peaks of some candidates, all of them at once.
+
+    Parameters
+    ----------
+    placed
+        Of each candidate the filtered clip, the song, and the song's frame at which the clip's frame 0 lies.
+    masking
+        The clip's `masking_level`; its frames may be a part of a frame off those of the filtered copies.
+    """
+    read: list[list[NDArray[np.float32]]] = [[np.zeros(0, np.float32)] * 4]
+    for clip, song, start in placed:
+        n_frames, n_bins = clip.response.shape
+        first, stop = _peak_range(song, start, n_frames)
+        at = (song.frame[first:stop] - start).astype(np.intp) * n_bins + song.bin[first:stop]
+        song_level = song.level[first:stop] * np.float32(LEVEL_STEP)
+        read.append([clip.response.take(at), clip.level.take(at), masking.take(at), song_level])
+    peaks = np.array([len(one[0]) for one in read[1:]], np.int64)
+    response, level, masking, song_level = (np.concatenate(parts) for parts in zip(*read, strict=True))
+    of = np.repeat(np.arange(len(peaks)), peaks)
+
+    def mean(values: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+        totals = np.bincount(of, weights, len(peaks))
+        return np.bincount(of, values * weights, len(peaks)) / np.maximum(totals, np.finfo(np.float32).tiny)
+
+    audible = np.exp((song_level - masking) / 4)
+    gain = level - song_level
+    usual = _usual_gain(of, gain, audible * response.clip(LEAST_RESPONSE), len(peaks))
+    agreement = np.reciprocal(1 + np.square((gain - usual[of]) / np.float32(GAIN_TOLERANCE)))
+    return Responses(peaks, mean(response, np.exp(song_level / 4)), mean(response * agreement, audible))
+
+
+def _usual_gain(
+    of: NDArray[np.intp], gain: NDArray[np.float32], weights: NDArray[np.float32], n: int
+) -> NDArray[np.float32]:
+    """The gain that most of the weight of each candidate has, ``(n,)``; `of` is the candidate of each peak."""
+    if not len(gain):
+        return np.zeros(n, np.float32)
+    step = np.floor(gain / np.float32(GAIN_STEP)).astype(np.intp)
+    least = int(step.min())
+    n_steps = int(step.max()) - least + 1
+    counted = np.bincount(step - least + n_steps * of, weights, n * n_steps).reshape(n, n_steps)
+    together = 2 * counted
+    together[:, 1:] += counted[:, :-1]
+    together[:, :-1] += counted[:, 1:]
+    fullest = together.argmax(axis=1) + least
+    usual: NDArray[np.float32] = ((fullest + 0.5) * GAIN_STEP).astype(np.float32)
+    return usual
+
+
+def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int, consistent_response: float) -> Evidence:
+    """`filter_response`, what chance gives, and how the levels agree; parameters as there, and of `Responses`."""
     n_frames, n_bins = clip.response.shape
     first, stop = _peak_range(song, start, n_frames)
     if first == stop:
@@ -210,6 +293,7 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int) -> Evid
     return Evidence(
         peaks=stop - first,
         response=float(_weighted_mean(responses, weights)),
+        consistent_response=consistent_response,
         null_mean=float(null.mean()),
         null_deviation=float(null.std()),
         unweighted_response=float(responses.mean()),
