@@ -29,6 +29,7 @@ from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.matching.types import Query
 from pipeline.shard_search import group_shards
 from pipeline.simulation import acoustics, encoding, music
+from pipeline.store import Changes
 from tests.conftest import FormulaLibrary
 from tests.dask_cluster import ROOT, DaskCluster, dask_cluster
 from tests.test_end_to_end import contents
@@ -156,19 +157,19 @@ def test_a_lost_scheduler_is_one_sentence_and_the_next_run_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     url = str(tmp_path / "store")
-    commit, commits = Store.commit, []
+    commit, commits = Store.commit_files, []
 
-    def commit_and_lose_the_scheduler(self: Store, *arguments: Any, **options: Any) -> list[int]:
-        ids = commit(self, *arguments, **options)
-        commits.append(ids)
+    def commit_and_lose_the_scheduler(self: Store, *arguments: Any, **options: Any) -> Changes:
+        changes = commit(self, *arguments, **options)
+        commits.append(changes.added)
         if len(commits) == 1:
             cluster.kill("scheduler")
             # A commit that the loss cuts short has taken ids that nobody gets again.
             monkeypatch.setattr(indexing, "COMMIT_EVERY_S", 1e9)
-        return ids
+        return changes
 
     monkeypatch.setattr(indexing, "COMMIT_EVERY_S", 0.0)
-    monkeypatch.setattr(Store, "commit", commit_and_lose_the_scheduler)
+    monkeypatch.setattr(Store, "commit_files", commit_and_lose_the_scheduler)
     command = ["index", str(songs_folder), "--store", url, "--scheduler"]
     assert run([*command, cluster.address]) == 1
     printed = capsys.readouterr().err.splitlines()
