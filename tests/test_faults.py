@@ -39,8 +39,8 @@ from tests.store_jobs import (
     remove,
 )
 
-FAULTS = os.environ.get("FAULTS", "3")
-KILLS = int(os.environ.get("KILLS", "10"))
+FAULTS = os.environ.get("FAULTS", "2")
+KILLS = int(os.environ.get("KILLS", "5"))
 TRAFFIC_S = float(os.environ.get("TRAFFIC_S", "0"))
 # What each writer does at least, however slow the machine.
 TURNS = 7
