@@ -399,14 +399,8 @@ class Store:
                         row["accepted"] = [*(row["accepted"] or ()), entry]
                         changes[row["song_id"]] = {"accepted": row["accepted"]}
             written, replaced = edit_songs(self._location, songs, changes)
-            if not written:
+            if not written or self._commit_songs(songs, written, replaced):
                 return
-            try:
-                delta_log.commit(self._location, songs, written, replaced)
-                return
-            except Conflict:
-                for file in written:
-                    self._location.delete(f"{SONGS}/{file.name}")
 
     def _edit_songs(self, song_ids: pa.Array, start: Callable[[], Callable[[pa.Table], pa.Table]]) -> None:
         """Rewrite the files of the songs table that have one of these songs, in one commit."""
@@ -421,14 +415,20 @@ class Store:
                 if not edited.equals(rows):
                     replaced.append(file)
                     written.append(write_songs(self._location, edited))
-            if not replaced:
+            if not replaced or self._commit_songs(songs, written, replaced):
                 return
-            try:
-                delta_log.commit(self._location, songs, written, replaced)
-                return
-            except Conflict:
-                for file in written:
-                    self._location.delete(f"{SONGS}/{file.name}")
+
+    def _commit_songs(
+        self, songs: delta_log.Version, written: Sequence[delta_log.DataFile], replaced: Sequence[delta_log.DataFile]
+    ) -> bool:
+        """Whether files of the songs table take the place of others; if another job came first, they are deleted."""
+        try:
+            delta_log.commit(self._location, songs, written, replaced)
+        except Conflict:
+            for file in written:
+                self._location.delete(f"{SONGS}/{file.name}")
+            return False
+        return True
 
 
 def _group_token(digests: Iterable[str]) -> str:
