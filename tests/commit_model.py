@@ -142,7 +142,7 @@ STEPS: dict[str, tuple[str, ...]] = {
         "_commit_files constellations",
         "_commit_songs",
     ),
-    "remove": ("_edit_songs",),
+    "remove": ("_commit_edited_songs",),
     "compact": (
         "_set_fence",
         "run_task postings",
@@ -271,7 +271,7 @@ class Model:
 
     # remove
 
-    def _edit_songs(self, world: World, job: Job) -> Next:
+    def _commit_edited_songs(self, world: World, job: Job) -> Next:
         if job.base is None:
             return world, job._replace(base=world.songs)
         song = next((song for song in job.base.indexed if song.digest == job.digest), None)

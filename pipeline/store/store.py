@@ -399,7 +399,7 @@ class Store:
                         row["accepted"] = [*(row["accepted"] or ()), entry]
                         changes[row["song_id"]] = {"accepted": row["accepted"]}
             written, replaced = edit_songs(self._location, songs, changes)
-            if not written or self._commit_songs(songs, written, replaced):
+            if not written or self._commit_edited_songs(songs, written, replaced):
                 return
 
     def _edit_songs(self, song_ids: pa.Array, start: Callable[[], Callable[[pa.Table], pa.Table]]) -> None:
@@ -415,10 +415,10 @@ class Store:
                 if not edited.equals(rows):
                     replaced.append(file)
                     written.append(write_songs(self._location, edited))
-            if not replaced or self._commit_songs(songs, written, replaced):
+            if not replaced or self._commit_edited_songs(songs, written, replaced):
                 return
 
-    def _commit_songs(
+    def _commit_edited_songs(
         self, songs: delta_log.Version, written: Sequence[delta_log.DataFile], replaced: Sequence[delta_log.DataFile]
     ) -> bool:
         """Whether files of the songs table take the place of others; if another job came first, they are deleted."""
