@@ -23,7 +23,6 @@ from pipeline.arguments import query_of, snapshot_of
 from pipeline.audio import decoding
 from pipeline.audio.resampling import resample_blocks
 from pipeline.catalog import Entry
-from pipeline.duplicate_detection import classify, find_spans
 from pipeline.errors import AudioError, CatalogError
 from pipeline.evaluation.conditions import (
     LONGEST_READ_S,
@@ -40,6 +39,7 @@ from pipeline.fingerprinting.peaks import Peaks
 from pipeline.matching.calibration import clip_threshold
 from pipeline.matching.search import RESOLVED_CONFIDENCE, find_matches
 from pipeline.matching.types import Library, Match, Query, Result, Shard
+from pipeline.overlap import classify, find_spans
 from pipeline.paths import Paths
 from pipeline.progress import OnProgress, shown
 from pipeline.store import Snapshot, Store
