@@ -27,7 +27,7 @@ from pipeline.matching.calibration import (
     recording_threshold,
     size_allowance,
 )
-from pipeline.matching.changes import Grid, grid
+from pipeline.matching.changes import KINDS, Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.segments import segments
 from pipeline.matching.speed import refine_speed
@@ -96,9 +96,11 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
     """
     rate = library.settings.sample_rate
     allowance = size_allowance(library.n_songs)
-    needed = [clip_threshold(query.false_positives, len(clip) / rate) for clip in clips]
-    # every speed is a chance to be wrong, and the share holds for all of them
-    share = query.false_positives / len(speeds(query.speed_range))
+    changes = grid(query)
+    # every speed and every kind of change is a chance to be wrong, and the share holds for all of them
+    share = query.false_positives / (KINDS if changes else 1)
+    needed = [clip_threshold(share, len(clip) / rate) for clip in clips]
+    share /= len(speeds(query.speed_range))
     needed_at_speeds = [clip_threshold(share, len(clip) / rate) for clip in clips]
     matches: list[list[Match]] = [[] for _ in clips]
     best = [0.0] * len(clips)  # confidence reached so far
@@ -116,7 +118,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
                     best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
-    if changes := grid(query):
+    if changes:
         return [_with_changes(*clip, library, query, changes) for clip in zip(clips, matches, best, strict=True)]
     if query.speed_range:
         for i, found in enumerate(matches):

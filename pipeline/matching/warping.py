@@ -55,8 +55,8 @@ MAX_ALIGNED = 16
 STEP_S, STEP_ROWS, ROW_COST = 3.0, 3, 15.0
 # How far the path may leave the line.
 PATH_ROWS = 64
-# A path that stays so near a line is the line, which gives the tempo better.
-STRAIGHT_ROWS = 1.5
+# A path whose line scores so much of it is the line, which gives the tempo better.
+STRAIGHT_SHARE = 0.95
 # So often it is moved, each time by up to a frame at either end: the path of a short clip is up to two frames off.
 LINE_ROUNDS = 2
 # A match with fewer votes a second may be of the song's drums alone, at another tempo: there the search goes on. At its
@@ -181,20 +181,21 @@ def align_changed(stretch: Stretch, song: Peaks, group: Sequence[Fit], peaks: Se
     if not segments.is_plausible(alignment.trace()):
         return alignment
     ends = np.array(_span_rows(stretch, alignment))
-    if straight := _straight(path, ends):
-        path = _refine_line(stretch, song, pitch, straight, ends)
-        alignment = _along(stretch, song, song_id, pitch, path, anchors)
-    return alignment
+    line = _refine_line(stretch, song, pitch, _straight(path, ends), ends)
+    straight = _along(stretch, song, song_id, pitch, line, anchors)
+    if not segments.is_plausible(straight.trace()):
+        return alignment
+    as_well = straight.best_span().score >= STRAIGHT_SHARE * alignment.best_span().score
+    return straight if as_well else alignment
 
 
-def _straight(path: _Path, ends: NDArray[np.float64]) -> _Path | None:
-    """The line that a path is between two rows; None if it bends there."""
+def _straight(path: _Path, ends: NDArray[np.float64]) -> _Path:
+    """The line nearest to a path between two rows."""
     inside = (path.row >= ends[0]) & (path.row <= ends[1])
     if inside.sum() < 2:
         return _Path(ends, path.frame_at(ends))
     slope, at_0 = np.polyfit(path.row[inside], path.frame[inside], 1)
-    off = np.abs(at_0 + slope * path.row - path.frame)[inside] * (ROWS_PER_FRAME / slope)
-    return _Path(ends, at_0 + slope * ends) if off.max() <= STRAIGHT_ROWS else None
+    return _Path(ends, at_0 + slope * ends)
 
 
 def refine_alignment(stretch: Stretch, song: Peaks, found: Alignment, peaks: Sequence[ExactPeaks]) -> Alignment:
