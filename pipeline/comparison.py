@@ -67,7 +67,14 @@ class Comparison:
         return self.kind in SAME_RECORDING
 
 
-def compare(path: PathLike, other: PathLike, speed_range: float = 6.0) -> Comparison:
+def compare(
+    path: PathLike,
+    other: PathLike,
+    speed_range: float = 6.0,
+    *,
+    stream: int | None = None,
+    other_stream: int | None = None,
+) -> Comparison:
     """Compare two audio files.
 
     Parameters
@@ -77,6 +84,8 @@ def compare(path: PathLike, other: PathLike, speed_range: float = 6.0) -> Compar
     speed_range
         Percent by which one of them may play faster, 0 to 20. Other speeds are tried only when the two are not the
         same at their own.
+    stream, other_stream
+        Which audio stream of each file, from 1; its default one when ``None``.
 
     Raises
     ------
@@ -87,9 +96,10 @@ def compare(path: PathLike, other: PathLike, speed_range: float = 6.0) -> Compar
     """
     check_speed_range(speed_range)
     paths = path_text(path, "path"), path_text(other, "other")
-    prints = [_fingerprint(text) for text in paths]
+    streams = stream, other_stream
+    prints = [_fingerprint(text, number) for text, number in zip(paths, streams, strict=True)]
     shorter = 1 if prints[1].duration_s <= prints[0].duration_s else 0
-    song, clip = prints[1 - shorter], _Clip(paths[shorter], prints[shorter])
+    song, clip = prints[1 - shorter], _Clip(paths[shorter], streams[shorter], prints[shorter])
     found = compare_near(song, clip.at, 1.0, SETTINGS.frame_s)
     if not found.same and speed_range > 0:
         others = speeds(speed_range)[1:]
@@ -104,14 +114,15 @@ def compare(path: PathLike, other: PathLike, speed_range: float = 6.0) -> Compar
 class _Clip:
     """The shorter file, at its own speed and at others."""
 
-    def __init__(self, path: str, side: Side) -> None:
+    def __init__(self, path: str, stream: int | None, side: Side) -> None:
         self._path = path
+        self._stream = stream
         self._side = side
 
     @cached_property
     def _samples(self) -> NDArray[np.float32]:
         with catalog.local_copy(self._path) as local:
-            return decoding.read(local, SETTINGS.sample_rate)[0]
+            return decoding.read(local, SETTINGS.sample_rate, stream=self._stream)[0]
 
     def at(self, speed: float) -> Side:
         """The fingerprint of the clip as it would be if it was not played at ``speed``."""
@@ -122,9 +133,9 @@ class _Clip:
         return Side(peaks, pair_peaks(peaks, SETTINGS.fan_out), len(samples) / SETTINGS.sample_rate)
 
 
-def _fingerprint(path: str) -> Side:
+def _fingerprint(path: str, stream: int | None) -> Side:
     with catalog.local_copy(path) as local:
-        found = fingerprint(local, SETTINGS)
+        found = fingerprint(local, SETTINGS, stream=stream)
     if len(found.hashes) == 0:
         raise audio_error(path, f"no landmarks in {found.decoded.duration_s:.1f} s; it is silent or a steady tone")
     return Side(found.peaks, found.hashes, found.decoded.duration_s)

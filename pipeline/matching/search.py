@@ -197,7 +197,7 @@ def verify(
     n_songs
         Songs in the library.
     """
-    chance_votes = background_votes(candidates)
+    chance_votes = _chance_votes(candidates, clip, songs)
     candidates = candidates[: level.filtered]
     placed = [_place(candidate, clip, songs) for candidate in candidates]
     responses = read_responses(placed, clip.masking())
@@ -228,6 +228,23 @@ def _without_shared_sounds(verified: list[VerifiedCandidate]) -> list[VerifiedCa
         return verified
     votes, peaks = most.candidate.votes / DOMINANT_VOTES, most.evidence.peaks / 2
     return [one for one in verified if one.candidate.votes > votes or one.evidence.peaks > peaks]
+
+
+def _chance_votes(candidates: Sequence[Candidate], clip: Clip, songs: Mapping[int, Peaks]) -> float:
+    """`background_votes` of the songs that are no version of the best one.
+
+    The median allows for some versions. Only where most songs have nearly as many votes as the best are they compared:
+    in a small library that holds a recording many times.
+    """
+    best: dict[int, Candidate] = {}
+    for candidate in candidates:
+        best.setdefault(candidate.song_id, candidate)
+    ranked = list(best.values())
+    near = [other for other in ranked[1:] if 2 * other.votes >= ranked[0].votes and other.song_id in songs]
+    if 2 * len(near) < len(ranked):
+        return background_votes(candidates)
+    versions = {other.song_id for other in near if compare(other, ranked[0], clip, songs)[0] >= VERSION_SHARE}
+    return background_votes([candidate for candidate in candidates if candidate.song_id not in versions])
 
 
 def _background(
