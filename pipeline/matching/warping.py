@@ -49,6 +49,8 @@ FINE_ROWS = np.arange(-2, 3)
 LEAST_DEVIATIONS = 3.0
 # Two fits of one song continue each other when their pitches and the places they give differ by no more.
 SAME_PITCH, SAME_FRAMES, SAME_TEMPO = 0.006, 3.0, 0.02
+# Fits of one window: `fit` moves them by up to 22 rows from its middle.
+SAME_WINDOW_ROWS = 44
 # Performances of a stretch that are aligned.
 MAX_ALIGNED = 16
 # Steps of the path, how far it may move in each, and what a row of it costs: the response that one peak in ten loses.
@@ -91,8 +93,12 @@ class Fit:
 def fit(stretch: Stretch, song: Peaks, candidate: ChangedCandidate) -> Fit:
     """The change and the place near a candidate at which the stretch has the highest response at the song's peaks."""
     at = Fit(candidate.song_id, candidate.change, candidate.tick / ROW_TICKS, candidate.frame, 0.0)
-    for pitches, tempos, rows in ((PITCHES, TEMPOS, ROWS), (FINE_PITCHES, FINE_TEMPOS, FINE_ROWS)):
-        at = _best_near(stretch, song, at, 1 + pitches, 1 + tempos, rows)
+    coarse, fine = (PITCHES, TEMPOS, ROWS), (FINE_PITCHES, FINE_TEMPOS, FINE_ROWS)
+    moved = _best_near(stretch, song, at, *coarse)
+    tempo = moved.change.tempo / at.change.tempo - 1
+    if abs(moved.row - at.row) >= ROWS[-1] or abs(tempo) >= 0.99 * TEMPOS[-1]:  # it may lie beyond
+        moved = _best_near(stretch, song, moved, *coarse)
+    at = _best_near(stretch, song, moved, *fine)
     row, bin_ = _scaled(stretch, *_window(stretch, song, at), at.change, at.row, at.frame)
     n_rows = len(stretch.response)
     responses, null = stretch.response[row, bin_], stretch.response[shifted_rows(row, n_rows), bin_]
@@ -125,7 +131,8 @@ def _best_near(
     tempos: NDArray[np.float64],
     rows: NDArray[np.int64],
 ) -> Fit:
-    """The place and change with the highest response, at every combination of some factors and shifts."""
+    """The place and change with the highest response, of some pitches and tempos higher, and of some rows later."""
+    pitches, tempos = 1 + pitches, 1 + tempos
     frame, bin_ = _window(stretch, song, at)
     if not len(frame):
         return at
@@ -142,16 +149,26 @@ def _best_near(
 
 
 def performances(fits: Sequence[Fit]) -> list[list[Fit]]:
-    """Fits that continue each other, joined: the best first, at most `MAX_ALIGNED`."""
+    """Fits that continue each other, joined: the best first, at most `MAX_ALIGNED`.
+
+    Of the fits of a song in one window only the best counts: the others are where a loop repeats in the song.
+    """
     groups: list[list[Fit]] = []
+    taken: list[Fit] = []
     for one in sorted(fits, key=lambda fit: -fit.deviations):
-        if one.deviations >= LEAST_DEVIATIONS:
-            group = next((group for group in groups if _continues(group, one)), None)
-            if group is None:
-                groups.append([one])
-            else:
-                group.append(one)
+        if one.deviations < LEAST_DEVIATIONS or any(_is_same_window(one, other) for other in taken):
+            continue
+        taken.append(one)
+        group = next((group for group in groups if _continues(group, one)), None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
     return sorted(groups, key=lambda group: -sum(one.deviations**2 for one in group))[:MAX_ALIGNED]
+
+
+def _is_same_window(one: Fit, other: Fit) -> bool:
+    return one.song_id == other.song_id and abs(one.row - other.row) <= SAME_WINDOW_ROWS
 
 
 def _continues(group: Sequence[Fit], one: Fit) -> bool:
