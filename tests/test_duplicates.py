@@ -143,20 +143,23 @@ def test_songs_with_a_jingle_in_common_can_be_accepted_until_another_one_has_it(
     songs = {Path(row["path"]).name: row["path"] for row in store.snapshot().songs(["path"]).to_pylist()}
     mine = Store.create(str(tmp_path / "store"))
     encoding.write(tmp_path / "part.flac", music.song(13, 50.0)[: 12 * RATE])  # of one song, without its jingle
-    pipeline.index([songs["jingle and 13.flac"], songs["jingle and 14.flac"], str(tmp_path / "part.flac")], mine)
-    common, part = sorted(duplicates(mine).to_pylist(), key=lambda row: row["group"])
-    assert (common["kind"], part["kind"]) == (COMMON, EXCERPT)
+    fourteen = np.concatenate([music.song(100, 50.0)[: 9 * RATE], music.song(14, 50.0)[: 40 * RATE]])
+    encoding.write(tmp_path / "14.ogg", fourteen)
+    paths = [songs["jingle and 13.flac"], songs["jingle and 14.flac"], *map(str, tmp_path.glob("*.*"))]
+    pipeline.index(paths, mine)
+    common, _, *others = sorted(duplicates(mine).to_pylist(), key=lambda row: row["group"])
+    assert (common["kind"], {row["kind"] for row in others}) == (COMMON, {EXCERPT, SAME})
     assert run(["duplicates", "--store", mine.url, "--quiet", "--accept", str(common["group"])]) == 0
-    assert duplicates(mine).to_pylist() == [part]
+    assert sorted(duplicates(mine).to_pylist(), key=lambda row: row["group"]) == others
 
     shutil.copy(songs["jingle and 14.flac"], tmp_path / "copy.flac")
     pipeline.index([str(tmp_path / "copy.flac")], mine)
-    assert sorted(row["kind"] for row in duplicates(mine).to_pylist()) == [EXCERPT, IDENTICAL]
+    assert sorted(row["kind"] for row in duplicates(mine).to_pylist()) == [EXCERPT, IDENTICAL, SAME]
 
     jingle = music.song(100, 50.0)[: 9 * RATE]
     encoding.write(tmp_path / "jingle and 15.flac", np.concatenate([jingle, music.song(15, 30.0)]))
     pipeline.index([str(tmp_path / "jingle and 15.flac")], mine)
-    assert [row["group"] for row in duplicates(mine).to_pylist() if row["kind"] == COMMON] == [common["group"]] * 2
+    assert [row["group"] for row in duplicates(mine).to_pylist() if row["kind"] == COMMON] == [common["group"]] * 3
 
 
 def test_a_recording_at_another_speed_is_found_and_measured(store: Store, tmp_path: Path) -> None:

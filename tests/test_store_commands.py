@@ -35,6 +35,11 @@ def test_songs_are_removed_by_id_path_or_glob(
     assert store.snapshot().songs(["song_id"])["song_id"].to_pylist() == [1, 2, 4, 7, 8, 9, 12]
 
 
+def test_results_are_not_written_to_a_url(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["songs", "--store", store.url, "--output", "s3://bucket/songs.csv"]) == 1
+    assert "s3://bucket/songs.csv: results are written to local files only" in capsys.readouterr().err
+
+
 def test_a_song_that_is_not_there_stops_the_removal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["remove", "3", "nothing.mp3", "--store", store.url]) == 1
     assert capsys.readouterr().err.startswith("CatalogError: nothing.mp3: the store has no such song")

@@ -173,6 +173,7 @@ def _inputs(
     from pipeline.errors import ParameterError
     from pipeline.live import microphone
     from pipeline.monitoring import read_blocks, read_file, read_url
+    from pipeline.paths import is_url
 
     if not given:
         if stream is not None:
@@ -188,6 +189,8 @@ def _inputs(
             inputs[name] = _standard_input(rate, stream, sample_rate)
         elif _URL.match(input_):
             inputs[name] = read_url(input_, sample_rate, stream=stream)
+        elif is_url(input_):
+            raise ParameterError(f"--input {input_}: give a stream (http://…, https://…), a local file, or -")
         else:
             inputs[name] = read_file(input_, sample_rate, stream)
     return inputs
