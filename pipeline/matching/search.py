@@ -54,11 +54,11 @@ COARSE = SearchLevel(
     filtered=40,
 )
 FINE = SearchLevel(
-    shifts=8,
-    reach_frames=2,
-    reach_bins=8,
-    peaks_per_s=100,
-    fan_out=10,
+    shifts=4,
+    reach_frames=1,
+    reach_bins=5,
+    peaks_per_s=250,
+    fan_out=12,
     clips_at_once=4,
     candidates=300,
     filtered=200,
