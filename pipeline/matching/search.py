@@ -76,6 +76,7 @@ FURTHER_SONG_CONFIDENCE = 0.95
 # A library with fewer songs has too few background candidates to measure chance by. In a larger one their response is
 # usually EXPECTED_BACKGROUND (the consistent one: half of it) over the root of the clip's seconds.
 FEW_SONGS, EXPECTED_BACKGROUND, EXPECTED_CONSISTENT_BACKGROUND = 20, 0.9, 0.45
+EXPECTED_VOTES = 3.0  # and songs that are not in the clip get so many votes
 # Copies of a clip at speeds so far apart find what is played at any speed between.
 SPEED_STEP = 0.01
 
@@ -276,7 +277,7 @@ def _background(
 def _at_least_usual(background: Background, length_s: float) -> Background:
     """The background of a library that has too few songs to measure it."""
     return Background(
-        background.votes,
+        max(background.votes, EXPECTED_VOTES),
         max(background.response, EXPECTED_BACKGROUND / math.sqrt(length_s)),
         max(background.consistent_response, EXPECTED_CONSISTENT_BACKGROUND / math.sqrt(length_s)),
     )
