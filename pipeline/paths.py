@@ -104,7 +104,7 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
         how = f"pip install 'songprint[{extra}]'" if extra else str(error)
         raise RemoteError(f"{url}: {scheme}:// needs a package that is not installed: {how}") from error
     except Exception as error:  # every object store's client has its own
-        raise _remote_error(url, error) from error
+        raise remote_error(url, error) from error
     return _RemoteFiles(files, url), name
 
 
@@ -131,10 +131,10 @@ class _RemoteFiles:
             ours = type(error).__module__ == "builtins" and not isinstance(error, ConnectionError | TimeoutError)
             if ours:
                 raise
-            raise _remote_error(self._url, error) from error
+            raise remote_error(self._url, error) from error
 
 
-def _remote_error(url: str, error: Exception) -> RemoteError:
+def remote_error(url: str, error: Exception) -> RemoteError:
     """The error for a remote file system, with the first line of what its client says."""
     said = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
     if "Credential" in type(error).__name__:

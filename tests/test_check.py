@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from jobs.cli import run
 from pipeline.errors import StoreError
 from pipeline.store import Store, delta_log, postings, stage
 from pipeline.store.postings import ShardPostings
-from pipeline.store.schema import NEXT_FRAME, NEXT_SONG_ID, PINS
+from pipeline.store.schema import NEXT_FRAME, NEXT_SONG_ID, PINS, SCHEMAS
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.storage import Location
 from tests.fakes import make_song
@@ -174,6 +176,27 @@ def test_songs_that_were_lost_can_be_indexed_again(store: Store) -> None:
     assert len(store.commit([stage(store.url, "again", songs)])) == len(lost)
     assert store.check() == []
     assert store.snapshot().n_songs == N_SONGS
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_a_file_that_cannot_be_read_for_the_moment_is_not_given_up(
+    table: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(store)
+    lost = str(largest(store, table))
+    opened = pq.ParquetFile.__init__
+
+    def fail(file: pq.ParquetFile, source: str, **options: bool) -> None:
+        if str(source) == lost:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        opened(file, source, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "__init__", fail)
+        with pytest.raises(StoreError, match=re.escape(f"{lost}: cannot be read: Input/output error; put that right")):
+            Store.repair(store.url)
+    assert Store.repair(store.url).done == ()
+    assert everything(store) == before
 
 
 def test_a_commit_that_a_power_cut_tore_is_taken_back(store: Store) -> None:

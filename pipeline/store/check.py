@@ -36,7 +36,7 @@ from pipeline.store.schema import (
     has_columns,
 )
 from pipeline.store.songs import read_songs
-from pipeline.store.storage import Location
+from pipeline.store.storage import Location, Unreadable
 
 REPAIR_HINT = "`songprint check --repair` brings back what can be"
 # The checksum at the end of a file's name.
@@ -217,6 +217,8 @@ def _check_file(task: _FileTask) -> FileReport:
                 what = None if file.read() else "it is empty"
             if what:
                 add_problem(what)
+    except Unreadable:  # it may be whole: `repair` must not give it up
+        raise
     except StoreError as error:
         add_problem(str(error.__cause__ or error).splitlines()[0])
     return report

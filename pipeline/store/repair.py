@@ -43,7 +43,7 @@ from pipeline.store.schema import (
 from pipeline.store.songs import read_songs, write_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import SAMPLE_STEP
-from pipeline.store.storage import Location
+from pipeline.store.storage import DAMAGE, Location, Unreadable, is_of_system
 
 # Songs whose postings one task makes again.
 SONGS_PER_TASK = 128
@@ -74,7 +74,7 @@ def restore_metadata(root: Location) -> list[str]:
     try:
         written, location = metadata.read(root)
     except StoreError as error:
-        if "has format" in str(error):
+        if isinstance(error, Unreadable) or "has format" in str(error):
             raise
     done += _replace_missing_logs(location)
     for table in SCHEMAS:
@@ -199,15 +199,24 @@ def _read_undamaged_groups(location: Location, name: str) -> list[pa.Table]:
 def _undamaged_groups(location: Location, name: str) -> list[pa.Table]:
     """The row groups that can be read, while their song ids rise."""
     found = []
-    with suppress(StoreError, OSError), location.parquet(name, checksums=True) as file:
-        last = 0
-        for group in range(file.num_row_groups):
-            with suppress(pa.ArrowException, OSError):
-                part = file.read_row_group(group, use_threads=False)
+    try:
+        with location.parquet(name, checksums=True) as file:
+            last = 0
+            for group in range(file.num_row_groups):
+                try:
+                    part = file.read_row_group(group, use_threads=False)
+                except DAMAGE as error:
+                    if is_of_system(error):
+                        raise
+                    continue
                 ids = part["song_id"].to_numpy()
                 if len(ids) and ids[0] > last and (np.diff(ids) > 0).all():
                     last = int(ids[-1])
                     found.append(part)
+    except Unreadable:
+        raise
+    except StoreError:
+        return found
     return found
 
 

@@ -20,10 +20,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import StoreError
-from pipeline.paths import PathLike, filesystem, is_url, modified_s, path_text
+from pipeline.errors import SongprintError, StoreError
+from pipeline.paths import PathLike, filesystem, is_url, modified_s, path_text, remote_error
 
 TEMPORARY = ".tmp-"
+# What pyarrow raises for a damaged file.
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
+class Unreadable(StoreError):
+    """The operating system does not give a file, which may be whole: a failed disk or server, no permission."""
 
 
 # Each method has a branch for local files in place of fsspec's DirFileSystem. One file system for both would make every
@@ -211,6 +217,8 @@ class Location:
         ------
         StoreError
             If the file is missing or is not Parquet.
+        Unreadable
+            If the operating system does not give it.
         """
         path = self.path(name)
         try:
@@ -229,10 +237,16 @@ class Location:
                     yield file
         except FileNotFoundError as error:
             raise StoreError(f"{path}: the file is missing; `songprint check --repair` says what is lost") from error
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGE as error:
+            if is_of_system(error):
+                raise _unreadable(path, error) from error
             raise StoreError(
                 f"{path}: the file is damaged ({error}); `songprint check --repair` says what is lost"
             ) from error
+        except Exception as error:
+            if self.local or isinstance(error, SongprintError):
+                raise
+            raise remote_error(path, error) from error
 
     def storage_options(self) -> dict[str, str]:
         """What Delta's object store needs to know of fsspec's; it does not read fsspec's settings."""
@@ -278,25 +292,40 @@ class _ChecksumWriter:
 
 def write_error(path: str, error: Exception) -> StoreError:
     """The error for a file of the store that cannot be written: disk full, read-only, no permission."""
-    words = re.sub(r"\x1b\[\d+m|↳", "", getattr(error, "strerror", None) or str(error))  # delta-rs draws a tree
-    reason = ": ".join(line.strip() for line in words.splitlines() if line.strip())
     return StoreError(
-        f"{path}: cannot be written: {reason}; what was finished is in the store: put that right and run the same "
-        "command again"
+        f"{path}: cannot be written: {reason(error)}; what was finished is in the store: put that right and "
+        "run the same command again"
     )
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    words = re.sub(r"\x1b\[\d+m|↳", "", getattr(error, "strerror", None) or str(error))  # delta-rs draws a tree
+    return ": ".join(line.strip() for line in words.splitlines() if line.strip())
 
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Raise `StoreError` where a file or folder cannot be read; that there is none stays a `FileNotFoundError`."""
+    """Raise `Unreadable` where a file or folder cannot be read; that there is none stays a `FileNotFoundError`."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be read: {error.strerror or error}; put that right and run the same command again"
-        ) from error
+        raise _unreadable(path, error) from error
+    except Exception as error:
+        if not is_url(path) or isinstance(error, SongprintError):
+            raise
+        raise remote_error(path, error) from error
+
+
+def is_of_system(error: BaseException) -> bool:
+    """Whether an error is one of the operating system or the network; for a damaged file pyarrow raises `OSError`."""
+    return isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError)
+
+
+def _unreadable(path: str, error: BaseException) -> Unreadable:
+    return Unreadable(f"{path}: cannot be read: {reason(error)}; put that right and run the same command again")
 
 
 def make_folder(path: str) -> None:
