@@ -1,6 +1,7 @@
 """Clips to matches: query the library, verify the candidates, and say how probable each is.
 
-Every clip is first searched coarsely. Only clips that stay unresolved are searched finely, then at other speeds.
+Every clip is first searched coarsely. Only clips that stay unresolved are searched finely, only those that are still
+unknown with dense peaks, then at other speeds.
 """
 
 from __future__ import annotations
@@ -55,10 +56,20 @@ COARSE = SearchLevel(
 )
 FINE = SearchLevel(
     shifts=4,
+    reach_frames=2,
+    reach_bins=8,
+    peaks_per_s=100,
+    fan_out=10,
+    clips_at_once=4,
+    candidates=300,
+    filtered=200,
+)
+DENSE = SearchLevel(
+    shifts=4,
     reach_frames=1,
     reach_bins=5,
     peaks_per_s=250,
-    fan_out=12,
+    fan_out=6,
     clips_at_once=4,
     candidates=300,
     filtered=200,
@@ -106,8 +117,9 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
     matches: list[list[Match]] = [[] for _ in clips]
     best = [0.0] * len(clips)  # confidence reached so far
     for level, speed in _stages(query):
-        unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if speed == 1.0 else needed[i])]
-        # Two searches are two chances to be wrong: a coarse one counts only if it resolves the clip.
+        to_resolve = speed == 1.0 and level is not DENSE
+        unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if to_resolve else needed[i])]
+        # Every search is a chance to be wrong: a coarse one counts only if it resolves the clip.
         least = RESOLVED_CONFIDENCE if level is COARSE else 0.0
         for start in range(0, len(unresolved), level.clips_at_once):
             some = unresolved[start : start + level.clips_at_once]
@@ -166,7 +178,8 @@ def speeds(speed_range: float) -> list[float]:
 def _stages(query: Query) -> list[tuple[SearchLevel, float]]:
     """Levels and speeds in the order in which they are searched."""
     own, *others = speeds(query.speed_range)
-    return [(COARSE, own), (FINE, own), *((level, speed) for level in (COARSE, FINE) for speed in others)]
+    at_others = [(level, speed) for level in (COARSE, FINE) for speed in others]
+    return [(COARSE, own), (FINE, own), (DENSE, own), *at_others]
 
 
 def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[list[VerifiedCandidate]]:
