@@ -28,7 +28,7 @@ from pipeline.matching.calibration import (
     recording_threshold,
     size_allowance,
 )
-from pipeline.matching.changes import KINDS, Grid, grid
+from pipeline.matching.changes import SEARCHES, Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.segments import segments
 from pipeline.matching.speed import refine_speed
@@ -109,8 +109,8 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
     rate = library.settings.sample_rate
     allowance = size_allowance(library.n_songs)
     changes = grid(query)
-    # every speed and every kind of change is a chance to be wrong, and the share holds for all of them
-    share = query.false_positives / (KINDS if changes else 1)
+    # every speed and each of two searches is a chance to be wrong, and the share holds for all of them
+    share = query.false_positives / (SEARCHES if changes else 1)
     needed = [clip_threshold(share, len(clip) / rate) for clip in clips]
     share /= len(speeds(query.speed_range))
     needed_at_speeds = [clip_threshold(share, len(clip) / rate) for clip in clips]
