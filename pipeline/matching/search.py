@@ -64,16 +64,7 @@ FINE = SearchLevel(
     candidates=300,
     filtered=200,
 )
-DENSE = SearchLevel(
-    shifts=4,
-    reach_frames=1,
-    reach_bins=5,
-    peaks_per_s=250,
-    fan_out=6,
-    clips_at_once=4,
-    candidates=300,
-    filtered=200,
-)
+DENSE = dataclasses.replace(FINE, reach_frames=1, reach_bins=5, peaks_per_s=250, fan_out=6)
 # Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
 BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
 # Songs compared at few peaks and with so many times fewer votes than the best only have a sound in common with it.
