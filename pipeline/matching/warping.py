@@ -20,7 +20,15 @@ from pipeline.fingerprinting.landmarks import Postings, nearest_targets, pack, p
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import BINS, LOWEST_BIN, MAX_BIN_DIFFERENCE, MAX_FRAME_DIFFERENCE
 from pipeline.matching import segments
-from pipeline.matching.alignment import ROW_TICKS, ROWS_PER_FRAME, Alignment, Stretch, is_repeated_loop, shifted_rows
+from pipeline.matching.alignment import (
+    ROW_TICKS,
+    ROWS_PER_FRAME,
+    Alignment,
+    Stretch,
+    is_repeated_loop,
+    scaled_bins,
+    shifted_rows,
+)
 from pipeline.matching.changes import (
     WINDOW_S,
     Change,
@@ -120,7 +128,7 @@ def _scaled(
     """Where peaks of a song lie in the stretch, each moved to the nearest row and bin that there is."""
     n_rows, n_bins = stretch.response.shape
     rows = np.rint((frame - at_frame) * (ROWS_PER_FRAME / change.tempo) + row).astype(np.int64)
-    return np.clip(rows, 0, n_rows - 1), np.minimum(np.rint(bin_ * change.pitch).astype(np.int64), n_bins - 1)
+    return np.clip(rows, 0, n_rows - 1), scaled_bins(bin_, change.pitch, n_bins)
 
 
 def _best_near(
@@ -334,7 +342,7 @@ def _path(stretch: Stretch, song: Peaks, pitch: float, line: _Path) -> _Path:
     at = line.row_at(song.frame)
     inside = (at >= 0) & (at < n_rows)
     at = np.rint(at[inside]).astype(np.int64)
-    bins = np.minimum(np.rint(song.bin[inside] * pitch).astype(np.int64), n_bins - 1)
+    bins = scaled_bins(song.bin[inside], pitch, n_bins)
     shifts = np.arange(-PATH_ROWS, PATH_ROWS + 1)
     flat = stretch.response.reshape(-1)
     sums = np.zeros((n_steps, len(shifts)))
@@ -376,7 +384,7 @@ def _best_pitch(stretch: Stretch, row: NDArray[np.int64], bin_: NDArray[np.int32
     """The pitch near one with the highest response at a song's peaks, given by rows and by their bins in the song."""
     n_rows, n_bins = stretch.response.shape
     pitches = pitch * (1 + np.arange(-5, 6) * 0.001)
-    bins = np.minimum(np.rint(bin_ * pitches[:, None]).astype(np.int64), n_bins - 1)
+    bins = scaled_bins(bin_, pitches[:, None], n_bins)
     return _vertex(pitches, stretch.response[np.clip(row, 0, n_rows - 1), bins].sum(axis=1))
 
 
@@ -397,7 +405,7 @@ def _refine_line(stretch: Stretch, song: Peaks, pitch: float, line: _Path, ends:
         row = line.row_at(song.frame)
         near = (row >= ends[0]) & (row <= ends[1])
         share = (row[near] - ends[0]) / (ends[1] - ends[0])
-        bins = np.minimum(np.rint(song.bin[near] * pitch).astype(np.int64), n_bins - 1)
+        bins = scaled_bins(song.bin[near], pitch, n_bins)
         moved = np.rint(row[near] + first * (1 - share) + last * share).astype(np.int64)
         sums = stretch.response[np.clip(moved, 0, n_rows - 1), bins].sum(axis=1)
         good = np.exp((sums - sums.max()) / max(float(sums.max()), 1.0) * 50)  # the middle of a flat maximum
@@ -420,7 +428,7 @@ def _along(
     n_slots = -(-len(stretch.samples) // round(SLOT_S * settings.sample_rate))
     exact_row = path.row_at(song.frame)
     song_row = np.rint(exact_row).astype(np.int64)
-    song_bin = np.minimum(np.rint(song.bin * pitch).astype(np.int64), n_bins - 1)
+    song_bin = scaled_bins(song.bin, pitch, n_bins)
     inside = (song_row >= 0) & (song_row < len(stretch.samples) // settings.hop * ROWS_PER_FRAME)
     row, bin_ = song_row[inside], song_bin[inside]
     null = stretch.response[shifted_rows(row, n_rows), bin_]
