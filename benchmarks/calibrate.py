@@ -227,8 +227,7 @@ def search_editions(task: tuple[int, str]) -> list[VersionComparison]:
                 best.setdefault(one.candidate.song_id, one)
             first, second = best.get(id_), best.get(sum(editions.PAIR) - id_)
             if first and second:
-                margin = compare(first.candidate, second.candidate, clip, songs)[1]
-                compared.append(VersionComparison(first, second, margin))
+                compared.append(compare(first, second, clip, songs))
     return compared
 
 

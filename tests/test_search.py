@@ -23,11 +23,13 @@ from pipeline.matching.verification import (
     LEVEL_STEP,
     RESPONSE_BOUNDS,
     FilteredSpectrogram,
+    VersionDifferences,
     compare_versions,
     compute_evidence,
     filter_response,
     filter_spectrogram,
     read_responses,
+    shared_fraction,
 )
 from pipeline.matching.voting import TICKS, QueryHashes, find_candidates, find_hits, fullest_windows
 from pipeline.simulation import acoustics, music
@@ -256,12 +258,32 @@ def test_versions_are_told_apart_by_what_they_do_not_share(rng):
     answer = np.zeros((40, 128), np.float32)
     answer[[3, 7], [50, 60]], answer[3, 70], answer[:, 20] = (1.0, 99.0), 0.5, 9.0
     heard = FilteredSpectrogram(answer, answer)
-    shared, margin = compare_versions((heard, one, 0), (heard, other, 11))
-    assert shared == pytest.approx(10 / 12)
-    assert margin == pytest.approx(1.0 + RESPONSE_BOUNDS[1] - 0.5)  # without what both have, and no peak for more
-    assert compare_versions((heard, other, 11), (heard, one, 0)) == pytest.approx((10 / 11, -margin))
-    assert compare_versions((heard, one, 0), (heard, one, 0)) == (1.0, 0.0)
-    assert compare_versions((heard, one, 500), (heard, other, 11))[0] == 0.0
+    first, second = (heard, one, 0), (heard, other, 11)
+    assert shared_fraction(first, second) == pytest.approx(10 / 12)
+    assert shared_fraction(second, first) == pytest.approx(10 / 11)
+    assert shared_fraction(first, first) == 1.0
+    assert shared_fraction((heard, one, 500), second) == 0.0
+    unshared = 1.0 + RESPONSE_BOUNDS[1] - 0.5  # without what both have, and no peak for more
+    assert compare_versions(first, second).unshared == pytest.approx(unshared)
+    assert compare_versions(second, first).unshared == pytest.approx(-unshared)
+    assert compare_versions(first, first) == VersionDifferences(0.0, 0.0, 0.0)
+
+
+def test_versions_are_told_apart_by_their_levels_also_behind_a_loudspeaker(rng):
+    frame = np.arange(200, dtype=np.int32)
+    bin_ = rng.integers(8, 1000, 200).astype(np.int32)
+    first, second = (Peaks(frame, bin_, rng.integers(-30, 0, 200).astype(np.int8)) for _ in range(2))
+    level = np.zeros((200, 1024), np.float32)
+    level[frame, bin_] = first.level * LEVEL_STEP
+    noise = rng.normal(0, 1, level.shape).astype(np.float32)
+    loudspeaker = np.linspace(-8, 8, 1024, dtype=np.float32)
+    for clip_level, least in ((level + 3, 10.0), (level + noise, 10.0), (level + noise + loudspeaker, 5.0)):
+        clip = FilteredSpectrogram(np.full_like(level, 2.0), clip_level)
+        differences = compare_versions((clip, first, 0), (clip, second, 0))
+        assert differences.levels_beside_curve > least
+        swapped = compare_versions((clip, second, 0), (clip, first, 0))
+        assert swapped.levels_beside_curve == pytest.approx(-differences.levels_beside_curve)
+        assert swapped.levels == pytest.approx(-differences.levels)
 
 
 def test_a_clip_that_begins_before_its_song_says_so(library):
@@ -427,12 +449,31 @@ def test_the_filter_responds_to_a_note_more_than_to_a_steady_tone_and_not_to_lou
     np.testing.assert_allclose(louder, struck, rtol=1e-2, atol=1e-2)
 
 
+def test_the_best_candidate_of_an_unknown_clip_is_searched_for_as_any_other(library, rng, monkeypatch):
+    levels = []
+
+    def recorded(clips, library, level):
+        levels.append(level)
+        return search(clips, library, level)
+
+    monkeypatch.setattr("pipeline.matching.search.search", recorded)
+    known, noise = excerpt(2, 5.0, 3), rng.normal(0, 0.1, 3 * RATE).astype(np.float32)
+    found = find_matches([known, noise], library, Query())
+    searched, levels = levels, []
+    with_unnamed = find_matches([known, noise], library, Query(), unnamed=True)
+    assert levels == searched == [COARSE, FINE, DENSE]
+    assert with_unnamed[0] == found[0]
+    assert not found[1]
+    assert 0 < with_unnamed[1][0].confidence < clip_threshold(0.01, 3.0)
+
+
 def test_the_threshold_falls_as_more_out_of_library_clips_may_be_named():
     shares = [1e-5, 0.0005, *sorted(LOGIT_AT_FPR), 0.5, 1.0]
     needed = [clip_threshold(share) for share in shares]
     assert needed == sorted(needed, reverse=True)
     assert clip_threshold(0.01) == pytest.approx(confidence(LOGIT_AT_FPR[0.01]))
     by_length = [clip_threshold(0.01, length_s) for length_s in (0.5, 2.0, 3.0, 4.0, 5.0, 15.0)]
+    assert clip_threshold(0.01, 0.3) == clip_threshold(0.01, 0.4) > clip_threshold(0.01, 0.45) > by_length[0]
     assert by_length[0] == by_length[1] == clip_threshold(0.01)
     assert by_length[1] < by_length[2] < by_length[3] < by_length[4] == by_length[5]
     assert clip_threshold(1.0) == 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,7 +11,7 @@ from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.calibration import Background, VerifiedCandidate, VersionComparison
 from pipeline.matching.search import find_matches
 from pipeline.matching.types import Query
-from pipeline.matching.verification import NO_EVIDENCE
+from pipeline.matching.verification import NO_EVIDENCE, VersionDifferences
 from pipeline.matching.voting import Candidate
 from pipeline.simulation import music
 from tests.fakes import MemoryLibrary
@@ -56,14 +54,15 @@ def test_of_two_editions_the_one_that_plays_comes_first(kind: str) -> None:
 
 
 def test_versions_are_told_apart_by_what_each_has_of_its_own() -> None:
-    def version(votes: int, **evidence: float) -> VerifiedCandidate:
-        return VerifiedCandidate(
-            Candidate(1, 0, votes), Background(1.0, 0.5, 0.5), dataclasses.replace(NO_EVIDENCE, peaks=100, **evidence)
+    def logit(votes: int, other_votes: int, *differences: float) -> float:
+        versions = (
+            VerifiedCandidate(Candidate(1, 0, n), Background(1.0, 0.5, 0.5), NO_EVIDENCE) for n in (votes, other_votes)
         )
+        return VersionComparison(*versions, VersionDifferences(*differences)).logit
 
-    plain = version(20, level_correlation=0.9, gain_deviation=1.0)
-    assert VersionComparison(plain, plain, 0.0).logit == 0.0
-    assert VersionComparison(plain, version(10, level_correlation=0.9, gain_deviation=1.0), 0.0).logit > 0
-    assert VersionComparison(plain, version(20, level_correlation=0.8, gain_deviation=1.0), 0.0).logit > 0
-    assert VersionComparison(plain, version(20, level_correlation=0.9, gain_deviation=1.5), 0.0).logit > 0
-    assert VersionComparison(plain, plain, -10.0).logit < 0
+    assert logit(20, 20, 0.0, 0.0, 0.0) == 0.0
+    assert logit(20, 10, 0.0, 0.0, 0.0) > 0
+    assert logit(20, 20, 10.0, 0.0, 0.0) > 0
+    assert logit(20, 20, 0.0, 1.0, 0.0) > 0
+    assert logit(20, 20, 0.0, 0.0, 1.0) > 0
+    assert logit(20, 10, 0.0, -50.0, -50.0) == logit(20, 10, 0.0, -12.0, -12.0) < 0

@@ -7,7 +7,6 @@ rows.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +36,7 @@ from pipeline.execution.executor import Progress
 from pipeline.fingerprinting.landmarks import Slices
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.matching.calibration import clip_threshold
-from pipeline.matching.search import RESOLVED_CONFIDENCE, find_matches
+from pipeline.matching.search import find_matches
 from pipeline.matching.types import Library, Match, Query, Result, Shard
 from pipeline.overlap import classify, find_spans
 from pipeline.paths import Paths
@@ -242,15 +241,14 @@ def _hidden_with(song_id: int, songs: Mapping[int, Mapping[str, Any]], hide: str
 def _identify(clip: NDArray[np.float32], library: Library, query: Query) -> tuple[Match | None, bool, float]:
     """The match with most votes or the best candidate, whether it is a match, and the seconds that it took.
 
-    Where the threshold is no higher than what resolves a clip, and no other speed, pitch or tempo is searched, a search
-    without a threshold takes the same way, and gives the confidence of clips that stay unknown as well.
+    Where no other speed, pitch or tempo is searched, clips that stay unknown have a best candidate as well.
     """
+    own = not (query.speed_range or query.pitch_range or query.tempo_range)
     needed = clip_threshold(query.false_positives, len(clip) / library.settings.sample_rate)
-    same_way = needed <= RESOLVED_CONFIDENCE and not (query.speed_range or query.pitch_range or query.tempo_range)
     started = time.perf_counter()
-    (matches,) = find_matches([clip], library, dataclasses.replace(query, false_positives=1.0) if same_way else query)
+    (matches,) = find_matches([clip], library, query, unnamed=own)
     match_s = time.perf_counter() - started
-    named = [match for match in matches if match.confidence >= needed] if same_way else matches
+    named = [match for match in matches if match.confidence >= needed] if own else matches
     best = max(named or matches[:1], key=lambda match: match.votes, default=None)
     return best, bool(named), match_s
 

@@ -40,6 +40,7 @@ from pipeline.matching.verification import (
     compare_versions,
     compute_evidence,
     read_responses,
+    shared_fraction,
 )
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
 from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, refine_match, stretch_peaks
@@ -83,13 +84,18 @@ EXPECTED_VOTES = 3.0  # and songs that are not in the clip get so many votes
 SPEED_STEP = 0.01
 
 
-def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: Query) -> list[list[Match]]:
+def find_matches(
+    clips: Sequence[NDArray[np.float32]], library: Library, query: Query, unnamed: bool = False
+) -> list[list[Match]]:
     """Name the songs in short clips.
 
     Parameters
     ----------
     clips
         ``(n_samples,)`` float32 each, at the library's sample rate, up to about 15 s.
+    unnamed
+        Of a clip in which nothing passes the threshold, give the candidate with the highest confidence all the same. It
+        is searched as any other clip. Not for a query with a range of pitch or tempo.
 
     Returns
     -------
@@ -106,6 +112,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
     share /= len(speeds(query.speed_range))
     needed_at_speeds = [clip_threshold(share, len(clip) / rate) for clip in clips]
     matches: list[list[Match]] = [[] for _ in clips]
+    below: list[list[Match]] = [[] for _ in clips]  # the best candidate below the threshold
     best = [0.0] * len(clips)  # confidence reached so far
     for level, speed in _stages(query):
         to_resolve = speed == 1.0 and level is not DENSE
@@ -122,13 +129,16 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
                     best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
+                if unnamed and not found and level is not COARSE:
+                    likeliest = _matches_above(0.0, candidates[:1], clip, speed, allowance)
+                    below[i] = max(below[i], likeliest, key=lambda some: some[0].confidence if some else -1.0)
     if changes:
         return [_with_changes(*clip, library, query, changes) for clip in zip(clips, matches, best, strict=True)]
     if query.speed_range:
         for i, found in enumerate(matches):
             songs = library.constellations({match.song_id for match in found})
             matches[i] = [refine_speed(match, clips[i], songs[match.song_id], library.settings) for match in found]
-    return matches
+    return [found or others for found, others in zip(matches, below, strict=True)]
 
 
 def _with_changes(
@@ -248,7 +258,7 @@ def _chance_votes(candidates: Sequence[Candidate], clip: Clip, songs: Mapping[in
     near = [other for other in ranked[1:] if 2 * other.votes >= ranked[0].votes and other.song_id in songs]
     if 2 * len(near) < len(ranked):
         return background_votes(candidates)
-    versions = {other.song_id for other in near if compare(other, ranked[0], clip, songs)[0] >= VERSION_SHARE}
+    versions = {other.song_id for other in near if shared(other, ranked[0], clip, songs) >= VERSION_SHARE}
     return background_votes([candidate for candidate in candidates if candidate.song_id not in versions])
 
 
@@ -271,7 +281,7 @@ def _background(
             best.setdefault(candidates[i].song_id, i)
         first, *others = best.values() if best else (0,)
         background = (
-            i for i in others if enough[i] and compare(candidates[i], candidates[first], clip, songs)[0] < VERSION_SHARE
+            i for i in others if enough[i] and shared(candidates[i], candidates[first], clip, songs) < VERSION_SHARE
         )
         return float(next((reached[i] for i in itertools.islice(background, BACKGROUND_RANK - 1, None)), 0.0))
 
@@ -293,9 +303,17 @@ def _place(candidate: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tupl
     return filtered, songs[candidate.song_id], start
 
 
-def compare(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tuple[float, float]:
-    """`compare_versions` of two candidates."""
-    return compare_versions(_place(first, clip, songs), _place(second, clip, songs))
+def shared(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> float:
+    """`shared_fraction` of two candidates."""
+    return shared_fraction(_place(first, clip, songs), _place(second, clip, songs))
+
+
+def compare(
+    first: VerifiedCandidate, second: VerifiedCandidate, clip: Clip, songs: Mapping[int, Peaks]
+) -> VersionComparison:
+    """Two candidates as versions of one recording."""
+    placed = (_place(one.candidate, clip, songs) for one in (first, second))
+    return VersionComparison(first, second, compare_versions(*placed))
 
 
 def _prefer_best_version(
@@ -304,8 +322,8 @@ def _prefer_best_version(
     """The same candidates, best first; of versions of one recording the one that matches best comes first.
 
     The response at the peaks that versions share speaks for each of them. What tells which it is are the votes of each,
-    the peaks that they do not share, and how well the levels agree. The version that wins gets the confidence and the
-    votes that its recording has.
+    the peaks that they do not share, and whose levels agree with the clip's at the others. The version that wins gets
+    the confidence and the votes that its recording has.
     """
     best: dict[int, VerifiedCandidate] = {}
     for one in verified:
@@ -316,11 +334,11 @@ def _prefer_best_version(
     first, *others = best.values()
     winner, votes = first, first.candidate.votes
     for other in others:
-        shared, margin = compare(other.candidate, winner.candidate, clip, songs)
+        pair = other.candidate, winner.candidate
         # A short song may lie within the clip, or be a part of the other one: then most of its peaks are shared.
-        if max(shared, compare(winner.candidate, other.candidate, clip, songs)[0]) >= VERSION_SHARE:
+        if max(shared(*pair, clip, songs), shared(*pair[::-1], clip, songs)) >= VERSION_SHARE:
             votes = max(votes, other.candidate.votes)
-            winner = other if VersionComparison(other, winner, margin).logit > 0 else winner
+            winner = other if compare(other, winner, clip, songs).logit > 0 else winner
     preferred = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))
     return [preferred, *(one for one in verified if one is not winner)]
 

@@ -55,6 +55,10 @@ LEAST_RESPONSE = 0.01
 BINS_TOGETHER = 2  # bins that count as one where bins are counted: a tone lies between two
 # Songs are versions of one recording when this share of one's peaks are also the other's; chance gives 0.1 to 0.17.
 VERSION_SHARE = 0.25
+# Where versions are compared, a peak counts half if its response is `RESPONDING`, and nine tenths if it is 1.1 higher;
+# and half if its gain is 2 dB off (log power). A curve of the gain over frequency bends every half octave; the ridge
+# holds it where there are few peaks.
+AUDIBLE_STEP, LEVEL_TOLERANCE, CURVE_STEP_OCTAVES, CURVE_RIDGE = 0.5, 0.5, 0.5, 0.1
 FRAME_KEY = 1 << 12  # a frame and a bin as one number: frame * FRAME_KEY + bin
 
 
@@ -92,8 +96,6 @@ class Evidence:
         Mean response, all peaks weighted alike.
     level_correlation
         Correlation of the levels of the song's peaks with those of the clip there, -1 to 1.
-    gain_deviation
-        Standard deviation of the clip's levels less the song's, in log power.
     missing_fraction
         Share of the louder peaks that the clip should have and does not, 0 to 1.
     responding_fraction
@@ -112,7 +114,6 @@ class Evidence:
     null_deviation: float
     unweighted_response: float
     level_correlation: float
-    gain_deviation: float
     missing_fraction: float
     responding_fraction: float
     responding_times: int
@@ -127,12 +128,30 @@ NO_EVIDENCE = Evidence(
     null_deviation=1.0,
     unweighted_response=0.0,
     level_correlation=0.0,
-    gain_deviation=0.0,
     missing_fraction=0.0,
     responding_fraction=0.0,
     responding_times=0,
     effective_bins=0.0,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDifferences:
+    """How well a clip agrees with what differs between two versions of a recording: above 0 speaks for the first.
+
+    Parameters
+    ----------
+    unshared
+        Response at the peaks that only the first has, less that at the peaks that only the second has.
+    levels
+        How much better the first one's levels of the peaks that both have agree with the clip's, at one gain.
+    levels_beside_curve
+        The same, where the gain may depend on the frequency, as that of a loudspeaker in a room does.
+    """
+
+    unshared: float
+    levels: float
+    levels_beside_curve: float
 
 
 def matched_filter(log_power: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -298,7 +317,6 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int, consist
         null_deviation=float(null.std()),
         unweighted_response=float(responses.mean()),
         level_correlation=_correlation(song_level, clip_level),
-        gain_deviation=float((clip_level - song_level).std()),
         missing_fraction=_missing_fraction(song_level, clip_level),
         responding_fraction=len(responding_frame) / (stop - first),
         responding_times=int(np.count_nonzero(np.diff(responding_frame, prepend=np.int32(-2)) > 1)),
@@ -306,32 +324,81 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int, consist
     )
 
 
+def shared_fraction(
+    first: tuple[FilteredSpectrogram, Peaks, int], second: tuple[FilteredSpectrogram, Peaks, int]
+) -> float:
+    """The share of one song's peaks, where a clip lies, that another song has too; parameters of `compare_versions`."""
+    (clip_1, song_1, start_1), (clip_2, song_2, start_2) = first, second
+    shared = coincident(
+        *_peaks_in_clip(song_1, start_1, len(clip_1.response)), *_peaks_in_clip(song_2, start_2, len(clip_2.response))
+    )
+    return float(shared.mean()) if len(shared) else 0.0
+
+
 def compare_versions(
     first: tuple[FilteredSpectrogram, Peaks, int], second: tuple[FilteredSpectrogram, Peaks, int]
-) -> tuple[float, float]:
+) -> VersionDifferences:
     """Which of two songs is in the clip, if they are versions of one recording.
 
     Parameters
     ----------
     first, second
         The filtered clip, a song, and the song's frame at which the clip's frame 0 lies.
-
-    Returns
-    -------
-    shared : float
-        The share of the first song's peaks that the second one has too, within a frame and a bin.
-    margin : float
-        Response at the peaks that only the first has, less that at the peaks that only the second has. The peaks that
-        they share say nothing about which it is.
     """
     (clip_1, song_1, start_1), (clip_2, song_2, start_2) = first, second
     frame_1, bin_1 = _peaks_in_clip(song_1, start_1, len(clip_1.response))
     frame_2, bin_2 = _peaks_in_clip(song_2, start_2, len(clip_2.response))
-    shared_1 = coincident(frame_1, bin_1, frame_2, bin_2)
-    shared_2 = coincident(frame_2, bin_2, frame_1, bin_1)
-    only_1 = clip_1.response[frame_1[~shared_1], bin_1[~shared_1]].clip(*RESPONSE_BOUNDS)
-    only_2 = clip_2.response[frame_2[~shared_2], bin_2[~shared_2]].clip(*RESPONSE_BOUNDS)
-    return float(shared_1.mean()) if len(shared_1) else 0.0, float(only_1.sum() - only_2.sum())
+    response_1 = clip_1.response[frame_1, bin_1].clip(*RESPONSE_BOUNDS)
+    response_2 = clip_2.response[frame_2, bin_2].clip(*RESPONSE_BOUNDS)
+    same = coincident_peak(frame_1, bin_1, frame_2, bin_2)
+    shared_1, shared_2 = same >= 0, coincident(frame_2, bin_2, frame_1, bin_1)
+    unshared = float(response_1[~shared_1].sum() - response_2[~shared_2].sum())
+    frame_1, bin_1, same = frame_1[shared_1], bin_1[shared_1], same[shared_1]
+    level_1 = song_1.level[slice(*_peak_range(song_1, start_1, len(clip_1.level)))][shared_1] * np.float32(LEVEL_STEP)
+    level_2 = song_2.level[slice(*_peak_range(song_2, start_2, len(clip_2.level)))][same] * np.float32(LEVEL_STEP)
+    clip_level = (clip_1.level[frame_1, bin_1] + clip_2.level[frame_2[same], bin_2[same]]) / 2
+    response = (response_1[shared_1] + response_2[same]) / 2
+    audible = 1 / (1 + np.exp((RESPONDING - response) / AUDIBLE_STEP))
+    differences = np.stack([level_1 - level_2, clip_level - (level_1 + level_2) / 2]).astype(float)
+    return VersionDifferences(
+        unshared=unshared,
+        levels=_agreement(differences, audible, np.zeros((len(same), 0))),
+        levels_beside_curve=_agreement(differences, audible, _curves(bin_1)),
+    )
+
+
+def _agreement(differences: NDArray[np.float64], audible: NDArray[np.floating], curves: NDArray[np.float64]) -> float:
+    """How much better the levels of one version agree with a clip's than those of another one: above 0 if they do.
+
+    If the first one plays, the clip's levels less the mean of both differ as half of the difference of both does.
+
+    Parameters
+    ----------
+    differences
+        ``(2, n_peaks)``: the levels of the first version less those of the second, and those of the clip less the mean
+        of both.
+    audible
+        ``(n_peaks,)``: weights.
+    curves
+        ``(n_peaks, n_curves)``: what a loudspeaker and a room may add to the levels, beside a constant gain.
+    """
+    weights, rest = audible, differences
+    for last in (False, True):
+        rest = differences - (differences @ weights / max(float(weights.sum()), 1e-9))[:, None]
+        weighted = curves * weights[:, None]
+        normal = curves.T @ weighted + CURVE_RIDGE * np.eye(curves.shape[1])
+        rest = rest - np.linalg.solve(normal, weighted.T @ rest.T).T @ curves.T
+        if not last:  # a voice or a noise is louder than the song at some of the peaks
+            weights = audible / (1 + np.square(rest[1] / LEVEL_TOLERANCE))
+    return float(weights @ (rest[0] * rest[1]))
+
+
+def _curves(bin_: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Piecewise linear curves over the logarithm of the frequency, read at some bins; ``(n_peaks, n_curves)``."""
+    octaves = np.log2(np.maximum(bin_, LOWEST_BIN) / LOWEST_BIN)[:, None]
+    knots = np.arange(0, octaves.max(initial=0) + CURVE_STEP_OCTAVES, CURVE_STEP_OCTAVES)
+    curves: NDArray[np.float64] = np.maximum(1 - np.abs(octaves - knots) / CURVE_STEP_OCTAVES, 0.0)
+    return curves
 
 
 def coincident(
@@ -341,14 +408,27 @@ def coincident(
     other_bin: NDArray[np.integer],
 ) -> NDArray[np.bool_]:
     """Which peaks of a song have a peak of another song at most a frame and a bin away; ``(n_peaks,)``."""
-    found = np.zeros(len(frame), np.bool_)
+    return coincident_peak(frame, bin_, other_frame, other_bin) >= 0
+
+
+def coincident_peak(
+    frame: NDArray[np.integer],
+    bin_: NDArray[np.integer],
+    other_frame: NDArray[np.integer],
+    other_bin: NDArray[np.integer],
+) -> NDArray[np.intp]:
+    """Of each peak of a song the peak of another song at most a frame and a bin away, or -1; ``(n_peaks,)``."""
+    found = np.full(len(frame), -1, np.intp)
     if not len(other_frame):
         return found
-    other = np.sort(other_frame * FRAME_KEY + other_bin)
-    for frames in (-1, 0, 1):
+    place = other_frame * FRAME_KEY + other_bin
+    order = np.argsort(place, kind="stable")
+    place = place[order]
+    for frames in (-1, 1, 0):  # the one in the same frame is taken last, so that it stays
         lowest = (frame + frames) * FRAME_KEY + bin_ - 1
-        next_ = np.minimum(np.searchsorted(other, lowest), len(other) - 1)
-        found |= (other[next_] >= lowest) & (other[next_] <= lowest + 2)
+        next_ = np.minimum(np.searchsorted(place, lowest), len(place) - 1)
+        near = (place[next_] >= lowest) & (place[next_] <= lowest + 2)
+        found[near] = order[next_[near]]
     return found
 
 
