@@ -101,8 +101,7 @@ def compact(location: Location, settings: Settings, map_tasks: MapFunction, grac
     songs = _rewrite_songs(location, drop, {table: version.number for table, version in versions.items()})
     after = [songs, *versions.values()]
     deleted, waiting = _delete_leftovers(location, grace_hours)
-    for version in after:
-        delta_log.shorten_log(location, version)
+    delta_log.shorten_logs(location, after, grace_hours)
     return Compaction(
         files_before=sum(len(version.files) for version in before),
         files_after=sum(len(version.files) for version in after),
@@ -283,8 +282,13 @@ def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, 
 
 def _delete_leftovers(location: Location, grace_hours: int) -> tuple[int, int]:
     """Delete what no version needs and is older than the grace; bytes deleted, and bytes left for later."""
-    needed = {f"{table}/{file.name}" for table in SCHEMAS for file in delta_log.load(location, table).files}
-    old = {f"{table}/{name}" for table in SCHEMAS for name in delta_log.leftovers(location, table, grace_hours)}
+    versions = [delta_log.load(location, table) for table in SCHEMAS]
+    needed = {f"{version.table}/{file.name}" for version in versions for file in version.files}
+    old = {
+        f"{version.table}/{name}"
+        for version in versions
+        for name in delta_log.leftovers(location, version, grace_hours)
+    }
     before = time.time() - grace_hours * 3600
     deleted = waiting = 0
     for name, size, changed in location.files():
