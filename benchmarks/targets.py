@@ -42,7 +42,10 @@ LOST_IN = {
     "micm5 5 s": Target("the same", 3.0, 1.0, "{:.1f}"),
     "mic0 2 s": Target("the same", 2.0, 1.0, "{:.1f}"),
 }
+NAMED = Target("out-of-library clips that are named, %", 1.0, 0.3, "{:.1f}")
 LARGE_SHELL = Target("open the store and identify one 5 s clip from the shell, wall s", 1.0, 0.6)
+LARGE_MEMORY = Target("memory of that process, shared with nothing, MB", 400, 200, "{:.0f}")
+LARGE_BATCH_MEMORY = Target("the same, of one that identifies 1,000 clips", 800, 400, "{:.0f}")
 LARGE_COARSE = Target("one 5 s clip, open store, coarse, CPU ms", 100, 40, "{:.0f}")
 LARGE_FINE = Target("the same, with fine", 400, 150, "{:.0f}")
 LARGE_BATCH = Target("each clip of the set, in batches, CPU ms", 100, 50, "{:.0f}")

@@ -149,6 +149,23 @@ def speed(audio_s: float, busy_s: float, wall_s: float) -> dict[str, float]:
     }
 
 
+def pace(audio_s: float, busy_s: float, wall_s: float) -> str:
+    """The figures of `speed` as part of a sentence, after a space; nothing of a run that read no audio.
+
+    Examples
+    --------
+    >>> pace(7680.0, 19.2, 5.4)
+    ' (2.13 h of audio in 5.4 s: 1422x real time, 400x a worker, 3.6 workers busy)'
+    >>> pace(0.0, 0.0, 0.3)
+    ''
+    """
+    if not audio_s:
+        return ""
+    rates = "{x_realtime:.0f}x real time, {x_realtime_per_worker:.0f}x a worker, {workers_busy:.1f} workers busy"
+    figures = rates.format(**speed(audio_s, busy_s, wall_s))
+    return f" ({audio_s / 3600:.2f} h of audio in {wall_s:.1f} s: {figures})"
+
+
 def _figures(progress: Progress, what: str, wall_s: float) -> dict[str, Any]:
     return {
         "job": what,

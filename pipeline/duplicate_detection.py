@@ -3,16 +3,21 @@
 Not every song is compared with every other. The postings are read in the order of their hashes: two songs are a
 candidate if they share several hashes at the same distance in time. Only rare hashes count, since a hash of many songs
 proves nothing and gives as many pairs as the square of their number. Then the constellations of each candidate are
-compared: second by second, the share of one song's peaks that the other has too.
+compared, by the rules of `pipeline.overlap`.
+
+A song that plays faster has all bins scaled up and all frames scaled down. So the hashes of each song are scaled to one
+speed after another, and compared with those of the others.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,40 +26,38 @@ from numpy.typing import NDArray
 
 from pipeline.arguments import snapshot_of
 from pipeline.errors import ParameterError
-from pipeline.fingerprinting.landmarks import Postings
+from pipeline.fingerprinting.landmarks import Postings, anchor_bins, pack, pair_peaks, unpack
 from pipeline.fingerprinting.peaks import Peaks
-from pipeline.matching.segments import SLOT_S, best_span
+from pipeline.fingerprinting.settings import BINS, MAX_BIN_DIFFERENCE, MIN_FRAME_DIFFERENCE, Settings
+from pipeline.overlap import (
+    CELL_BITS,
+    COMMON,
+    IDENTICAL,
+    KINDS,
+    MAX_DISTANCES,
+    MIN_PAIRS,
+    Overlap,
+    Side,
+    check_speed_range,
+    compare_near,
+    find_spans,
+    overlap,
+)
 from pipeline.store import Snapshot, Store
 
 log = logging.getLogger(__name__)
 
 # Pairs of postings that are counted, for each song of the library: those of the rarest hashes.
 PAIRS_PER_SONG = 20_000
-# Hashes at the same distance, to 4 frames, that make two songs a candidate; chance seldom gives more than one.
-MIN_PAIRS = 5
-CELL_BITS = 2
+# Steps of speed: at half a step a third of the hashes is left that two songs share at the exact speed.
+SPEED_STEP = 0.005
+# As `MIN_PAIRS`: each of many speeds is a chance to be wrong.
+MIN_PAIRS_AT_SPEED = MIN_PAIRS + 1
+# Songs whose hashes are in memory at once.
+SIDES = 64
+NO_POSTINGS = Postings(*(np.zeros(0, np.int32) for _ in range(3)))
 # Counters of the first pass: 128 MB, whatever the size of the library.
 COUNTER_BITS = 26
-# Distances of two songs that are verified, those with most hashes first: a copy has one, an edit a few.
-MAX_DISTANCES = 4
-# Peaks coincide within a frame and a bin. Between copies half or more of them do, by chance one in twenty.
-NEUTRAL_SHARE = 0.2
-# A gap inside a span may miss as many peaks as 200 at NEUTRAL_SHARE: some 5 s.
-GAP = 200 * NEUTRAL_SHARE
-SHORTEST_S = 3.0
-# A common part that is short in both songs is the same recording only if at least so many peaks coincide. Music made of
-# the same loops or on the same drone reaches 0.46, and is not listed.
-MIN_COMMON_SHARE = 0.5
-# Starts and ends within this many seconds are the same: codecs add silence, players cut it.
-SAME_END_S = 2.0
-# Shares of a song that make the other one a copy, or an excerpt, and a version with another start or length.
-WHOLE_SHARE = 0.9
-PART_SHARE = 0.5
-
-IDENTICAL, SAME, SHIFTED, EXCERPT, COMMON = KINDS = (
-    "identical file", "same recording", "different start or length", "excerpt", "common intro or jingle"
-)  # fmt: skip
-
 DUPLICATES = pa.schema(
     [
         ("group", pa.int32()),
@@ -81,57 +84,30 @@ DUPLICATES = pa.schema(
                 ("format", pa.string()),
             )
         ),
+        ("speed", pa.float64()),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A span of a song that another song has too.
-
-    Parameters
-    ----------
-    start_s, end_s
-        In the first song.
-    distance_s
-        To be added for the place in the second song.
-    peaks_share
-        Share of the first song's peaks there that the second song has too.
-    """
-
-    start_s: float
-    end_s: float
-    distance_s: float
-    peaks_share: float
-
-
-@dataclass(frozen=True, slots=True)
 class Pair:
-    """Two songs that hold the same recording, or have a part in common.
-
-    Parameters
-    ----------
-    song_id, other_id
-        The smaller first.
-    share, other_share
-        Of each song, what all spans cover.
-    """
+    """Two songs that hold the same recording, or have a part in common; the smaller id first."""
 
     song_id: int
     other_id: int
     kind: str
-    share: float
-    other_share: float
-    spans: list[Span]
+    overlap: Overlap
 
 
-def duplicates(store: Store | Snapshot) -> pa.Table:
+def duplicates(store: Store | Snapshot, speed_range: float = 0.0) -> pa.Table:
     """Find the songs that hold the same recording, in whole or in part, and files that are the same; deletes nothing.
 
     Parameters
     ----------
     store
         A store, or one version of it (`Store.snapshot`).
+    speed_range
+        Percent by which one song may play faster than another, pitch and tempo alike, 0 to 20.
 
     Returns
     -------
@@ -139,60 +115,103 @@ def duplicates(store: Store | Snapshot) -> pa.Table:
         In the schema `DUPLICATES`, sorted by group, then pair. Songs that hold the same recording, also as an excerpt
         or cut differently, directly or through a third song, are one ``group``, which is the id of its first song: of
         n songs there are n - 1 rows, each of a song and one that it is compared with. Songs that only have an intro or
-        a jingle in common make no group. A row of the kind `IDENTICAL` is for a file with the content of a song.
+        a jingle in common are a group as well, whose number is below 0: minus the id of its first song. A row of the
+        kind `IDENTICAL` is for a file with the content of a song.
 
         ``start_s`` to ``end_s``, and the same in the other song, reach from the first span in common to the last;
         ``spans`` has each, as ``start-end=start-end`` in seconds. ``share`` and ``other_share`` are the shares of each
-        song that the spans cover. Groups that `accept` was given are left out, until another song comes to one.
+        song that the spans cover. ``speed`` is how fast the other song plays, over the first. Groups that `accept` was
+        given are left out, until another song comes to one.
 
     Raises
     ------
     ParameterError
-        If ``store`` is something else.
+        If an argument is something else, or out of range.
     """
+    check_speed_range(speed_range)
     snapshot = snapshot_of(store)
     columns = ["song_id", "path", "duration_s", "size_bytes", "other_paths", "accepted"]
     songs = {row["song_id"]: row for row in snapshot.songs(columns).to_pylist()}
-    pairs = find_pairs(snapshot, {song_id: song["duration_s"] for song_id, song in songs.items()})
-    groups = _groups([(pair.song_id, pair.other_id) for pair in pairs if pair.kind != COMMON])
-    members: dict[int, list[int]] = defaultdict(list)
-    for song_id, song in songs.items():
-        if song_id in groups or song["other_paths"]:
-            members[groups.get(song_id, song_id)].append(song_id)
-    accepted = {group for group, of_group in members.items() if _is_accepted([songs[one] for one in of_group])}
-    rows = [_pair_row(pair, songs, groups) for pair in _spanning_pairs(pairs, groups)]
+    pairs = find_pairs(snapshot, {song_id: song["duration_s"] for song_id, song in songs.items()}, speed_range)
+    copies = _groups([(pair.song_id, pair.other_id) for pair in pairs if pair.kind != COMMON])
+    copies = {song_id: song_id for song_id, song in songs.items() if song["other_paths"]} | copies
+    parts = _groups([(pair.song_id, pair.other_id) for pair in pairs if pair.kind == COMMON])
+    accepted = _accepted(copies, songs, files=True) | {-group for group in _accepted(parts, songs, files=False)}
+    rows = [
+        _pair_row(pair, songs, -parts[pair.song_id] if pair.kind == COMMON else copies[pair.song_id])
+        for pair in _spanning_pairs(pairs, copies)
+    ]
     rows += [
-        _copy_row(song, path, group)
-        for group, of_group in members.items()
-        for song in (songs[one] for one in of_group)
-        for path in song["other_paths"] or ()
+        _copy_row(songs[song_id], path, group)
+        for song_id, group in copies.items()
+        for path in songs[song_id]["other_paths"] or ()
     ]
     rows = [row for row in rows if row["group"] not in accepted]
-    rows.sort(key=lambda row: (row["group"] is None, row["group"] or 0, row["song_id"], row["other_id"]))
+    rows.sort(key=lambda row: (row["group"] < 0, abs(row["group"]), row["song_id"], row["other_id"]))
     return pa.Table.from_pylist(rows, schema=DUPLICATES)
 
 
-def find_pairs(snapshot: Snapshot, duration_s: Mapping[int, float]) -> list[Pair]:
+def find_pairs(snapshot: Snapshot, duration_s: Mapping[int, float], speed_range: float = 0.0) -> list[Pair]:
     """Find the pairs of songs that have something in common, by their ids.
 
     Parameters
     ----------
     duration_s
         Of each song.
+    speed_range
+        As for `duplicates`. At another speed only the same recording counts, no common intro or jingle.
     """
-    candidates = find_candidates(snapshot)
+    max_count = _max_count(snapshot)
+    candidates = find_candidates(snapshot, max_count)
     log.info("%d pairs of %d songs share hashes; comparing their peaks", len(candidates), len(duration_s))
-    found = []
+    found: dict[tuple[int, int], Overlap] = {}
     for (first, second), distances in sorted(candidates.items()):
         peaks = snapshot.constellations([first, second])
         spans = find_spans(peaks[first], peaks[second], distances, snapshot.settings.frame_s)
-        lengths = duration_s[first], duration_s[second]
-        kind = classify(spans, *lengths)
-        if kind is not None:
-            common_s = sum(span.end_s - span.start_s for span in spans)
-            shares = (min(common_s / lengths[0], 1.0), min(common_s / lengths[1], 1.0))
-            found.append(Pair(first, second, kind, *shares, spans))
+        found[first, second] = overlap(spans, duration_s[first], duration_s[second])
+    if speed_range > 0:
+        found |= _at_other_speeds(snapshot, duration_s, speed_range, max_count, found)
+    return [Pair(*key, one.kind, one) for key, one in sorted(found.items()) if one.kind is not None]
+
+
+def _at_other_speeds(
+    snapshot: Snapshot,
+    duration_s: Mapping[int, float],
+    speed_range: float,
+    max_count: int,
+    at_own_speed: Mapping[tuple[int, int], Overlap],
+) -> dict[tuple[int, int], Overlap]:
+    """The pairs that are the same recording only at another speed."""
+    settings = snapshot.settings
+
+    @lru_cache(maxsize=SIDES)
+    def side(song_id: int) -> Side:
+        peaks = snapshot.constellations([song_id])[song_id]
+        return Side(peaks, pair_peaks(peaks, settings.fan_out), duration_s[song_id])
+
+    candidates = _candidate_speeds(snapshot, speed_range, max_count)
+    tried = sorted({*candidates, *at_own_speed} - {pair for pair, one in at_own_speed.items() if one.same})
+    log.info("%d pairs share hashes at another speed; comparing their peaks", len(candidates))
+    found = {}
+    for first, second in tried:
+        for speed in (1.0, *candidates.get((first, second), ())):
+            one = compare_near(side(first), partial(_slowed, side(second), settings), speed, settings.frame_s)
+            if one.same:
+                found[first, second] = one
+                break
     return found
+
+
+def _slowed(song: Side, settings: Settings, speed: float) -> Side:
+    """A song that plays at a speed, as it would be if it did not: by its peaks."""
+    if speed == 1.0:
+        return song
+    frame = np.rint(song.peaks.frame * speed).astype(np.int32)
+    bin_ = np.rint(song.peaks.bin / speed).astype(np.int32)
+    order = np.lexsort((bin_, frame))
+    order = order[bin_[order] < BINS]
+    peaks = Peaks(frame[order], bin_[order], song.peaks.level[order])
+    return Side(peaks, pair_peaks(peaks, settings.fan_out), song.duration_s * speed)
 
 
 def accept(store: Store, groups: Iterable[int], found: pa.Table) -> None:
@@ -220,14 +239,23 @@ def accept(store: Store, groups: Iterable[int], found: pa.Table) -> None:
     store.accept(chosen)
 
 
-def _is_accepted(songs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether all songs of a group were accepted together, each with as many files as it has now."""
-    tokens = []
-    for song in songs:
-        split = (text.rpartition(":") for text in song["accepted"] or ())
-        n_files = len(song["other_paths"] or ())
-        tokens.append({token for token, _, files in split if files.isdecimal() and n_files <= int(files)})
-    return bool(set.intersection(*tokens))
+def _accepted(groups: Mapping[int, int], songs: Mapping[int, Mapping[str, Any]], *, files: bool) -> set[int]:
+    """The groups whose songs were all accepted together.
+
+    Parameters
+    ----------
+    groups
+        By song id.
+    files
+        Whether a song that has got more files since then is another one.
+    """
+    common: dict[int, set[str]] = {}
+    for song_id, group in groups.items():
+        n_files = len(songs[song_id]["other_paths"] or ()) if files else 0
+        split = (text.rpartition(":") for text in songs[song_id]["accepted"] or ())
+        tokens = {token for token, _, had in split if had.isdecimal() and n_files <= int(had)}
+        common[group] = common.get(group, tokens) & tokens
+    return {group for group, tokens in common.items() if tokens}
 
 
 def _spanning_pairs(pairs: Iterable[Pair], groups: Mapping[int, int]) -> list[Pair]:
@@ -243,28 +271,26 @@ def _spanning_pairs(pairs: Iterable[Pair], groups: Mapping[int, int]) -> list[Pa
     return kept
 
 
-def _pair_row(pair: Pair, songs: Mapping[int, Mapping[str, Any]], groups: Mapping[int, int]) -> dict[str, Any]:
-    song, other = songs[pair.song_id], songs[pair.other_id]
-    length_s = sum(span.end_s - span.start_s for span in pair.spans)
-    in_other = [(span.start_s + span.distance_s, span.end_s + span.distance_s) for span in pair.spans]
+def _pair_row(pair: Pair, songs: Mapping[int, Mapping[str, Any]], group: int) -> dict[str, Any]:
+    song, other, found = songs[pair.song_id], songs[pair.other_id], pair.overlap
+    length_s = sum(span.end_s - span.start_s for span in found.spans)
+    spans = [found.seconds(span, song["duration_s"], other["duration_s"]) for span in found.spans]
     return {
-        "group": groups.get(pair.song_id) if pair.kind != COMMON else None,
+        "group": group,
         "kind": pair.kind,
         "song_id": pair.song_id,
         "song_path": song["path"],
-        "share": pair.share,
-        "start_s": pair.spans[0].start_s,
-        "end_s": pair.spans[-1].end_s,
+        "share": found.share,
+        "start_s": spans[0][0][0],
+        "end_s": spans[-1][0][1],
         "other_id": pair.other_id,
         "other_path": other["path"],
-        "other_share": pair.other_share,
-        "other_start_s": min(start for start, _ in in_other),
-        "other_end_s": max(end for _, end in in_other),
-        "peaks_share": sum(span.peaks_share * (span.end_s - span.start_s) for span in pair.spans) / length_s,
-        "spans": "; ".join(
-            f"{span.start_s:.1f}-{span.end_s:.1f}={start:.1f}-{end:.1f}"
-            for span, (start, end) in zip(pair.spans, in_other, strict=True)
-        ),
+        "other_share": found.other_share,
+        "other_start_s": min(start for _, (start, _) in spans),
+        "other_end_s": max(end for _, (_, end) in spans),
+        "peaks_share": sum(span.peaks_share * (span.end_s - span.start_s) for span in found.spans) / length_s,
+        "spans": "; ".join("=".join(f"{start:.1f}-{end:.1f}" for start, end in sides) for sides in spans),
+        "speed": found.speed,
         **_file(song, song["path"], ""),
         **_file(other, other["path"], "other_"),
     }
@@ -288,6 +314,7 @@ def _copy_row(song: Mapping[str, Any], path: str, group: int) -> dict[str, Any]:
         "other_end_s": song["duration_s"],
         "peaks_share": 1.0,
         "spans": f"{whole}={whole}",
+        "speed": 1.0,
         **_file(song, song["path"], ""),
         **_file(song, path, "other_"),
     }
@@ -303,29 +330,22 @@ def _file(song: Mapping[str, Any], path: str, side: str) -> dict[str, Any]:
     }
 
 
-def find_candidates(snapshot: Snapshot) -> dict[tuple[int, int], list[int]]:
+def find_candidates(snapshot: Snapshot, max_count: int) -> dict[tuple[int, int], list[int]]:
     """Find the pairs of songs that share several rare hashes at the same distance.
+
+    Parameters
+    ----------
+    max_count
+        Postings of a hash that is rare: at most so many.
 
     Returns
     -------
     dict
         By song ids, the smaller first: distances in frames (to be added to the first song's), most hashes first.
-
-    Notes
-    -----
-    Two passes bound the memory: the first counts the pairs of postings in cells that several keys may share, the
-    second keeps the keys whose cell has enough.
     """
-    max_count = _max_count(snapshot)
-    counters = np.zeros(1 << COUNTER_BITS, np.uint16)
-    for part in snapshot.sweep():
-        for key in _pair_keys(part, max_count):
-            np.add.at(counters, _slot(key), np.uint16(1))
-    kept = [np.zeros(0, np.int64)]
-    for part in snapshot.sweep():
-        kept += [key[counters[_slot(key)] >= MIN_PAIRS] for key in _pair_keys(part, max_count)]
-    keys, counts = np.unique(np.concatenate(kept), return_counts=True)
-    keys, counts = keys[counts >= MIN_PAIRS], counts[counts >= MIN_PAIRS]
+    keys, counts = _frequent_keys(
+        lambda: (key for part in snapshot.sweep() for key in _pair_keys(part, max_count)), MIN_PAIRS
+    )
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     for key in keys[np.argsort(-counts, kind="stable")].tolist():
         distances = found[key >> 42, key >> 21 & SONG_MASK]
@@ -333,6 +353,21 @@ def find_candidates(snapshot: Snapshot) -> dict[tuple[int, int], list[int]]:
         if len(distances) < MAX_DISTANCES and all(abs(distance - other) > 1 << CELL_BITS for other in distances):
             distances.append(distance)
     return dict(found)
+
+
+def _candidate_speeds(snapshot: Snapshot, speed_range: float, max_count: int) -> dict[tuple[int, int], list[float]]:
+    """For pairs of songs, the smaller id first, at which speeds the other may play: one each way, most hashes first."""
+    best: dict[tuple[int, int], dict[bool, tuple[int, float]]] = defaultdict(dict)
+    steps = math.ceil(-math.log1p(-speed_range / 100) / math.log1p(SPEED_STEP) - 1e-9)
+    for step in range(1, steps + 1):
+        speed = (1 + SPEED_STEP) ** step
+        keys, counts = _frequent_keys(partial(_keys_at_speed, snapshot, speed, max_count), MIN_PAIRS_AT_SPEED)
+        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
+            slower, faster = key >> 42, key >> 21 & SONG_MASK
+            pair, rises = ((slower, faster), True) if slower < faster else ((faster, slower), False)
+            if count > best[pair].get(rises, (0, 0.0))[0]:
+                best[pair][rises] = count, speed if rises else 1 / speed
+    return {pair: [speed for _, speed in sorted(ways.values(), reverse=True)] for pair, ways in best.items()}
 
 
 # A pair of postings as one integer: two song ids, and their distance in cells of 4 frames.
@@ -354,6 +389,88 @@ def _pair_keys(part: Postings, max_count: int) -> Iterator[NDArray[np.int64]]:
         yield song_id[pair] << 42 | song_id[pair + lag] << 21 | distance
 
 
+def _keys_at_speed(snapshot: Snapshot, speed: float, max_count: int) -> Iterator[NDArray[np.int64]]:
+    """Keys of the pairs of postings that have one hash when the first song is played faster; of rare hashes alone.
+
+    Parameters
+    ----------
+    speed
+        1 or more: no anchor comes to lie at a lower bin, so that of the scaled postings only those wait that lie ahead.
+    """
+    waiting = NO_POSTINGS
+    for part in _whole_bins(snapshot.sweep()):
+        waiting = _concatenate([waiting, _faster(part, speed)])
+        reached = waiting.hash <= part.hash[-1]
+        now, waiting = _take(waiting, np.flatnonzero(reached)), _take(waiting, np.flatnonzero(~reached))
+        yield _joined_keys(_take(now, np.argsort(now.hash, kind="stable")), part, max_count)
+
+
+def _whole_bins(parts: Iterable[Postings]) -> Iterator[Postings]:
+    """The same postings in parts that hold all of an anchor bin, and are not empty."""
+    rest = NO_POSTINGS
+    for part in parts:
+        joined = _concatenate([rest, part])
+        bins = anchor_bins(joined.hash)
+        cut = int(np.searchsorted(bins, bins[-1])) if len(bins) else 0
+        rest = _take(joined, slice(cut, None))
+        if cut:
+            yield _take(joined, slice(cut))
+    if len(rest):
+        yield rest
+
+
+def _take(postings: Postings, where: slice | NDArray[np.int64]) -> Postings:
+    return Postings(postings.hash[where], postings.song_id[where], postings.offset[where])
+
+
+def _concatenate(parts: Sequence[Postings]) -> Postings:
+    columns = ([getattr(part, name) for part in parts] for name in ("hash", "song_id", "offset"))
+    return Postings(*(np.concatenate(column) for column in columns))
+
+
+def _faster(part: Postings, speed: float) -> Postings:
+    """Postings as if their songs played faster, in no order; those that make no landmark then are left out."""
+    anchor, aside, ahead = unpack(part.hash)
+    faster = np.rint(anchor * speed).astype(np.int32)
+    aside = np.rint((anchor + aside) * speed).astype(np.int32) - faster
+    ahead = np.maximum(np.rint(ahead / speed).astype(np.int32), MIN_FRAME_DIFFERENCE)
+    kept = np.flatnonzero((faster < BINS) & (np.abs(aside) <= MAX_BIN_DIFFERENCE))
+    hash_ = pack(faster[kept], aside[kept], ahead[kept])
+    return Postings(hash_, part.song_id[kept], np.rint(part.offset[kept] / speed).astype(np.int32))
+
+
+def _joined_keys(first: Postings, second: Postings, max_count: int) -> NDArray[np.int64]:
+    """Keys of the pairs of a posting of each with one hash, of two songs, when both have at most `max_count` of it."""
+    start, stop = (np.searchsorted(second.hash, first.hash, side) for side in ("left", "right"))
+    own = np.searchsorted(first.hash, first.hash, "right") - np.searchsorted(first.hash, first.hash, "left")
+    count = np.where((stop - start <= max_count) & (own <= max_count), stop - start, 0)
+    one = np.repeat(np.arange(len(count)), count)
+    other = np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(start, count)
+    song_id, other_id = first.song_id[one].astype(np.int64), second.song_id[other].astype(np.int64)
+    distance = second.offset[other].astype(np.int64) - first.offset[one] + HALF_RANGE >> CELL_BITS
+    keys: NDArray[np.int64] = song_id << 42 | other_id << 21 | distance
+    different: NDArray[np.bool_] = song_id != other_id
+    return keys[different]
+
+
+def _frequent_keys(
+    keys: Callable[[], Iterable[NDArray[np.int64]]], least: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The keys that occur so often at least, rising, and how often each does.
+
+    Notes
+    -----
+    Two passes bound the memory: the first counts the keys in cells that several may share, the second keeps the keys
+    whose cell has enough.
+    """
+    counters = np.zeros(1 << COUNTER_BITS, np.uint16)
+    for part in keys():
+        np.add.at(counters, _slot(part), np.uint16(1))
+    kept = [np.zeros(0, np.int64), *(part[counters[_slot(part)] >= least] for part in keys())]
+    found, counts = np.unique(np.concatenate(kept), return_counts=True)
+    return found[counts >= least], counts[counts >= least]
+
+
 def _slot(key: NDArray[np.int64]) -> NDArray[np.uint64]:
     return key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - COUNTER_BITS)
 
@@ -369,81 +486,6 @@ def _max_count(snapshot: Snapshot) -> int:
     size = np.arange(len(histogram))
     pairs = np.cumsum(histogram * (size * (size - 1) // 2))
     return max(2, int(np.searchsorted(pairs, PAIRS_PER_SONG * snapshot.n_songs, side="right")) - 1)
-
-
-def find_spans(song: Peaks, other: Peaks, distances: list[int], frame_s: float) -> list[Span]:
-    """Find the spans of a song that another song has too, at or near some distances.
-
-    Parameters
-    ----------
-    distances
-        Frames to be added to the song's, as `find_candidates` gives them.
-
-    Returns
-    -------
-    list of Span
-        By start; they do not overlap.
-    """
-    size = SLOT_S / frame_s
-    if not len(song) or not len(other):
-        return []
-    place = (song.frame / size).astype(np.int64)
-    peaks = np.bincount(place)
-    free = np.ones(len(peaks), bool)
-    spans: list[Span] = []
-    around = (np.arange(-1, 2)[:, None] << 10) + np.arange(-1, 2)
-    other_keys = np.unique(((other.frame.astype(np.int64) << 10 | other.bin)[:, None] + around.ravel()).ravel())
-    keys = song.frame.astype(np.int64) << 10 | song.bin
-    for cell in distances:
-        tried = [
-            (distance, _among(keys + (distance << 10), other_keys))
-            for distance in range(cell - 1, cell + (1 << CELL_BITS) + 1)
-        ]
-        # Peaks agree to a frame, so that of a copy three distances agree equally: the middle one is right.
-        most = max(int(agrees.sum()) for _, agrees in tried)
-        tied = [pair for pair in tried if int(pair[1].sum()) == most]
-        distance, agrees = tied[len(tied) // 2]
-        agree = np.bincount(place, agrees, len(peaks))
-        scores = agree - NEUTRAL_SHARE * peaks
-        while True:
-            start, stop, _ = best_span(np.where(free, scores, -np.inf), GAP)
-            if (stop - start) * SLOT_S < SHORTEST_S:
-                break
-            share = float(agree[start:stop].sum() / max(peaks[start:stop].sum(), 1))
-            spans.append(Span(start * SLOT_S, stop * SLOT_S, distance * frame_s, share))
-            free[start:stop] = False
-    return sorted(spans, key=lambda span: span.start_s)
-
-
-def _among(keys: NDArray[np.int64], sorted_: NDArray[np.int64]) -> NDArray[np.bool_]:
-    places = np.minimum(np.searchsorted(sorted_, keys), len(sorted_) - 1)
-    found: NDArray[np.bool_] = sorted_[places] == keys
-    return found
-
-
-def classify(spans: list[Span], length_s: float, other_length_s: float) -> str | None:
-    """How two songs are related: one of the kinds, or None if they hold no common recording.
-
-    Parameters
-    ----------
-    spans
-        What they share, by start.
-    length_s, other_length_s
-        Seconds of the two songs.
-    """
-    if not spans:
-        return None
-    common_s = sum(span.end_s - span.start_s for span in spans)
-    share, other_share = sorted((common_s / length_s, common_s / other_length_s))
-    first, last = spans[0], spans[-1]
-    aligned = abs(first.distance_s) <= SAME_END_S and abs(last.distance_s) <= SAME_END_S
-    if share >= WHOLE_SHARE and aligned and abs(length_s - other_length_s) <= 2 * SAME_END_S:
-        return SAME
-    if share >= PART_SHARE:
-        return SHIFTED
-    if other_share >= WHOLE_SHARE:
-        return EXCERPT
-    return COMMON if max(span.peaks_share for span in spans) >= MIN_COMMON_SHARE else None
 
 
 def _groups(pairs: list[tuple[int, int]]) -> dict[int, int]:

@@ -143,7 +143,13 @@ class Event:
     message: str = ""
 
 
-def read_url(url: str, sample_rate: int, retry_s: tuple[float, float] = RETRY_S, stalled_s: float = STALLED_S) -> Input:
+def read_url(
+    url: str,
+    sample_rate: int,
+    retry_s: tuple[float, float] = RETRY_S,
+    stalled_s: float = STALLED_S,
+    stream: int | None = None,
+) -> Input:
     """A stream, which is opened again whenever it ends or breaks.
 
     Parameters
@@ -156,6 +162,8 @@ def read_url(url: str, sample_rate: int, retry_s: tuple[float, float] = RETRY_S,
         Wall seconds before the first attempt to open it again, doubled up to the second number.
     stalled_s
         Wall seconds without audio after which it counts as broken.
+    stream
+        Which of its audio streams, from 1; the first when ``None``.
     """
 
     def read(put: Callable[[Piece], None], stop: threading.Event) -> None:
@@ -163,8 +171,8 @@ def read_url(url: str, sample_rate: int, retry_s: tuple[float, float] = RETRY_S,
         while not stop.is_set():
             n_samples = 0
             try:
-                with contextlib.closing(FfmpegStream(url, sample_rate)) as stream:
-                    for samples in stream.blocks(stalled_s, stop):
+                with contextlib.closing(FfmpegStream(url, sample_rate, stream or 1)) as audio:
+                    for samples in audio.blocks(stalled_s, stop):
                         n_samples += len(samples)
                         put(Audio(samples, time.time()))
             except CannotDecode as error:
@@ -176,7 +184,7 @@ def read_url(url: str, sample_rate: int, retry_s: tuple[float, float] = RETRY_S,
     return Input(read, live=True)
 
 
-def read_file(path: str, sample_rate: int) -> Input:
+def read_file(path: str, sample_rate: int, stream: int | None = None) -> Input:
     """A local file, as fast as it is searched; arguments as for `decoding.decode`."""
 
     def read(put: Callable[[Piece], None], stop: threading.Event) -> None:
@@ -191,7 +199,7 @@ def read_file(path: str, sample_rate: int) -> Input:
                     put(Audio(block[given - position :], time.time()))
                     given = position
 
-        decoding.decode(path, sample_rate, consume)
+        decoding.decode(path, sample_rate, consume, stream=stream)
 
     return Input(read, live=False)
 

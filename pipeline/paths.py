@@ -36,13 +36,16 @@ def path_text(path: PathLike, argument: str = "path") -> str:
     Raises
     ------
     ParameterError
-        If it is no path, or a URL in a `pathlib.Path`, which changes it.
+        If it is no path, a URL in a `pathlib.Path`, which changes it, or a URL of nothing.
     """
     text = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else None
     if not isinstance(text, str):
         raise ParameterError(f"{argument}: {path!r:.80} is no path; give a str or a pathlib.Path")
     if text is not path and _URL_IN_PATH.match(text):
         raise ParameterError(f"{argument}: {path!r} has lost a slash of its URL; give URLs as str")
+    scheme = text.partition(":")[0]
+    if _URL.fullmatch(text) or (scheme in _EXTRAS and _URL_IN_PATH.match(text)):
+        raise ParameterError(f"{argument}: {text!r} is no whole URL; it looks like {scheme}://bucket/folder")
     return text
 
 

@@ -81,6 +81,16 @@ def test_a_changed_clip_is_found_by_the_ranges(library: MemoryLibrary, pitch: fl
     assert all(own.votes < match.votes / 4 for own in find_matches([clip], library, Query())[0])
 
 
+@pytest.mark.parametrize(("pitch", "tempo"), [(1.0, 1.0), (1.0, 1.012), (1.006, 1.006)])
+def test_a_clip_near_its_own_pitch_and_tempo_has_the_exact_ones(
+    library: MemoryLibrary, pitch: float, tempo: float
+) -> None:
+    ((match,),) = find_matches([cut(song(3, pitch, tempo), 20, 26)], library, Query(pitch_range=1, tempo_range=10))
+    exact = 0.0 if pitch == tempo == 1.0 else 0.003
+    assert (match.pitch, match.speed) == (pytest.approx(pitch, rel=exact), pytest.approx(tempo, rel=exact))
+    assert (match.clip_start_s, match.clip_end_s) == (0.0, pytest.approx(6.0, abs=0.1))
+
+
 def test_an_unknown_song_is_not_named_at_any_pitch_and_tempo(library: MemoryLibrary) -> None:
     assert matches_in(song(UNKNOWN_SONG, 1.06, 0.94), library, BOTH) == []
     assert find_matches([cut(song(UNKNOWN_SONG), 10, 18)], library, BOTH) == [[]]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import pipeline
 from jobs.cli import run
 from pipeline.audio.resampling import at_speed
-from pipeline.comparison import MAX_PAIRS, _find_line, _shared_frames, compare
-from pipeline.duplicate_detection import COMMON, EXCERPT, SAME, SHIFTED
+from pipeline.comparison import compare
 from pipeline.errors import AudioError, ParameterError
 from pipeline.fingerprinting.landmarks import Hashes
+from pipeline.overlap import COMMON, EXCERPT, MAX_PAIRS, SAME, SHIFTED, find_line, shared_frames
 from pipeline.simulation import encoding, music
 from tests import naive
 
@@ -104,7 +104,7 @@ HASHES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 99)), max_size=30)
 @given(song=HASHES, clip=HASHES)
 def test_shared_frames_are_all_pairs_of_equal_hashes(song: list[tuple[int, int]], clip: list[tuple[int, int]]) -> None:
     a, b = (Hashes(*np.array(rows, np.int32).reshape(-1, 2).T) for rows in (song, clip))
-    found = _shared_frames(a, b)
+    found = shared_frames(a, b)
     assert sorted(zip(found[0].tolist(), found[1].tolist(), strict=True)) == naive.shared_frames(song, clip)
 
 
@@ -112,8 +112,8 @@ def test_a_hash_that_is_everywhere_takes_no_memory() -> None:
     n = 5000
     steady = Hashes(np.append(np.zeros(n, np.int32), 7), np.arange(n + 1, dtype=np.int32))
     assert n * n > MAX_PAIRS
-    assert [frames.tolist() for frames in _shared_frames(steady, Hashes(np.int32([7]), np.int32([3])))] == [[n], [3]]
-    assert len(_shared_frames(steady, steady)[0]) <= MAX_PAIRS
+    assert [frames.tolist() for frames in shared_frames(steady, Hashes(np.int32([7]), np.int32([3])))] == [[n], [3]]
+    assert len(shared_frames(steady, steady)[0]) <= MAX_PAIRS
 
 
 @pytest.mark.parametrize("slope", [-0.004, 0.0, 0.005])
@@ -121,7 +121,7 @@ def test_the_slope_of_a_line_is_found_among_chance_pairs(slope: float, rng: np.r
     song = np.sort(rng.integers(0, 8000, 400))
     clip = np.round(song * (1 + slope) + 300 + rng.normal(0, 0.5, 400)).astype(np.int64)
     noise = rng.integers(0, 8000, (2, 2000))
-    line = _find_line((np.concatenate([song, noise[0]]), np.concatenate([clip, noise[1]])))
+    line = find_line((np.concatenate([song, noise[0]]), np.concatenate([clip, noise[1]])))
     assert line.slope == pytest.approx(slope, abs=1e-4)
 
 

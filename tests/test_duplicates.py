@@ -13,19 +13,10 @@ import pytest
 import pipeline
 from jobs.cli import run
 from pipeline import Store
-from pipeline.duplicate_detection import (
-    COMMON,
-    EXCERPT,
-    IDENTICAL,
-    SAME,
-    SHIFTED,
-    Pair,
-    Span,
-    _spanning_pairs,
-    classify,
-    duplicates,
-    find_candidates,
-)
+from pipeline.audio.resampling import at_speed
+from pipeline.duplicate_detection import Pair, _spanning_pairs, duplicates
+from pipeline.errors import ParameterError
+from pipeline.overlap import COMMON, EXCERPT, IDENTICAL, SAME, SHIFTED, Overlap, Span, classify
 from pipeline.simulation import encoding, music
 
 RATE = music.SAMPLE_RATE
@@ -68,9 +59,10 @@ def test_each_planted_pair_is_found_for_what_it_is_and_no_other(store: Store) ->
     whole, part = sorted(sides, key=lambda side: side[2])
     assert whole == pytest.approx((17.3, 37.3, 0.4), abs=1.0)
     assert part == pytest.approx((0.0, 20.0, 1.0), abs=1.0)
-    groups = [row["group"] for row in found.values()]
-    assert sum(group is None for group in groups) == 1
-    assert len(set(groups)) == 4
+    groups = {frozenset((row["song_id"], row["other_id"])): row["group"] for row in found.values()}
+    assert len(set(groups.values())) == 4
+    for pair, row in zip(groups, found.values(), strict=True):
+        assert groups[pair] == (-min(pair) if row["kind"] == COMMON else min(pair))
 
 
 def test_copies_of_copies_are_one_group(store: Store, tmp_path: Path) -> None:
@@ -85,8 +77,7 @@ def test_copies_of_copies_are_one_group(store: Store, tmp_path: Path) -> None:
 
 def test_a_library_without_songs_has_no_duplicates(tmp_path: Path) -> None:
     empty = Store.open_or_create(str(tmp_path / "store"))
-    assert find_candidates(empty.snapshot()) == {}
-    assert len(duplicates(empty.snapshot())) == 0
+    assert len(duplicates(empty.snapshot(), speed_range=2.0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +102,7 @@ def test_the_command_lists_pairs_and_deletes_nothing(store: Store, capsys: pytes
     assert run(["duplicates", "--store", store.url, "--format", "csv"]) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 1 + 4
-    assert "4 pairs and 3 groups in 11 songs" in printed.err
+    assert "4 pairs and 4 groups in 11 songs" in printed.err
     assert Store.open(store.url).snapshot().n_songs == before
 
 
@@ -148,6 +139,50 @@ def test_exact_copies_are_listed_with_what_to_choose_by(store: Store, tmp_path: 
     assert mine.check() == []
 
 
+def test_songs_with_a_jingle_in_common_can_be_accepted_until_another_one_has_it(store: Store, tmp_path: Path) -> None:
+    songs = {Path(row["path"]).name: row["path"] for row in store.snapshot().songs(["path"]).to_pylist()}
+    mine = Store.create(str(tmp_path / "store"))
+    encoding.write(tmp_path / "part.flac", music.song(13, 50.0)[: 12 * RATE])  # of one song, without its jingle
+    pipeline.index([songs["jingle and 13.flac"], songs["jingle and 14.flac"], str(tmp_path / "part.flac")], mine)
+    common, part = sorted(duplicates(mine).to_pylist(), key=lambda row: row["group"])
+    assert (common["kind"], part["kind"]) == (COMMON, EXCERPT)
+    assert run(["duplicates", "--store", mine.url, "--quiet", "--accept", str(common["group"])]) == 0
+    assert duplicates(mine).to_pylist() == [part]
+
+    shutil.copy(songs["jingle and 14.flac"], tmp_path / "copy.flac")
+    pipeline.index([str(tmp_path / "copy.flac")], mine)
+    assert sorted(row["kind"] for row in duplicates(mine).to_pylist()) == [EXCERPT, IDENTICAL]
+
+    jingle = music.song(100, 50.0)[: 9 * RATE]
+    encoding.write(tmp_path / "jingle and 15.flac", np.concatenate([jingle, music.song(15, 30.0)]))
+    pipeline.index([str(tmp_path / "jingle and 15.flac")], mine)
+    assert [row["group"] for row in duplicates(mine).to_pylist() if row["kind"] == COMMON] == [common["group"]] * 2
+
+
+def test_a_recording_at_another_speed_is_found_and_measured(store: Store, tmp_path: Path) -> None:
+    songs = {Path(row["path"]).name: row["path"] for row in store.snapshot().songs(["path"]).to_pylist()}
+    faster = {"4 % faster.flac": music.song(0, 50.0), "part.flac": music.song(1, 50.0)[12 * RATE : 32 * RATE]}
+    for name, samples in faster.items():
+        encoding.write(tmp_path / name, at_speed(samples, 1 / 1.04))
+    mine = Store.create(str(tmp_path / "store"))
+    pipeline.index([str(tmp_path / "part.flac"), *(songs[f"{n}.flac"] for n in (0, 1, 2)), str(tmp_path)], mine)
+    assert len(duplicates(mine)) == 0
+    rows = {row["kind"]: row for row in duplicates(mine, speed_range=5.0).to_pylist()}
+    assert set(rows) == {SAME, EXCERPT}
+    whole, part = rows[SAME], rows[EXCERPT]
+    rises = Path(whole["other_path"]).name == "4 % faster.flac"
+    assert whole["speed"] == pytest.approx(1.04 if rises else 1 / 1.04, abs=1e-3)
+    assert min(whole["share"], whole["other_share"]) > 0.95
+    sides = {
+        Path(part[f"{side}path"]).name: (part[f"{of}start_s"], part[f"{of}end_s"])
+        for side, of in (("song_", ""), ("other_", "other_"))
+    }
+    assert sides["part.flac"] == pytest.approx((0, 20 / 1.04), abs=1.0)
+    assert sides["1.flac"] == pytest.approx((12, 32), abs=1.0)
+    with pytest.raises(ParameterError, match="speed_range is 50"):
+        duplicates(mine, speed_range=50.0)
+
+
 def test_repeats_of_a_pair_are_one_row_with_its_spans(tmp_path: Path) -> None:
     song = music.song(1, 40.0)
     other = np.concatenate([song[: 10 * RATE], music.song(2, 20.0), song[20 * RATE : 30 * RATE]])
@@ -165,8 +200,9 @@ def test_repeats_of_a_pair_are_one_row_with_its_spans(tmp_path: Path) -> None:
 
 def test_a_group_of_n_songs_has_n_less_one_rows() -> None:
     span = [Span(0.0, 10.0, 0.0, 0.9)]
-    every = [Pair(one, two, SAME, 1.0, 1.0, span) for one, two in itertools.combinations(range(1, 7), 2)]
-    jingles = [Pair(one, two, COMMON, 0.1, 0.1, span) for one, two in itertools.combinations(range(6, 10), 2)]
+    same, common = Overlap(1.0, SAME, 1.0, 1.0, span), Overlap(1.0, COMMON, 0.1, 0.1, span)
+    every = [Pair(one, two, SAME, same) for one, two in itertools.combinations(range(1, 7), 2)]
+    jingles = [Pair(one, two, COMMON, common) for one, two in itertools.combinations(range(6, 10), 2)]
     kept = _spanning_pairs([*every, *jingles], dict.fromkeys(range(1, 7), 1))
     assert {(pair.song_id, pair.other_id) for pair in kept if pair.kind == SAME} == {(1, n) for n in range(2, 7)}
     assert len(kept) == 5 + 3

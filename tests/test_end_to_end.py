@@ -325,6 +325,16 @@ def test_a_stream_of_a_film_is_chosen_and_its_identifiers_come_with_each_match(
     (song,) = json.loads(capsys.readouterr().out)
     assert (song["isrc"], song["year"]) == ("USRC17607839", None)
 
+    part = str(library.paths[1])
+    assert run(["same", part, str(film), "--quiet", "--speed-range", "0"]) == 3
+    assert run(["same", part, str(film), "--quiet", "--other-stream", "2"]) == 0
+    assert run(["same", str(film), part, "--quiet", "--stream", "2"]) == 0
+    capsys.readouterr()
+    for number, status in (("2", "matched"), ("1", "unknown")):
+        listen = ["listen", "--store", store, "--input", str(film), "--stream", number, "--format", "json"]
+        assert run([*listen, "--quiet"]) == 0
+        assert [row["status"] for row in json.loads(capsys.readouterr().out)] == [status]
+
 
 def test_a_file_in_place_of_the_demos_folder_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -83,6 +83,9 @@ def test_songs_shorter_than_the_clips_are_one_sentence(folder_and_store, tmp_pat
     encoding.write(tmp_path / "short.wav", music.song(4, 2.0, 22050), 22050)
     assert run(["evaluate", str(tmp_path), "--store", store, "--lengths", "5", "--conditions", "clean"]) == 1
     assert "no clip could be cut" in capfd.readouterr().err
+    longer = ["evaluate", str(tmp_path), "--store", store, "--lengths", "1", "--conditions", "clean", "--stream", "2"]
+    assert run(longer) == 1
+    assert "short.wav: no audio stream 2; it has 1" in capfd.readouterr().err
 
 
 def test_a_seed_draws_the_same_surroundings_and_another_draws_others(surroundings):

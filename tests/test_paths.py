@@ -10,8 +10,17 @@ from pathlib import Path
 import pytest
 from fsspec.registry import _registry
 
-from pipeline.errors import AudioError, RemoteError
-from pipeline.paths import audio_error, filesystem, is_url, modified_s, open_regular, path_is_gone, printable_path
+from pipeline.errors import AudioError, ParameterError, RemoteError
+from pipeline.paths import (
+    audio_error,
+    filesystem,
+    is_url,
+    modified_s,
+    open_regular,
+    path_is_gone,
+    path_text,
+    printable_path,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +29,12 @@ from pipeline.paths import audio_error, filesystem, is_url, modified_s, open_reg
 )
 def test_a_url_has_a_scheme_and_two_slashes(path: str, expected: bool) -> None:
     assert is_url(path) == expected
+
+
+@pytest.mark.parametrize("path", ["s3://", "file://", "s3:/bucket/music", "gs:/bucket"])
+def test_a_url_that_is_not_whole_is_no_folder_of_that_name(path: str) -> None:
+    with pytest.raises(ParameterError, match=r"store: .* is no whole URL; it looks like"):
+        path_text(path, "store")
 
 
 def test_printable_path_keeps_ordinary_names() -> None:

@@ -275,7 +275,8 @@ def test_mypy_knows_the_types_of_a_users_program(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(program)]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    lines = [line.removeprefix(f"{program}:") for line in shown.splitlines()]
+    # mypy's cache may have the folder of the last run
+    lines = [line.partition("/program.py:")[2] for line in shown.splitlines()]
     assert [line[: line.index(" ")] for line in lines[:-1]] == ["6:", "7:", "8:", "9:", "10:"]
     assert 'Revealed type is "int"' in lines[0]
     assert "int32" in lines[1] or "signedinteger" in lines[1]

@@ -129,6 +129,17 @@ def test_music_that_is_made_of_a_songs_loop_is_not_the_song() -> None:
     assert rows(matches_in(of_loops, library)) == [(1, 0, 50, 0)]
 
 
+def test_a_song_of_loops_is_found_under_noise_that_covers_its_quiet_seconds() -> None:
+    """It matches weakly, and nearly as well wherever the loop repeats; but its loud peaks sound."""
+    loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]
+    swell = np.where(np.arange(50 * RATE) // RATE % 2 == 0, 1.0, 0.2)
+    of_loops = (swell * (np.tile(loop, 14)[: 50 * RATE] + 0.5 * music.song(33, 50.0, RATE))).astype(np.float32)
+    library = MemoryLibrary.of_samples({1: of_loops, 2: song(2)}, SETTINGS)
+    part = of_loops[15 * RATE : 30 * RATE]
+    noise = np.random.default_rng(1).standard_normal(len(part)).astype(np.float32) * 1.4 * part.std()
+    assert rows(matches_in(part + noise, library)) == [(1, 0, 15, 15)]
+
+
 def test_a_loop_is_suspected_by_its_share_elsewhere() -> None:
     """Live it is suspected sooner; where no share is enough to be suspected, the loop's song is named."""
     loop = np.concatenate([music.song(31, 8.0, RATE), music.song(32, 8.0, RATE)])[4 * RATE : 8 * RATE]

@@ -53,6 +53,13 @@ def test_the_best_span_is_that_of_its_slow_twin(scores: list[int]) -> None:
     assert total == sum(scores[start:stop])
 
 
+@pytest.mark.parametrize(("pitch", "pace", "speed"), [(None, 1.02, 1.02), (None, 1.004, 1.0), (1.0, 1.004, 1.004)])
+def test_the_speed_is_that_of_the_trace(pitch: float | None, pace: float, speed: float) -> None:
+    """A small difference counts only when the speed was measured together with the pitch."""
+    (match,) = segments.segments([dataclasses.replace(trace(7, 0, playing(10), pace=pace), pitch=pitch)], HALF)
+    assert match.speed == pytest.approx(speed, abs=1e-9)
+
+
 def test_a_performance_begins_and_ends_where_its_evidence_does() -> None:
     assert spans(trace(7, 0, silent(10) + playing(30) + silent(20))) == [(7, 10, 40)]
 

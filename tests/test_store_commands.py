@@ -24,10 +24,20 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return rows
 
 
-def test_songs_are_removed_by_id_path_or_glob(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["remove", "3", "/music/5.flac", "*/1[01].*", "--store", store.url, "--format", "json"]) == 0
-    assert [row["song_id"] for row in lines(capsys)] == [3, 5, 10, 11]
-    assert store.snapshot().songs(["song_id"])["song_id"].to_pylist() == [1, 2, 4, 6, 7, 8, 9, 12]
+def test_songs_are_removed_by_id_path_or_glob(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    assert (
+        run(["remove", "3", "/music/5.flac", "./music/6.*", "*/1[01].*", "--store", store.url, "--format", "json"]) == 0
+    )
+    assert [row["song_id"] for row in lines(capsys)] == [3, 5, 6, 10, 11]
+    assert store.snapshot().songs(["song_id"])["song_id"].to_pylist() == [1, 2, 4, 7, 8, 9, 12]
+
+
+def test_results_are_not_written_to_a_url(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["songs", "--store", store.url, "--output", "s3://bucket/songs.csv"]) == 1
+    assert "s3://bucket/songs.csv: results are written to local files only" in capsys.readouterr().err
 
 
 def test_a_song_that_is_not_there_stops_the_removal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,12 @@ def duplicates(
         list[int] | None,
         typer.Option("--accept", metavar="GROUP", help="These stay: list this group no more; may be repeated."),
     ] = None,
+    speed_range: Annotated[
+        float,
+        typer.Option(
+            "--speed-range", metavar="PERCENT", help="Also find songs that play faster or slower than another one."
+        ),
+    ] = 0.0,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
     bom: options.Bom = False,
@@ -32,8 +38,8 @@ def duplicates(
     """List songs that hold the same recording, and where.
 
     Nothing is deleted. Of a group of n songs there are n - 1 rows. The kinds are: identical file, same recording,
-    different start or length, excerpt, and common intro or jingle. A group that was accepted is listed again when
-    another song or file comes to it.
+    different start or length, excerpt, and common intro or jingle, whose groups have numbers below 0. A group that was
+    accepted is listed again when another song or file comes to it.
 
     Example: songprint duplicates --store ~/music.songprint --output duplicates.csv
     """
@@ -49,14 +55,15 @@ def duplicates(
     began = time.monotonic()
     opened = Store.open(store)
     snapshot = opened.snapshot()
-    table = duplicate_detection.duplicates(snapshot)
+    table = duplicate_detection.duplicates(snapshot, speed_range)
     if accept:
         duplicate_detection.accept(opened, accept, table)
         left = [group not in accept for group in table["group"].to_pylist()]
         table = table.filter(pa.array(left, pa.bool_()))
-    tables.write([table], duplicate_detection.DUPLICATES, output, format_, SHOWN, bom=bom)
+    shown = (*SHOWN, "speed") if speed_range else SHOWN
+    tables.write([table], duplicate_detection.DUPLICATES, output, format_, shown, bom=bom)
     pairs = {*zip(table["song_id"].to_pylist(), table["other_id"].to_pylist(), strict=True)}
-    groups = {group for group in table["group"].to_pylist() if group is not None}
+    groups = set(table["group"].to_pylist())
     wall_s = time.monotonic() - began
     log.info(
         "%s and %s in %s, in %.1f s.",

@@ -48,6 +48,7 @@ def evaluate(
         Path | None, typer.Option("--pictures", metavar="FOLDER", help="Draw recall, confidence and time into it.")
     ] = None,
     false_positives: options.FalsePositives = 0.01,
+    stream: options.Stream = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Another seed draws other clips.")] = 1,
     format_: options.TableFormat = "table",
     bom: options.Bom = False,
@@ -87,7 +88,7 @@ def evaluate(
     surroundings = make_surroundings(noise or (), seed)
 
     with progress_bar("evaluate", quiet, log_json) as progress:
-        rows = experiment.evaluate(paths, snapshot, query, plan, surroundings, progress)
+        rows = experiment.evaluate(paths, snapshot, query, plan, surroundings, progress, stream)
     if output != "-":
         tables.write([rows], rows.schema, output, format_, bom=bom)
     recall, timing, storage = metrics.recall(rows), metrics.timing(rows), metrics.storage(snapshot)

@@ -13,7 +13,7 @@ import typer
 
 from jobs import options
 from jobs.output.text import count
-from jobs.runtime import executor, log, messages, progress_bar, speed
+from jobs.runtime import executor, log, messages, pace, progress_bar, speed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -148,9 +148,8 @@ def identify(
     wall_s = time.monotonic() - began
     rates = speed(audio_s, busy_s, wall_s)
     log.info(
-        "%s (%.2f h of audio in %.1f s: %.0fx real time, %.0fx a worker, %.1f workers busy): "
-        "%d matched, %d unknown, %d failed%s.",
-        count(len(entries), "clip"), audio_s / 3600, wall_s, *rates.values(), *counts.values(),
+        "%s%s: %d matched, %d unknown, %d failed%s.",
+        count(len(entries), "clip"), pace(audio_s, busy_s, wall_s), *counts.values(),
         f"; {catalog.kinds_text(found.passed_over)} passed over" if found.passed_over else "",
         extra={
             "fields": {

@@ -10,7 +10,7 @@ import typer
 
 from jobs import options
 from jobs.output.text import count
-from jobs.runtime import executor, log, messages, progress_bar, speed
+from jobs.runtime import executor, log, messages, pace, progress_bar, speed
 
 # Starting worker processes costs as much as fingerprinting this much.
 SMALL_AUDIO_S = 900.0
@@ -111,14 +111,11 @@ def index(
         rows = [{"path": failure.path, "reason": failure.reason} for failure in failed]
         tables.write([pa.Table.from_pylist(rows, schema=schema)], schema, str(failures))
     size = opened.snapshot().size()
-    hours = report.audio_s / 3600
     rates = speed(report.audio_s, report.busy_s, report.wall_s)
     passed_over = f"; {catalog.kinds_text(found.passed_over)} passed over" if found.passed_over else ""
     done = (
-        f"{count(report.added, 'song')} added ({hours:.2f} h of audio in {report.wall_s:.1f} s: "
-        f"{rates['x_realtime']:.0f}x real time, {rates['x_realtime_per_worker']:.0f}x a worker, "
-        f"{rates['workers_busy']:.1f} workers busy), {report.present} already there, {report.cut_short} cut short, "
-        f"{len(report.failures)} failed{passed_over}; the"
+        f"{count(report.added, 'song')} added{pace(report.audio_s, report.busy_s, report.wall_s)}, "
+        f"{report.present} already there, {report.cut_short} cut short, {len(report.failures)} failed{passed_over}; the"
     )
     log.info(
         "%s store has %s, %.2f h, %.1f MB.",
@@ -138,7 +135,7 @@ def index(
                 "failed": len(report.failures),
                 "failed_before": len(report.failed_before),
                 "passed_over": found.passed_over.total(),
-                "audio_h": round(hours, 4),
+                "audio_h": round(report.audio_s / 3600, 4),
                 "wall_s": round(report.wall_s, 2),
                 **rates,
             }

@@ -43,6 +43,7 @@ def listen(
             "--rate", min=4000, max=384_000, metavar="HZ", help="Sample rate of the samples that --input - reads."
         ),
     ] = 44_100,
+    stream: options.Stream = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Number or name of the microphone.")
     ] = None,
@@ -90,7 +91,7 @@ def listen(
     if log_file:
         tables.check_folder(str(log_file))
     snapshot = Store.open(store).snapshot()
-    inputs = _inputs(input_, rate, device, snapshot.settings.sample_rate)
+    inputs = _inputs(input_, rate, device, stream, snapshot.settings.sample_rate)
     query = Query(false_positives=false_positives, pitch_range=pitch_range, tempo_range=tempo_range)
     for_people = output == "-" and format_ == "table"
     listed = output != "-" or log_file is None
@@ -164,14 +165,19 @@ def listen(
         tables.write(found, MATCHES, output, format_, bom=bom)
 
 
-def _inputs(given: list[str] | None, rate: int, device: str | None, sample_rate: int) -> dict[str, Input]:
+def _inputs(
+    given: list[str] | None, rate: int, device: str | None, stream: int | None, sample_rate: int
+) -> dict[str, Input]:
     """The inputs by their names."""
     from pipeline.audio import resampling
     from pipeline.errors import ParameterError
     from pipeline.live import microphone
     from pipeline.monitoring import read_blocks, read_file, read_url
+    from pipeline.paths import is_url
 
     if not given:
+        if stream is not None:
+            raise ParameterError("--stream: a microphone has none to choose; give an --input")
         device_rate, blocks = microphone(device)
         return {"microphone": read_blocks(resampling.resample_blocks(blocks, device_rate, sample_rate), live=True)}
     inputs: dict[str, Input] = {}
@@ -180,11 +186,13 @@ def _inputs(given: list[str] | None, rate: int, device: str | None, sample_rate:
         if name in inputs:
             raise ParameterError(f"--input {name}: given twice; give each a name of its own: --input NAME={input_}")
         if input_ == "-":
-            inputs[name] = _standard_input(rate, sample_rate)
+            inputs[name] = _standard_input(rate, stream, sample_rate)
         elif _URL.match(input_):
-            inputs[name] = read_url(input_, sample_rate)
+            inputs[name] = read_url(input_, sample_rate, stream=stream)
+        elif is_url(input_):
+            raise ParameterError(f"--input {input_}: give a stream (http://…, https://…), a local file, or -")
         else:
-            inputs[name] = read_file(input_, sample_rate)
+            inputs[name] = read_file(input_, sample_rate, stream)
     return inputs
 
 
@@ -196,20 +204,23 @@ def _name_and_input(text: str) -> tuple[str, str]:
     return _CREDENTIALS.sub("", text), text
 
 
-def _standard_input(rate: int, sample_rate: int) -> Input:
+def _standard_input(rate: int, stream: int | None, sample_rate: int) -> Input:
     """Samples, or any audio format that can be read from a pipe."""
     from pipeline.audio import decoding, formats, resampling
+    from pipeline.errors import ParameterError
     from pipeline.live import read_pcm
     from pipeline.monitoring import read_blocks
 
     # Not sys.stdin: Python waits for the lock of its buffer when it ends, and a thread that reads has it.
-    stream = io.FileIO(0, closefd=False)
+    pipe = io.FileIO(0, closefd=False)
     head = b""
-    while len(head) < formats.HEAD_BYTES and (data := stream.read(formats.HEAD_BYTES - len(head))):
+    while len(head) < formats.HEAD_BYTES and (data := pipe.read(formats.HEAD_BYTES - len(head))):
         head += data
     if formats.is_container(head):
-        return read_blocks(decoding.decode_stream(stream, head, sample_rate), live=False)
-    return read_blocks(resampling.resample_blocks(read_pcm(stream, head), rate, sample_rate), live=False)
+        return read_blocks(decoding.decode_stream(pipe, head, sample_rate, stream), live=False)
+    if stream is not None:
+        raise ParameterError("--stream: standard input has samples, and no streams to choose from")
+    return read_blocks(resampling.resample_blocks(read_pcm(pipe, head), rate, sample_rate), live=False)
 
 
 @contextlib.contextmanager

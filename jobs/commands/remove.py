@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -79,11 +80,19 @@ def select_songs(table: pa.Table, songs: Iterable[str]) -> set[int]:
             continue
         given, absolute = _nfc(word), _nfc(word if is_url(word) else os.path.abspath(word))
         chosen = paths.get(given, set()) | paths.get(absolute, set())
-        chosen = chosen or {one for path, ids in paths.items() if fnmatch.fnmatchcase(path, given) for one in ids}
+        if not chosen:
+            below = _nfc(
+                os.path.normpath(os.path.join(glob.escape(os.getcwd()), word))
+            )  # a relative glob is one of this folder
+            chosen = {one for path, ids in paths.items() if _matches(path, given, below) for one in ids}
         if not chosen:
             raise CatalogError(f"{word}: {_why_none({given, absolute}, table)}; `songprint songs` lists ids and paths")
         found |= chosen
     return found
+
+
+def _matches(path: str, *patterns: str) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _nfc(path: str) -> str:

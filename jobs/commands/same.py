@@ -21,6 +21,20 @@ def same(
     speed_range: Annotated[
         float, typer.Option("--speed-range", metavar="PERCENT", help="B may be so much faster or slower than A.")
     ] = 6.0,
+    stream: Annotated[
+        int | None,
+        typer.Option(
+            "--stream",
+            min=1,
+            metavar="N",
+            help="Which audio stream of A, if it is a film, from 1 (else: its default one, or the first with sound).",
+            show_default=False,
+        ),
+    ] = None,
+    other_stream: Annotated[
+        int | None,
+        typer.Option("--other-stream", min=1, metavar="N", help="The same of B.", show_default=False),
+    ] = None,
     output: options.Output = "-",
     format_: options.TableFormat = "table",
     bom: options.Bom = False,
@@ -40,7 +54,7 @@ def same(
 
     tables.check_output(output)
     tables.check_bom(bom, format_ if output == "-" else output)
-    found = compare(path, other, speed_range)
+    found = compare(path, other, speed_range, stream=stream, other_stream=other_stream)
     tables.write([found.spans], SPANS, output, format_, SHOWN, bom=bom)
     if not found.same:
         log.info("not the same recording%s", f": {found.kind}" if found.kind else "")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jobs.output.formats import RECORDINGS
 from jobs.output.summary import rows_by_clip
-from jobs.output.tables import check_folder
+from jobs.output.tables import check_folder, check_local
 from pipeline.errors import ParameterError
 
 
@@ -19,6 +19,7 @@ def check(format_: str, output: str, n_clips: int) -> None:
     """Refuse several recordings for an output of one, before the work begins; make a folder that ends in a slash."""
     if output == "-" and n_clips == 1:
         return
+    check_local(output)
     if output.endswith(("/", os.sep)):
         if os.path.exists(output.rstrip("/" + os.sep)) and not os.path.isdir(output):
             raise ParameterError(f"{output}: a file, not a folder; name another")

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from jobs.output.formats import FILES, PRINTED
 from pipeline.errors import ParameterError
+from pipeline.paths import is_url
 
 
 def check_output(output: str) -> None:
@@ -22,8 +23,15 @@ def check_output(output: str) -> None:
     check_folder(output)
 
 
+def check_local(output: str) -> None:
+    """Refuse a URL."""
+    if is_url(output):
+        raise ParameterError(f"{output}: results are written to local files only; name one")
+
+
 def check_folder(output: str) -> None:
     """Refuse a file whose folder is not there, or may not be written to."""
+    check_local(output)
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise ParameterError(f"{output}: the folder {folder} does not exist; make it first")

@@ -16,6 +16,8 @@ from jobs.output.text import flat, printable
 
 # Not everything fits a terminal; a file has the whole text.
 WIDEST_CELL = 48
+# Columns whose third digit says something: 0.4 % is another edition, and 4 % a film on television.
+RATIOS = ("speed", "pitch")
 
 
 def write(tables: Iterable[pa.Table], schema: pa.Schema, file: IO[Any], columns: Sequence[str]) -> None:
@@ -24,7 +26,7 @@ def write(tables: Iterable[pa.Table], schema: pa.Schema, file: IO[Any], columns:
     On a terminal that is too narrow each row becomes a block of lines.
     """
     rows = [row for table in tables for row in table.to_pylist()]
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
+    cells = [[_cell(name, row[name]) for name in columns] for row in rows]
     types = [schema.field(name).type for name in columns]
     right = [pa.types.is_integer(type_) or pa.types.is_floating(type_) for type_ in types]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
@@ -45,7 +47,7 @@ def _write_blocks(rows: Iterable[Mapping[str, Any]], file: IO[Any], columns: Seq
             print(file=file)
         for name in columns:
             if row[name] not in (None, ""):
-                print(f"{name:{width}}  {_cell(row[name], shorten=False)}", file=file)
+                print(f"{name:{width}}  {_cell(name, row[name], shorten=False)}", file=file)
 
 
 def write_object(row: Mapping[str, Any], file: IO[Any]) -> None:
@@ -53,14 +55,14 @@ def write_object(row: Mapping[str, Any], file: IO[Any]) -> None:
     row = flat(row)
     width = max(map(len, row))
     for name, value in row.items():
-        print(f"{name:{width}}  {_cell(value)}", file=file)
+        print(f"{name:{width}}  {_cell(name, value)}", file=file)
 
 
-def _cell(value: Any, shorten: bool = True) -> str:
+def _cell(name: str, value: Any, shorten: bool = True) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:,.2f}"
+        return f"{value:,.{4 if name in RATIOS else 2}f}"
     text = printable(str(value))
     if shorten and len(text) > WIDEST_CELL:
         half = WIDEST_CELL // 2 - 1

@@ -133,7 +133,7 @@ def decode(
 
 
 def read(
-    path: str, sample_rate: int, start_s: float = 0.0, stop_s: float | None = None
+    path: str, sample_rate: int, start_s: float = 0.0, stop_s: float | None = None, stream: int | None = None
 ) -> tuple[NDArray[np.float32], Decoded]:
     """A short file, or a span of a file, as one array.
 
@@ -146,6 +146,8 @@ def read(
     start_s, stop_s
         The span, seconds from the file's start. What lies before it is decoded and dropped, what lies behind it is not
         decoded. None for `stop_s`: to the end of the file.
+    stream
+        As for `decode`.
 
     Returns
     -------
@@ -170,20 +172,24 @@ def read(
                 break
         return np.concatenate(kept)
 
-    return decode(path, sample_rate, collect)
+    return decode(path, sample_rate, collect, stream=stream)
 
 
-def decode_stream(stream: BinaryIO, head: bytes, sample_rate: int) -> Generator[NDArray[np.float32], None, None]:
+def decode_stream(
+    pipe: BinaryIO, head: bytes, sample_rate: int, stream: int | None = None
+) -> Generator[NDArray[np.float32], None, None]:
     """Decode encoded audio as it comes from a pipe, in any format of ffmpeg's that can be read from its start.
 
     Parameters
     ----------
-    stream
+    pipe
         What comes after ``head``.
     head
         The first bytes, which were read to see that they are no samples.
     sample_rate
         Hz, wanted.
+    stream
+        Which audio stream, from 1; its default one when ``None``.
 
     Yields
     ------
@@ -196,9 +202,9 @@ def decode_stream(stream: BinaryIO, head: bytes, sample_rate: int) -> Generator[
         If ffmpeg cannot read it.
     """
     output, input_ = os.pipe()
-    threading.Thread(target=_copy, args=(head, stream, input_), daemon=True).start()
+    threading.Thread(target=_copy, args=(head, pipe, input_), daemon=True).start()
     try:
-        with contextlib.closing(FfmpegDecoder(Source(output, 0, "other"))) as decoder:
+        with contextlib.closing(FfmpegDecoder(Source(output, 0, "other", stream=stream))) as decoder:
             yield from _Mono(decoder, sample_rate).blocks()
             if not decoder.frames:
                 raise CannotDecode(decoder.fault or "no audio in it")
@@ -210,8 +216,8 @@ def decode_stream(stream: BinaryIO, head: bytes, sample_rate: int) -> Generator[
         os.close(output)  # a copy that goes on then ends
 
 
-def _copy(head: bytes, stream: BinaryIO, fd: int) -> None:
-    read = getattr(stream, "read1", stream.read)  # what the pipe has; `read` would wait until a block is full
+def _copy(head: bytes, pipe: BinaryIO, fd: int) -> None:
+    read = getattr(pipe, "read1", pipe.read)  # what the pipe has; `read` would wait until a block is full
     with contextlib.suppress(OSError), open(fd, "wb", buffering=0) as file:
         file.write(head)
         while data := read(_COPY_BYTES):

@@ -324,6 +324,8 @@ class FfmpegStream:
         ``http://…`` or ``https://…``.
     sample_rate
         Hz, wanted. ffmpeg mixes and resamples: that is the work of its own process.
+    stream
+        Which audio stream, from 1.
 
     Raises
     ------
@@ -331,11 +333,11 @@ class FfmpegStream:
         If ffmpeg does not start.
     """
 
-    def __init__(self, url: str, sample_rate: int) -> None:
+    def __init__(self, url: str, sample_rate: int, stream: int = 1) -> None:
         input_ = ["-protocol_whitelist", _NETWORK, "-format_whitelist", f"{_DEMUXERS},hls"]
         input_ += ["-rw_timeout", str(_ORPHAN_S * 1_000_000), "-i", url]
         # four blocks a second, each sent when it is full: else it sends 32 kB, which are most of a second
-        output = ["-map", "0:a:0", "-af", f"asetnsamples=n={sample_rate // 4}:p=0", "-flush_packets", "1"]
+        output = ["-map", f"0:a:{stream - 1}", "-af", f"asetnsamples=n={sample_rate // 4}:p=0", "-flush_packets", "1"]
         output += ["-ac", "1", "-ar", str(sample_rate), "-c:a", "pcm_f32le", "-f", "f32le"]
         self._process = _run(input_, output, None)
         assert self._process.stdout is not None
@@ -379,6 +381,8 @@ class FfmpegStream:
         self._process.wait()
         self._stderr.join()
         faults = [str(found[1]) for line in self._stderr.last if (found := _STREAM_FAULT.search(line))]
+        if any("matches no streams" in line for line in self._stderr.last):
+            faults.append("it has no such audio stream")
         reason = faults[-1] if faults else "the stream ended"
         is_list = reason.startswith("Invalid data")
         raise CannotDecode(f"{reason}; of a list of streams (.m3u, .pls) give one of its URLs" if is_list else reason)

@@ -23,7 +23,6 @@ from pipeline.arguments import query_of, snapshot_of
 from pipeline.audio import decoding
 from pipeline.audio.resampling import resample_blocks
 from pipeline.catalog import Entry
-from pipeline.duplicate_detection import classify, find_spans
 from pipeline.errors import AudioError, CatalogError
 from pipeline.evaluation.conditions import (
     LONGEST_READ_S,
@@ -40,6 +39,7 @@ from pipeline.fingerprinting.peaks import Peaks
 from pipeline.matching.calibration import clip_threshold
 from pipeline.matching.search import RESOLVED_CONFIDENCE, find_matches
 from pipeline.matching.types import Library, Match, Query, Result, Shard
+from pipeline.overlap import classify, find_spans
 from pipeline.paths import Paths
 from pipeline.progress import OnProgress, shown
 from pipeline.store import Snapshot, Store
@@ -113,6 +113,7 @@ def evaluate(
     plan: Plan | None = None,
     surroundings: Surroundings | None = None,
     progress: bool | OnProgress = False,
+    stream: int | None = None,
 ) -> pa.Table:
     """Cut clips of the user's own songs, degrade them, and identify them.
 
@@ -133,6 +134,8 @@ def evaluate(
         Rooms and noise, as `pipeline.evaluation.conditions.make_surroundings` makes them; its defaults when ``None``.
     progress
         Whether to draw a bar, on a terminal or in a notebook; or a function that is called with each ``Progress``.
+    stream
+        Which audio stream of the songs, from 1; the default one of each when ``None``.
 
     Returns
     -------
@@ -150,7 +153,7 @@ def evaluate(
     entries = catalog.walk(paths)
     surroundings = surroundings or make_surroundings(seed=plan.seed)
     with shown(progress, "evaluate") as on_progress:
-        rows = _run_trials(entries, snapshot, query, plan, surroundings, on_progress)
+        rows = _run_trials(entries, snapshot, query, plan, surroundings, on_progress, stream)
     if not rows:
         raise CatalogError(
             f"{entries[0].path}: no clip could be cut: the songs are shorter than the clips, silent, or broken"
@@ -165,6 +168,7 @@ def _run_trials(
     plan: Plan,
     surroundings: Surroundings,
     on_progress: OnProgress,
+    stream: int | None,
 ) -> list[dict[str, object]]:
     """The rows of all clips of the songs that are drawn."""
     columns = ["song_id", "digest", "path", "duration_s", "album", "artist"]
@@ -179,7 +183,7 @@ def _run_trials(
         try:
             with catalog.local_copy(entry.path) as local:
                 song_id = known.get(catalog.digest(local))
-                samples, _ = decoding.read(local, RATE, stop_s=LONGEST_READ_S)
+                samples, _ = decoding.read(local, RATE, stop_s=LONGEST_READ_S, stream=stream)
         except (AudioError, CatalogError) as error:
             log.warning("%s", error)
             continue

@@ -64,7 +64,7 @@ LONE_VOTE = 0.2
 LOGIT_AT_FPR = {0.1: -3.58, 0.03: -1.94, 0.01: -0.68, 0.003: 1.37, 0.001: 2.5}
 # The weights are fitted in libraries of about so many songs. In one ten times as large chance gives more votes and a
 # higher response: the evidence above the background shrinks, of right candidates and of wrong ones alike.
-CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.6
+CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.3
 # Seconds of a clip, and by how much its logit must be higher. Music that shares a loop with a song shares it for
 # seconds; a clip so long is hardly ever less sure when it is right, except under voices and engines.
 LENGTH_PENALTY_S, LENGTH_PENALTY = (2.0, 5.0), (0.0, 1.0)

@@ -41,7 +41,7 @@ from pipeline.matching.verification import (
     read_responses,
 )
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
-from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, stretch_peaks
+from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, refine_match, stretch_peaks
 
 COARSE = SearchLevel(
     shifts=2,
@@ -117,30 +117,35 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
                     best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
     if changes := grid(query):
-        for i, samples in enumerate(clips):
-            votes = matches[i][0].votes if matches[i] else 0
-            if best[i] < RESOLVED_CONFIDENCE or votes < CLEAR_VOTES_PER_S * len(samples) / rate:
-                found = _changed_matches(samples, library, query, changes)
-                if found and found[0].votes > votes:
-                    matches[i] = found
+        return [_with_changes(*clip, library, query, changes) for clip in zip(clips, matches, best, strict=True)]
     if query.speed_range:
         for i, found in enumerate(matches):
             songs = library.constellations({match.song_id for match in found})
-            matches[i] = [
-                refine_speed(match, clips[i], songs[match.song_id], library.settings)
-                if match.pitch == match.speed
-                else match
-                for match in found
-            ]
+            matches[i] = [refine_speed(match, clips[i], songs[match.song_id], library.settings) for match in found]
     return matches
 
 
-def _changed_matches(samples: NDArray[np.float32], library: Library, query: Query, changes: Grid) -> list[Match]:
-    """Songs in a clip with another pitch or tempo, best first: a clip is searched as a short recording."""
+def _with_changes(
+    samples: NDArray[np.float32], found: list[Match], best: float, library: Library, query: Query, changes: Grid
+) -> list[Match]:
+    """The matches of a clip with exact pitch and tempo, or those of songs that are changed, if they have more votes.
+
+    Parameters
+    ----------
+    found, best
+        The matches at the songs' own pitch and tempo, and the confidence of the first.
+    """
     stretch = Stretch(samples, 0, library.settings)
-    found = find_alignments(stretch, library, changes, [], LOOP_SHARE, stretch_peaks(stretch))
-    matches = segments(traces(found), recording_threshold(query.false_positives))
-    return sorted(matches, key=lambda match: -match.confidence)
+    peaks = stretch_peaks(stretch)
+    votes = found[0].votes if found else 0
+    if best < RESOLVED_CONFIDENCE or votes < CLEAR_VOTES_PER_S * len(samples) / library.settings.sample_rate:
+        aligned = find_alignments(stretch, library, changes, [], LOOP_SHARE, peaks)
+        changed = segments(traces(aligned), recording_threshold(query.false_positives))
+        changed = sorted(changed, key=lambda match: -match.confidence)
+        if changed and changed[0].votes > votes:
+            return changed
+    songs = library.constellations({match.song_id for match in found})
+    return [refine_match(stretch, songs[match.song_id], match, peaks) for match in found]
 
 
 def speeds(speed_range: float) -> list[float]:
@@ -190,7 +195,7 @@ def verify(
     n_songs
         Songs in the library.
     """
-    chance_votes = background_votes(candidates)
+    chance_votes = _chance_votes(candidates, clip, songs)
     candidates = candidates[: level.filtered]
     placed = [_place(candidate, clip, songs) for candidate in candidates]
     responses = read_responses(placed, clip.masking())
@@ -221,6 +226,23 @@ def _without_shared_sounds(verified: list[VerifiedCandidate]) -> list[VerifiedCa
         return verified
     votes, peaks = most.candidate.votes / DOMINANT_VOTES, most.evidence.peaks / 2
     return [one for one in verified if one.candidate.votes > votes or one.evidence.peaks > peaks]
+
+
+def _chance_votes(candidates: Sequence[Candidate], clip: Clip, songs: Mapping[int, Peaks]) -> float:
+    """`background_votes` of the songs that are no version of the best one.
+
+    The median allows for some versions. Only where most songs have nearly as many votes as the best are they compared:
+    in a small library that holds a recording many times.
+    """
+    best: dict[int, Candidate] = {}
+    for candidate in candidates:
+        best.setdefault(candidate.song_id, candidate)
+    ranked = list(best.values())
+    near = [other for other in ranked[1:] if 2 * other.votes >= ranked[0].votes and other.song_id in songs]
+    if 2 * len(near) < len(ranked):
+        return background_votes(candidates)
+    versions = {other.song_id for other in near if compare(other, ranked[0], clip, songs)[0] >= VERSION_SHARE}
+    return background_votes([candidate for candidate in candidates if candidate.song_id not in versions])
 
 
 def _background(

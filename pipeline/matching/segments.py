@@ -42,6 +42,8 @@ STEADY_S = 0.05
 LONGEST_GAP_S = 20.0
 # A pitch so near the song's own is its own: a tenth of a bin at 500 Hz.
 OWN_PITCH = 0.001
+# A tempo so near the song's own is its own. In clips of 5 s one is measured within 0.1 %.
+OWN_TEMPO = 0.002
 # The least level with peaks counted by their weight. Noise leaves the loud peaks: at 0 and 5 dB one of a hundred
 # performances is below 0.66. What shares loops or a key with a song misses its loud peaks: 0.16 to 0.53.
 MIN_WEIGHTED_LEVEL = 0.6
@@ -168,8 +170,10 @@ def _continues(last: Match, match: Match) -> bool:
     return abs(match.song_start_s - expected_s) <= SAME_PLACE_S
 
 
-def _speed(song_s: float, clip_s: float) -> float:
-    return 1.0 if abs(song_s - clip_s) <= STEADY_S else song_s / clip_s
+def _speed(song_s: float, clip_s: float, exact: bool = False) -> float:
+    """Seconds of a song in a second of a clip; 1.0 if they hardly differ, and even less if they are exact."""
+    steady_s = min(STEADY_S, OWN_TEMPO * clip_s) if exact else STEADY_S
+    return 1.0 if abs(song_s - clip_s) <= steady_s else song_s / clip_s
 
 
 def is_plausible(trace: Trace) -> bool:
@@ -317,10 +321,10 @@ def to_match(span: Span) -> Match:
     trace, slots = span.trace, span.slots
     song_s = trace.song_s[slots]
     length_s = len(song_s) * SLOT_S
-    if trace.pitch is None or len(song_s) < 2:
-        speed = _speed(float(song_s[-1] - song_s[0]) + SLOT_S, length_s)
-    else:
-        speed = _speed(float(song_s[-1] - song_s[0]) * len(song_s) / (len(song_s) - 1), length_s)
+    speed = 1.0
+    if len(song_s) > 1:
+        played_s = float(song_s[-1] - song_s[0]) * len(song_s) / (len(song_s) - 1)
+        speed = _speed(played_s, length_s, exact=trace.pitch is not None)
     early_s = max(0.0, -float(song_s[0]))  # the song begins inside the first slot
     return Match(
         song_id=trace.song_id,

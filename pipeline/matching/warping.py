@@ -57,6 +57,8 @@ STEP_S, STEP_ROWS, ROW_COST = 3.0, 3, 15.0
 PATH_ROWS = 64
 # A path that stays so near a line is the line, which gives the tempo better.
 STRAIGHT_ROWS = 1.5
+# So often it is moved, each time by up to a frame at either end: the path of a short clip is up to two frames off.
+LINE_ROUNDS = 2
 # A match with fewer votes a second may be of the song's drums alone, at another tempo: there the search goes on. At its
 # own pitch and tempo a song has some 50, under noise 10.
 CLEAR_VOTES_PER_S = 8.0
@@ -178,37 +180,84 @@ def align_changed(stretch: Stretch, song: Peaks, group: Sequence[Fit], peaks: Se
     alignment = _along(stretch, song, song_id, pitch, path, anchors)
     if not segments.is_plausible(alignment.trace()):
         return alignment
-    start, stop = _span_rows(stretch, alignment)
-    inside = (path.row >= start) & (path.row <= stop)
-    if inside.sum() >= 2:
-        slope, at_0 = np.polyfit(path.row[inside], path.frame[inside], 1)
-        straight = _Path(path.row, at_0 + slope * path.row)
-        off = np.abs(straight.frame - path.frame)[inside] * ROWS_PER_FRAME / straight.tempo
-        if off.max() <= STRAIGHT_ROWS:
-            path = _refine_line(stretch, song, pitch, straight, inside)
-            alignment = _along(stretch, song, song_id, pitch, path, anchors)
+    ends = np.array(_span_rows(stretch, alignment))
+    if straight := _straight(path, ends):
+        path = _refine_line(stretch, song, pitch, straight, ends)
+        alignment = _along(stretch, song, song_id, pitch, path, anchors)
     return alignment
+
+
+def _straight(path: _Path, ends: NDArray[np.float64]) -> _Path | None:
+    """The line that a path is between two rows; None if it bends there."""
+    inside = (path.row >= ends[0]) & (path.row <= ends[1])
+    if inside.sum() < 2:
+        return _Path(ends, path.frame_at(ends))
+    slope, at_0 = np.polyfit(path.row[inside], path.frame[inside], 1)
+    off = np.abs(at_0 + slope * path.row - path.frame)[inside] * (ROWS_PER_FRAME / slope)
+    return _Path(ends, at_0 + slope * ends) if off.max() <= STRAIGHT_ROWS else None
 
 
 def refine_alignment(stretch: Stretch, song: Peaks, found: Alignment, peaks: Sequence[ExactPeaks]) -> Alignment:
     """An alignment that was found at the song's own pitch and tempo, with the exact ones if it matches as well then."""
-    start, stop = _span_rows(stretch, found)
-    size = WINDOW_S / stretch.settings.frame_s * ROWS_PER_FRAME
-    n_windows = max(1, round((stop - start) / size))
-    rows_per_slot = SLOT_S / stretch.settings.frame_s * ROWS_PER_FRAME
-    lead_s = stretch.clip.lead / stretch.settings.sample_rate
-    fits = []
-    for row in start + (np.arange(n_windows) + 0.5) * (stop - start) / n_windows:
-        second = np.interp(row / rows_per_slot, np.arange(len(found.song_s)), found.song_s)
-        frame = float((second - lead_s) / stretch.settings.frame_s)
-        change = Change(found.speed, found.speed)
-        fits.append(fit(stretch, song, ChangedCandidate(found.song_id, change, float(row) * ROW_TICKS, frame, 0)))
-    groups = performances(fits)
-    if not groups:
+    refined = _align_along(stretch, song, found.song_id, found.speed, _span_rows(stretch, found), found.song_s, peaks)
+    if refined is None:
         return found
-    refined = dataclasses.replace(align_changed(stretch, song, groups[0], peaks), searched=found.searched)
+    refined = dataclasses.replace(refined, searched=found.searched)
     as_well = segments.is_plausible(refined.trace()) and refined.best_span().score >= found.best_span().score
     return refined if as_well else dataclasses.replace(found, pitch=refined.pitch)
+
+
+def refine_match(stretch: Stretch, song: Peaks, match: Match, peaks: Sequence[ExactPeaks]) -> Match:
+    """The match of a clip with its exact pitch and tempo; unchanged if the clip does not sound like the song there.
+
+    Parameters
+    ----------
+    stretch
+        The whole clip.
+    """
+    n_slots = -(-len(stretch.samples) // round(SLOT_S * stretch.settings.sample_rate))
+    slots = np.arange(n_slots, dtype=np.float64) * SLOT_S
+    song_s = match.song_start_s + (slots - match.clip_start_s) * match.speed
+    rows_per_s = ROWS_PER_FRAME / stretch.settings.frame_s
+    span = match.clip_start_s * rows_per_s, match.clip_end_s * rows_per_s
+    refined = _align_along(stretch, song, match.song_id, match.speed, span, song_s, peaks)
+    if refined is None or not segments.is_plausible(refined.trace()):
+        return match
+    exact = segments.to_match(refined.best_span())
+    return dataclasses.replace(match, speed=exact.speed, pitch=exact.pitch)
+
+
+def _align_along(
+    stretch: Stretch,
+    song: Peaks,
+    song_id: int,
+    speed: float,
+    span: tuple[float, float],
+    song_s: NDArray[np.float64],
+    peaks: Sequence[ExactPeaks],
+) -> Alignment | None:
+    """A song aligned near the line on which it was found, with its pitch and tempo there; None if nothing fits.
+
+    Parameters
+    ----------
+    speed
+        Of the song on the line.
+    span
+        First and last row in which the song plays.
+    song_s
+        ``(n_slots,)``, the song's second on the line at the start of each slot.
+    """
+    start, stop = span
+    rows_per_s = ROWS_PER_FRAME / stretch.settings.frame_s
+    n_windows = max(1, round((stop - start) / (WINDOW_S * rows_per_s)))
+    rows = start + (np.arange(n_windows) + 0.5) * (stop - start) / n_windows
+    seconds = np.interp(rows / (SLOT_S * rows_per_s), np.arange(len(song_s)), song_s)
+    frames = (seconds - stretch.clip.lead / stretch.settings.sample_rate) / stretch.settings.frame_s
+    change = Change(speed, speed)
+    places = zip(rows.tolist(), frames.tolist(), strict=True)
+    candidates = [ChangedCandidate(song_id, change, row * ROW_TICKS, frame, 0) for row, frame in places]
+    groups = performances([fit(stretch, song, one) for one in candidates])
+    return align_changed(stretch, song, groups[0], peaks) if groups else None
 
 
 def _span_rows(stretch: Stretch, alignment: Alignment) -> tuple[float, float]:
@@ -321,23 +370,22 @@ def _vertex(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     return float(x[best] + (x[1] - x[0]) * (np.clip((before - after) / (2 * bend), -1, 1) if bend < 0 else 0.0))
 
 
-def _refine_line(stretch: Stretch, song: Peaks, pitch: float, path: _Path, inside: NDArray[np.bool_]) -> _Path:
-    """The line near a straight path, with the highest response: both of its ends moved by up to a frame."""
+def _refine_line(stretch: Stretch, song: Peaks, pitch: float, line: _Path, ends: NDArray[np.float64]) -> _Path:
+    """The line near this one with the highest response between two rows: it is moved at both of them."""
     n_rows, n_bins = stretch.response.shape
-    ends = path.row[inside][[0, -1]]
-    row = path.row_at(song.frame)
-    near = (row >= ends[0]) & (row <= ends[1])
-    share = (row[near] - ends[0]) / (ends[1] - ends[0])
-    bins = np.minimum(np.rint(song.bin[near] * pitch).astype(np.int64), n_bins - 1)
     moves = np.arange(-2, 2.1, 0.5)
     first, last = (axis.ravel()[:, None] for axis in np.meshgrid(moves, moves, indexing="ij"))
-    moved = np.rint(row[near] + first * (1 - share) + last * share).astype(np.int64)
-    sums = stretch.response[np.clip(moved, 0, n_rows - 1), bins].sum(axis=1)
-    good = np.exp((sums - sums.max()) / max(float(sums.max()), 1.0) * 50)  # the middle of a flat maximum
-    start, stop = (float((axis[:, 0] * good).sum() / good.sum()) for axis in (first, last))
-    frames = path.frame_at(ends)
-    slope = (frames[1] - frames[0]) / (ends[1] + stop - ends[0] - start)
-    return _Path(path.row, frames[0] + slope * (path.row - ends[0] - start))
+    for _ in range(LINE_ROUNDS):
+        row = line.row_at(song.frame)
+        near = (row >= ends[0]) & (row <= ends[1])
+        share = (row[near] - ends[0]) / (ends[1] - ends[0])
+        bins = np.minimum(np.rint(song.bin[near] * pitch).astype(np.int64), n_bins - 1)
+        moved = np.rint(row[near] + first * (1 - share) + last * share).astype(np.int64)
+        sums = stretch.response[np.clip(moved, 0, n_rows - 1), bins].sum(axis=1)
+        good = np.exp((sums - sums.max()) / max(float(sums.max()), 1.0) * 50)  # the middle of a flat maximum
+        by = np.array([float((axis[:, 0] * good).sum() / good.sum()) for axis in (first, last)])
+        line = _Path(ends + by, line.frame_at(ends))
+    return line
 
 
 def _along(

@@ -106,15 +106,23 @@ def edit_songs(
     written, replaced
         New files, which belong to no version until they are committed, and those that they take the place of.
     """
+    values: dict[str, dict[int, Any]] = {}
+    for song_id, columns in changes.items():
+        for name, value in columns.items():
+            values.setdefault(name, {})[song_id] = value
+    wanted = np.array(sorted(changes), np.int32)
     written, replaced = [], []
-    wanted = pa.array(sorted(changes), pa.int32())
-    for file in version.files if changes else ():
-        rows = read_songs(location, version.only(file))
-        edited = pc.is_in(rows["song_id"], wanted)
-        if pc.any(edited).as_py():
-            new = [row | changes[row["song_id"]] for row in rows.filter(edited).to_pylist()]
-            kept = rows.filter(pc.invert(edited))
-            written.append(write_songs(location, pa.concat_tables([kept, pa.Table.from_pylist(new, rows.schema)])))
+    for file in version.files:
+        if not _any_between(wanted, file.low.get("song_id", 0), file.high.get("song_id", LARGEST_ID)):
+            continue
+        rows = edited = read_songs(location, version.only(file))
+        for name, of_songs in values.items():
+            field, column = rows.schema.field(name), rows.schema.get_field_index(name)
+            place = pc.index_in(rows["song_id"], pa.array(of_songs, pa.int32())).combine_chunks()
+            new = pa.array(of_songs.values(), field.type).take(place)
+            edited = edited.set_column(column, field, pc.if_else(pc.is_valid(place), new, rows[name].combine_chunks()))
+        if not edited.equals(rows):
+            written.append(write_songs(location, edited))
             replaced.append(file)
     return written, replaced
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigMismatch, ParameterError, StoreError
@@ -27,7 +26,7 @@ from pipeline.store.repair import Repair
 from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS, TAGS
 from pipeline.store.snapshot import Snapshot
 from pipeline.store.song_paths import Found, FoundFile
-from pipeline.store.songs import edit_songs, read_songs, write_songs
+from pipeline.store.songs import edit_songs, read_songs
 from pipeline.store.staging import FOLDER as STAGING
 from pipeline.store.staging import Manifest
 from pipeline.store.storage import TEMPORARY, Location
@@ -318,23 +317,12 @@ class Store:
         int
             How many of them were indexed.
         """
-        wanted = pa.array(sorted(set(song_ids)), pa.int32())
-        removed = 0
+        wanted = set(song_ids)
 
-        def mark(rows: pa.Table) -> pa.Table:
-            nonlocal removed
-            marked = pc.and_(pc.is_in(rows["song_id"], wanted), pc.equal(rows["status"], INDEXED))
-            removed += pc.sum(marked).as_py() or 0
-            status = pc.if_else(marked, REMOVED, rows["status"])
-            return rows.set_column(rows.schema.get_field_index("status"), rows.schema.field("status"), status)
+        def marked(songs: delta_log.Version) -> dict[int, dict[str, Any]]:
+            return {song_id: {"status": REMOVED} for song_id in self._indexed(songs) if song_id in wanted}
 
-        def start() -> Callable[[pa.Table], pa.Table]:
-            nonlocal removed
-            removed = 0
-            return mark
-
-        self._edit_songs(wanted, start)
-        return removed
+        return len(self._edit_songs(marked))
 
     def update(self, song_ids: Sequence[int], values: Mapping[str, Sequence[Any]]) -> int:
         """Change tags or paths of songs; postings stay as they are.
@@ -360,33 +348,19 @@ class Store:
             raise ParameterError(f"column {fixed[0]!r} cannot be changed; these can: {', '.join(EDITABLE)}")
         if any(len(column) != len(song_ids) for column in values.values()) or len(set(song_ids)) != len(song_ids):
             raise ParameterError(f"give one value of each column for each of {len(song_ids)} different songs")
-        wanted = pa.array(song_ids, pa.int32())
-        schema = SCHEMAS[SONGS]
-        columns = {name: pa.array(column, schema.field(name).type) for name, column in values.items()}
-        changed = 0
+        rows = zip(*values.values(), strict=True) if values else [()] * len(song_ids)
+        new = {song_id: dict(zip(values, row, strict=True)) for song_id, row in zip(song_ids, rows, strict=True)}
 
-        def change(rows: pa.Table) -> pa.Table:
-            nonlocal changed
-            place = pc.index_in(rows["song_id"], wanted)
-            known = pc.is_valid(place)
-            changed += pc.sum(pc.and_(known, pc.equal(rows["status"], INDEXED))).as_py() or 0
-            for name, column in columns.items():
-                new = pc.if_else(known, column.take(place.combine_chunks()), rows[name])
-                rows = rows.set_column(rows.schema.get_field_index(name), schema.field(name), new)
-            return rows
+        def changed(songs: delta_log.Version) -> dict[int, dict[str, Any]]:
+            return {song_id: new[song_id] for song_id in self._indexed(songs) if song_id in new}
 
-        def start() -> Callable[[pa.Table], pa.Table]:
-            nonlocal changed
-            changed = 0
-            return change
-
-        self._edit_songs(wanted, start)
-        return changed
+        return len(self._edit_songs(changed))
 
     def accept(self, groups: Sequence[Collection[int]]) -> None:
         """Remember of some groups of songs that they are to stay, with the files that each song has now."""
-        for songs in delta_log.attempts(self._location, SONGS):
-            wanted = {song_id for group in groups for song_id in group}
+        wanted = {song_id for group in groups for song_id in group}
+
+        def marked(songs: delta_log.Version) -> dict[int, dict[str, Any]]:
             columns = read_songs(self._location, songs, ["song_id", "digest", "other_paths", "accepted"])
             rows = {row["song_id"]: row for row in columns.to_pylist() if row["song_id"] in wanted}
             changes: dict[int, dict[str, Any]] = {}
@@ -398,25 +372,33 @@ class Store:
                     if entry not in (row["accepted"] or ()):
                         row["accepted"] = [*(row["accepted"] or ()), entry]
                         changes[row["song_id"]] = {"accepted": row["accepted"]}
-            written, replaced = edit_songs(self._location, songs, changes)
-            if not written or self._commit_edited_songs(songs, written, replaced):
-                return
+            return changes
 
-    def _edit_songs(self, song_ids: pa.Array, start: Callable[[], Callable[[pa.Table], pa.Table]]) -> None:
-        """Rewrite the files of the songs table that have one of these songs, in one commit."""
+        self._edit_songs(marked)
+
+    def _indexed(self, songs: delta_log.Version) -> list[int]:
+        """The songs of a version that are neither removed nor unfinished."""
+        rows = read_songs(self._location, songs, ["song_id", "status"])
+        indexed: list[int] = rows.filter(pc.equal(rows["status"], INDEXED))["song_id"].to_pylist()
+        return indexed
+
+    def _edit_songs(
+        self, decide: Callable[[delta_log.Version], dict[int, dict[str, Any]]]
+    ) -> dict[int, dict[str, Any]]:
+        """Change columns of some songs in one commit: what is decided on one version, and again if it is not the last.
+
+        Returns
+        -------
+        dict
+            By song id, the columns that were changed.
+        """
+        changes: dict[int, dict[str, Any]] = {}
         for songs in delta_log.attempts(self._location, SONGS):
-            edit = start()
-            replaced, written = [], []
-            for file in songs.files:
-                rows = read_songs(self._location, songs.only(file))
-                if not pc.any(pc.is_in(rows["song_id"], song_ids)).as_py():
-                    continue
-                edited = edit(rows)
-                if not edited.equals(rows):
-                    replaced.append(file)
-                    written.append(write_songs(self._location, edited))
+            changes = decide(songs)
+            written, replaced = edit_songs(self._location, songs, changes)
             if not replaced or self._commit_edited_songs(songs, written, replaced):
-                return
+                break
+        return changes
 
     def _commit_edited_songs(
         self, songs: delta_log.Version, written: Sequence[delta_log.DataFile], replaced: Sequence[delta_log.DataFile]
