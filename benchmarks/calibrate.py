@@ -11,7 +11,7 @@ no song that its library holds under another name.
 To the clips of a set are added excerpts of `EXCERPTS_S` of its songs, `--hard` sounds of each kind of
 `benchmarks.hard_negatives`, and clips of `--editions` of its songs (`benchmarks.editions`).
 
-1. `CLIP_TERMS` are fitted to the best candidate of each search, coarse or fine.
+1. `CLIP_TERMS` are fitted to the best candidate of each search, coarse or dense.
 2. `SUPPORT_TERMS` are fitted to what these name: the hard sounds, against the right answers.
 3. `VERSION_TERMS` are fitted to the clips of editions.
 4. `LOGIT_AT_FPR` are the logits that each share of out-of-library clips and hard sounds reaches in the cascade of both
@@ -52,7 +52,7 @@ from pipeline.matching.calibration import (
     length_penalty,
 )
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, FINE, RESOLVED_CONFIDENCE, compare, verify
+from pipeline.matching.search import COARSE, DENSE, RESOLVED_CONFIDENCE, compare, verify
 from pipeline.matching.voting import find_candidates
 from tests.fakes import MemoryLibrary
 
@@ -68,7 +68,7 @@ SUPPORT_RIGHT = 10.0  # right answers weigh so many times as much as hard sounds
 LIBRARY: MemoryLibrary  # of each worker process
 
 Searched = list[list[list[VerifiedCandidate]]]
-"""The candidates of a clip with its own song, and without it if it has one; of the coarse search, and of the fine."""
+"""The candidates of a clip with its own song, and without it if it has one; of the coarse search, and of the dense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +151,16 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchedClip:
-    """A clip, with its song or out of the library, and its candidates in the coarse and the fine search."""
+    """A clip, with its song or out of the library, and its candidates in the coarse and the dense search."""
 
     clip: LabelledClip
     out_of_library: bool
     searches: tuple[Candidates, Candidates]
 
     def best(self, weights: Weights) -> tuple[float, bool]:
-        """The best candidate of the cascade: of the coarse search if it resolves the clip, else of the fine one."""
-        coarse, fine = (found.best(weights) for found in self.searches)
-        return coarse if confidence(coarse[0]) >= RESOLVED_CONFIDENCE else fine
+        """The best candidate of the cascade: of the coarse search if it resolves the clip, else of the dense one."""
+        coarse, dense = (found.best(weights) for found in self.searches)
+        return coarse if confidence(coarse[0]) >= RESOLVED_CONFIDENCE else dense
 
 
 def read_clips(folder: str, n_hard: int) -> list[LabelledClip]:
@@ -198,7 +198,7 @@ def search_clip(task: tuple[LabelledClip, int | None]) -> Searched:
     settings = LIBRARY.settings
     clip = Clip(labelled.samples(settings.sample_rate), settings)
     searched: Searched = [[] for _ in range(1 if song_id is None else 2)]
-    for level in (COARSE, FINE):
+    for level in (COARSE, DENSE):  # the fine search between them has the same terms
         (found,) = find_candidates([clip.query_hashes(level)], LIBRARY, level.candidates)
         for candidates, hidden in zip(searched, (None, song_id), strict=False):
             some = [one for one in found if one.song_id != hidden]
@@ -220,10 +220,10 @@ def search_editions(task: tuple[int, str]) -> list[VersionComparison]:
     for clips in editions.clips_of(pair, rng).values():
         for id_, samples in zip(editions.PAIR, clips, strict=True):
             clip = Clip(samples, library.settings)
-            (found,) = find_candidates([clip.query_hashes(FINE)], library, FINE.candidates)
+            (found,) = find_candidates([clip.query_hashes(DENSE)], library, DENSE.candidates)
             songs = library.constellations({one.song_id for one in found})
             best: dict[int, VerifiedCandidate] = {}
-            for one in sorted(verify(clip, found, songs, FINE, library.n_songs), key=lambda one: -one.logit):
+            for one in sorted(verify(clip, found, songs, DENSE, library.n_songs), key=lambda one: -one.logit):
                 best.setdefault(one.candidate.song_id, one)
             first, second = best.get(id_), best.get(sum(editions.PAIR) - id_)
             if first and second:
@@ -261,9 +261,9 @@ def gather(folder: str, effort: Effort, keep: str | None) -> tuple[list[Searched
         return Candidates(_rows(CLIP_TERMS, candidates), _rows(SUPPORT_TERMS, candidates), songs, right)
 
     searched = [
-        SearchedClip(clip, bool(hidden) or not clip.track, (labelled(clip, coarse), labelled(clip, fine)))
+        SearchedClip(clip, bool(hidden) or not clip.track, (labelled(clip, coarse), labelled(clip, dense)))
         for clip, both in zip(clips, found, strict=True)
-        for hidden, (coarse, fine) in enumerate(both)
+        for hidden, (coarse, dense) in enumerate(both)
     ]
     return searched, compared
 

@@ -48,6 +48,7 @@ LARGE_MEMORY = Target("memory of that process, shared with nothing, MB", 400, 20
 LARGE_BATCH_MEMORY = Target("the same, of one that identifies 1,000 clips", 800, 400, "{:.0f}")
 LARGE_COARSE = Target("one 5 s clip, open store, coarse, CPU ms", 100, 40, "{:.0f}")
 LARGE_FINE = Target("the same, with fine", 400, 150, "{:.0f}")
+LARGE_DENSE = Target("the same, with fine and dense, for a clip that stays unknown", 400, 150, "{:.0f}")
 LARGE_BATCH = Target("each clip of the set, in batches, CPU ms", 100, 50, "{:.0f}")
 LARGE_BYTES = Target("bytes a posting, directory included", 4.4, 3.5)
 LARGE_MB_AN_HOUR = Target("MB an hour of audio, in all", 2.5, 2.0)

@@ -74,8 +74,8 @@ def find(paths: Paths) -> Found:
         A file or folder, or several of them, local or as fsspec URLs. A folder is searched recursively: files with one
         of the suffixes in `pipeline.audio.formats.SUFFIXES` (upper or lower case) are taken, all others are counted. A
         file given by itself is taken whatever its suffix, unless its first bytes are those of something else: decoders
-        know more formats than we do. Among paths that lead to audio, one that does not (a cover image that a shell's
-        ``*`` names) is a warning.
+        know more formats than we do. Among paths that lead to audio, one that does not (a cover image or a broken link
+        that a shell's ``*`` names) is a warning.
 
     Returns
     -------
@@ -226,10 +226,12 @@ def _local(path: str, passed_over: Counter[str]) -> list[Entry]:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
+        if os.path.islink(path):
+            raise _NoAudio(f"{printable_path(path)}: a link that leads nowhere") from None
         raise CatalogError(f"{printable_path(path)}: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISDIR(status.st_mode):
         if not stat.S_ISREG(status.st_mode):
-            raise CatalogError(f"{printable_path(path)}: a pipe, socket or device; only regular files are read")
+            raise _NoAudio(f"{printable_path(path)}: a pipe, socket or device; only regular files are read")
         if not _has_suffix(path) and not _looks_like_audio(path):
             raise _NoAudio(f"{printable_path(path)}: not an audio file; give one, or a folder that holds some")
         return [Entry(path, status.st_size, status.st_mtime_ns)]

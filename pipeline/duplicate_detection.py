@@ -44,6 +44,7 @@ from pipeline.overlap import (
     overlap,
 )
 from pipeline.store import Snapshot, Store
+from pipeline.store.schema import PART
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def duplicates(store: Store | Snapshot, speed_range: float = 0.0) -> pa.Table:
     copies = _groups([(pair.song_id, pair.other_id) for pair in pairs if pair.kind != COMMON])
     copies = {song_id: song_id for song_id, song in songs.items() if song["other_paths"]} | copies
     parts = _groups([(pair.song_id, pair.other_id) for pair in pairs if pair.kind == COMMON])
-    accepted = _accepted(copies, songs, files=True) | {-group for group in _accepted(parts, songs, files=False)}
+    accepted = _accepted(copies, songs) | {-group for group in _accepted(parts, songs, PART)}
     rows = [
         _pair_row(pair, songs, -parts[pair.song_id] if pair.kind == COMMON else copies[pair.song_id])
         for pair in _spanning_pairs(pairs, copies)
@@ -230,30 +231,32 @@ def accept(store: Store, groups: Iterable[int], found: pa.Table) -> None:
         If there is no such group.
     """
     rows = found.select(["group", "song_id", "other_id"]).to_pylist()
-    chosen = []
+    copies: list[set[int]] = []
+    parts: list[set[int]] = []
     for group in groups:
         songs = {row[name] for row in rows if row["group"] == group for name in ("song_id", "other_id")}
         if not songs:
             raise ParameterError(f"there is no group {group}; `songprint duplicates` lists them")
-        chosen.append(songs)
-    store.accept(chosen)
+        (parts if group < 0 else copies).append(songs)
+    store.accept(copies, parts)
 
 
-def _accepted(groups: Mapping[int, int], songs: Mapping[int, Mapping[str, Any]], *, files: bool) -> set[int]:
+def _accepted(groups: Mapping[int, int], songs: Mapping[int, Mapping[str, Any]], kind: str = "") -> set[int]:
     """The groups whose songs were all accepted together.
 
     Parameters
     ----------
     groups
         By song id.
-    files
-        Whether a song that has got more files since then is another one.
+    kind
+        What their tokens begin with: nothing, or `PART`. A copy that has got more files since then is another one.
     """
     common: dict[int, set[str]] = {}
     for song_id, group in groups.items():
-        n_files = len(songs[song_id]["other_paths"] or ()) if files else 0
+        n_files = 0 if kind == PART else len(songs[song_id]["other_paths"] or ())
         split = (text.rpartition(":") for text in songs[song_id]["accepted"] or ())
-        tokens = {token for token, _, had in split if had.isdecimal() and n_files <= int(had)}
+        of_kind = ((token, had) for token, _, had in split if token.startswith(PART) == (kind == PART))
+        tokens = {token for token, had in of_kind if had.isdecimal() and n_files <= int(had)}
         common[group] = common.get(group, tokens) & tokens
     return {group for group, tokens in common.items() if tokens}
 

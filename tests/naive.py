@@ -118,3 +118,17 @@ def best_span_score(scores, gap):
 def shared_frames(song: list[tuple[int, int]], clip: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The frames at which a song and a clip, lists of hash and frame, have the same hash: all pairs, sorted."""
     return sorted((at, clip_at) for hash_, at in song for clip_hash, clip_at in clip if hash_ == clip_hash)
+
+
+def pairs_at_speed(postings: list[tuple[int, int, int]], speed: float) -> list[tuple[int, int, int]]:
+    """Of postings (hash, song, offset) the pairs of songs that agree when the first plays faster, and the distance."""
+    pairs = []
+    for hash_, song, offset in postings:
+        anchor, aside, ahead = hash_ >> 13, (hash_ >> 5 & 255) - 127, (hash_ & 31) + 1
+        faster = round(anchor * speed)
+        aside = round((anchor + aside) * speed) - faster
+        ahead = max(round(ahead / speed), 1)
+        if faster < 1024 and abs(aside) <= 127:
+            scaled = faster << 13 | aside + 127 << 5 | ahead - 1
+            pairs += [(song, b, at - round(offset / speed)) for h, b, at in postings if h == scaled and b != song]
+    return pairs

@@ -93,12 +93,15 @@ def test_what_is_no_audio_is_passed_over_with_a_warning_when_other_paths_are(
 ) -> None:
     (tmp_path / "cover.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF\x00")
     (tmp_path / "scans").mkdir()
-    assert [entry.path for entry in walk([str(tmp_path / "cover.jpg"), str(tmp_path / "scans"), str(song)])] == [
-        str(song)
-    ]
+    (tmp_path / "broken.flac").symlink_to(tmp_path / "deleted.flac")
+    os.mkfifo(tmp_path / "pipe.wav")
+    given = [str(tmp_path / name) for name in ("cover.jpg", "scans", "broken.flac", "pipe.wav")]
+    assert [entry.path for entry in walk([*given, str(song)])] == [str(song)]
     assert [message.partition(": ")[2] for message in caplog.messages] == [
         "not an audio file; give one, or a folder that holds some",
         "no audio file in this folder",
+        "a link that leads nowhere",
+        "a pipe, socket or device; only regular files are read",
     ]
     with pytest.raises(CatalogError, match="No such file"):
         walk([str(song), str(tmp_path / "mistyped.flac")])

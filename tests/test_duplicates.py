@@ -6,18 +6,25 @@ import itertools
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import pipeline
 from jobs.cli import run
 from pipeline import Store
 from pipeline.audio.resampling import at_speed
-from pipeline.duplicate_detection import Pair, _spanning_pairs, duplicates
+from pipeline.duplicate_detection import HALF_RANGE, SONG_MASK, Pair, _keys_at_speed, _spanning_pairs, duplicates
 from pipeline.errors import ParameterError
-from pipeline.overlap import COMMON, EXCERPT, IDENTICAL, SAME, SHIFTED, Overlap, Span, classify
+from pipeline.fingerprinting.landmarks import Postings
+from pipeline.overlap import CELL_BITS, COMMON, EXCERPT, IDENTICAL, SAME, SHIFTED, Overlap, Span, classify
 from pipeline.simulation import encoding, music
+from pipeline.store import Snapshot
+from tests import naive
 
 RATE = music.SAMPLE_RATE
 
@@ -143,20 +150,23 @@ def test_songs_with_a_jingle_in_common_can_be_accepted_until_another_one_has_it(
     songs = {Path(row["path"]).name: row["path"] for row in store.snapshot().songs(["path"]).to_pylist()}
     mine = Store.create(str(tmp_path / "store"))
     encoding.write(tmp_path / "part.flac", music.song(13, 50.0)[: 12 * RATE])  # of one song, without its jingle
-    pipeline.index([songs["jingle and 13.flac"], songs["jingle and 14.flac"], str(tmp_path / "part.flac")], mine)
-    common, part = sorted(duplicates(mine).to_pylist(), key=lambda row: row["group"])
-    assert (common["kind"], part["kind"]) == (COMMON, EXCERPT)
+    fourteen = np.concatenate([music.song(100, 50.0)[: 9 * RATE], music.song(14, 50.0)[: 40 * RATE]])
+    encoding.write(tmp_path / "14.ogg", fourteen)
+    paths = [songs["jingle and 13.flac"], songs["jingle and 14.flac"], *map(str, tmp_path.glob("*.*"))]
+    pipeline.index(paths, mine)
+    common, _, *others = sorted(duplicates(mine).to_pylist(), key=lambda row: row["group"])
+    assert (common["kind"], {row["kind"] for row in others}) == (COMMON, {EXCERPT, SAME})
     assert run(["duplicates", "--store", mine.url, "--quiet", "--accept", str(common["group"])]) == 0
-    assert duplicates(mine).to_pylist() == [part]
+    assert sorted(duplicates(mine).to_pylist(), key=lambda row: row["group"]) == others
 
     shutil.copy(songs["jingle and 14.flac"], tmp_path / "copy.flac")
     pipeline.index([str(tmp_path / "copy.flac")], mine)
-    assert sorted(row["kind"] for row in duplicates(mine).to_pylist()) == [EXCERPT, IDENTICAL]
+    assert sorted(row["kind"] for row in duplicates(mine).to_pylist()) == [EXCERPT, IDENTICAL, SAME]
 
     jingle = music.song(100, 50.0)[: 9 * RATE]
     encoding.write(tmp_path / "jingle and 15.flac", np.concatenate([jingle, music.song(15, 30.0)]))
     pipeline.index([str(tmp_path / "jingle and 15.flac")], mine)
-    assert [row["group"] for row in duplicates(mine).to_pylist() if row["kind"] == COMMON] == [common["group"]] * 2
+    assert [row["group"] for row in duplicates(mine).to_pylist() if row["kind"] == COMMON] == [common["group"]] * 3
 
 
 def test_a_recording_at_another_speed_is_found_and_measured(store: Store, tmp_path: Path) -> None:
@@ -181,6 +191,30 @@ def test_a_recording_at_another_speed_is_found_and_measured(store: Store, tmp_pa
     assert sides["1.flac"] == pytest.approx((12, 32), abs=1.0)
     with pytest.raises(ParameterError, match="speed_range is 50"):
         duplicates(mine, speed_range=50.0)
+
+
+LANDMARKS = st.tuples(st.sampled_from([8, 9, 150, 151, 157, 1023]), st.integers(-1, 1), st.sampled_from([1, 2, 11, 12]))
+
+
+@given(
+    landmarks=st.lists(st.tuples(LANDMARKS, st.integers(1, 4), st.integers(0, 400)), max_size=40),
+    cuts=st.sets(st.integers(0, 39), max_size=3),
+    speed=st.sampled_from([1.0, 1.005, 1.02, 1.05, 1.2]),
+)
+@example(landmarks=[((9, 0, 11), 2, 50), ((9, 0, 12), 1, 100)], cuts={1}, speed=1.05)  # one bin in two parts
+def test_hashes_meet_those_of_songs_that_play_faster(landmarks: Any, cuts: set[int], speed: float) -> None:
+    postings = sorted((bin_ << 13 | aside + 127 << 5 | ahead - 1, *at) for (bin_, aside, ahead), *at in landmarks)
+    rows = np.array(postings, np.int32).reshape(-1, 3)
+    hashes = sorted({postings[cut][0] for cut in cuts if cut < len(postings)})  # where parts begin
+    edges = np.searchsorted(rows[:, 0], [0, *hashes, 1 << 30])
+    parts = [Postings(*rows[low:high].T) for low, high in itertools.pairwise(edges.tolist())]
+    snapshot = cast(Snapshot, SimpleNamespace(sweep=lambda: iter(parts)))
+    found = np.concatenate([np.zeros(0, np.int64), *_keys_at_speed(snapshot, speed, 10_000)])
+    expected = [
+        (song, other, distance + HALF_RANGE >> CELL_BITS)
+        for song, other, distance in naive.pairs_at_speed(postings, speed)
+    ]
+    assert sorted((key >> 42, key >> 21 & SONG_MASK, key & SONG_MASK) for key in found.tolist()) == sorted(expected)
 
 
 def test_repeats_of_a_pair_are_one_row_with_its_spans(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline import Store
 from pipeline.fingerprinting.settings import Settings
 from pipeline.matching.calibration import CLIP_TERMS, SUPPORT_TERMS, logit
 from pipeline.matching.clip import Clip, too_little_to_tell
-from pipeline.matching.search import COARSE, FINE, find_matches, search
+from pipeline.matching.search import COARSE, DENSE, FINE, find_matches, search
 from pipeline.matching.types import Query
 from pipeline.simulation import encoding, music
 from tests.fakes import MemoryLibrary
@@ -49,7 +49,7 @@ def test_short_excerpts_keep_their_names(library: MemoryLibrary) -> None:
 
 def test_what_is_compared_limits_the_log_odds(library: MemoryLibrary) -> None:
     tone = hard_negatives.clip_of("tone", 1)
-    for level in (COARSE, FINE):
+    for level in (COARSE, FINE, DENSE):
         for one in search([Clip(tone, SETTINGS)], library, level)[0]:
             assert one.logit == min(logit(CLIP_TERMS, one), logit(SUPPORT_TERMS, one))
     (sure,) = search([Clip(excerpt(3, 20.0, 5.0), SETTINGS)], library, COARSE)

@@ -17,7 +17,7 @@ from pipeline.fingerprinting.settings import LEVEL_DB, Settings
 from pipeline.matching import voting
 from pipeline.matching.calibration import LOGIT_AT_FPR, clip_threshold, confidence
 from pipeline.matching.clip import Clip
-from pipeline.matching.search import COARSE, FINE, find_matches, search
+from pipeline.matching.search import COARSE, DENSE, FINE, find_matches, search
 from pipeline.matching.types import Query
 from pipeline.matching.verification import (
     LEVEL_STEP,
@@ -193,6 +193,20 @@ def test_a_noisy_room_does_not_hide_a_song(library):
     clips = [acoustics.recording(excerpt(song_id, 9.0, 5), 5.0, song_id, RATE) for song_id in (2, 3, 4, 5, 6)]
     found = find_matches(clips, library, Query())
     assert [matches[0].song_id for matches in found] == [2, 3, 4, 5, 6]
+
+
+def test_the_dense_search_finds_the_place_of_a_song_under_voices(library):
+    """At 10 dB below voices: with 100 peaks a second and 10 targets the place comes first in 8 of 12 clips."""
+    first = []
+    for song_id in range(1, SONGS + 1):
+        for start_s in (9.0, 20.0):
+            clip = excerpt(song_id, start_s, 5.0)
+            voices = acoustics.babble(len(clip), np.random.default_rng([song_id, int(start_s)]), RATE)
+            voices *= np.float32(np.sqrt(10 * np.square(clip).mean() / np.square(voices).mean()))
+            (candidates,) = find_candidates([Clip(clip + voices, SETTINGS).query_hashes(DENSE)], library, 10)
+            in_song_s = candidates[0].delta * SETTINGS.frame_s / TICKS + SETTINGS.window / 2 / RATE
+            first.append(candidates[0].song_id % SONGS == song_id % SONGS and abs(in_song_s - start_s) < 0.1)
+    assert sum(first) >= 10
 
 
 def test_a_recording_that_the_library_has_twice_is_reported_twice(library):
@@ -436,6 +450,6 @@ def test_shifted_copies_make_one_query():
     clip = Clip(excerpt(2, 5.0, 2), SETTINGS)
     query = clip.query_hashes(FINE)
     assert np.all(np.diff(query.hash) >= 0)
-    assert set(np.unique(query.tick % TICKS)) == set(range(TICKS))
+    assert set(np.unique(query.tick % TICKS)) == set(range(0, TICKS, TICKS // FINE.shifts))
     assert query.tick.min() >= 0
     assert query.tick.max() < TICKS * len(clip.power(0))

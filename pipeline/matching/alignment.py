@@ -193,7 +193,7 @@ def align(stretch: Stretch, track: Track, song: Peaks, hits: Hits, line: Line, s
     n_rows, n_bins = stretch.response.shape
     song_speed = speed * (1 + line.slope)
     song_row = np.rint((song.frame * TICKS - line.delta) / (song_speed * ROW_TICKS)).astype(np.int64)
-    song_bin = np.minimum(np.rint(song.bin * song_speed).astype(np.int64), n_bins - 1)
+    song_bin = scaled_bins(song.bin, song_speed, n_bins)
     inside = (song_row >= 0) & (song_row < len(stretch.samples) // hop * ROWS_PER_FRAME)
     row, bin_ = song_row[inside], song_bin[inside]
     null = stretch.response[shifted_rows(row, n_rows), bin_]
@@ -241,6 +241,12 @@ def shifted_rows(row: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
     shifted = np.abs(row + np.array(NULL_SHIFTS_ROWS)[:, None])
     mirrored: NDArray[np.int64] = np.clip(np.where(shifted >= n_rows, 2 * n_rows - 2 - shifted, shifted), 0, n_rows - 1)
     return mirrored
+
+
+def scaled_bins(bin_: NDArray[np.int32], pitch: float | NDArray[np.floating], n_bins: int) -> NDArray[np.int64]:
+    """The nearest bins at which peaks of a song lie at another pitch, none above the last."""
+    bins: NDArray[np.int64] = np.minimum(np.rint(bin_ * pitch).astype(np.int64), n_bins - 1)
+    return bins
 
 
 def is_repeated_loop(one: Alignment, others: Sequence[Alignment], stretch: Stretch, loop_share: float) -> bool:

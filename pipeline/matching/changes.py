@@ -40,6 +40,8 @@ PITCH_STEP = 0.005
 TEMPO_STEP = 0.1
 # Of tempos that are alike; and the kinds of changes, each with the same chances.
 SAME_TEMPO, KINDS = 0.01, 5
+# The search at a song's own pitch and tempo and that of changes have half of the chances each.
+SEARCHES = 2
 # Seconds in which lines are counted. Pieces of songs in a mix are hardly shorter than two of them.
 WINDOW_S = 4.5
 # Landmarks of a recording, as in `SearchLevel`.
@@ -100,19 +102,20 @@ class Grid:
         return pitch_fits and self.least.tempo <= change.tempo <= self.most.tempo
 
     def chances(self, change: Change) -> int:
-        """Among how many changes one was found: of its kind, times the kinds.
+        """Among how many changes one was found: of its kind, times the kinds and the searches.
 
         The kinds are a song's own pitch and tempo, tempo alone, pitch alone, both alike, and the rest. Each has as many
         chances in all, so that a change of a kind with few is the likelier one.
         """
         own_pitch, own_tempo = abs(change.pitch - 1) < PITCH_STEP, abs(change.tempo - 1) < SAME_TEMPO
+        kinds = SEARCHES * KINDS
         if own_pitch and own_tempo:
-            return KINDS
+            return kinds
         if own_pitch:
-            return KINDS * len(self.tempos)
+            return kinds * len(self.tempos)
         if own_tempo or abs(change.pitch / change.tempo - 1) < SAME_TEMPO:
-            return KINDS * len(self.pitches)
-        return KINDS * len(self.pitches) * len(self.tempos)
+            return kinds * len(self.pitches)
+        return kinds * len(self.pitches) * len(self.tempos)
 
 
 def grid(query: Query) -> Grid | None:

@@ -127,7 +127,7 @@ class Clip:
         return self._masking
 
     def free(self) -> None:
-        """Free the spectrograms; a clip of 5 s has 11 MB of them after a fine search."""
+        """Free the spectrograms; a clip of 5 s has 6 MB of them after a fine search."""
         self._power.clear()
         self._filtered.clear()
         self._masking = None

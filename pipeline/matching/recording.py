@@ -18,7 +18,7 @@ from pipeline.audio.resampling import at_speed
 from pipeline.matching import segments
 from pipeline.matching.alignment import LOOP_SHARE, Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
-from pipeline.matching.changes import Grid, grid
+from pipeline.matching.changes import SEARCHES, Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
@@ -164,6 +164,8 @@ class Recording:
 
     def _with_changes(self, stretch: Stretch, alignments: list[Alignment], searched: Grid) -> list[Alignment]:
         """The alignments with exact pitch and tempo, and songs that are changed; of a stream every `CHANGES_STEP_S`."""
+        alignments = [dataclasses.replace(one, searched=SEARCHES * one.searched) for one in alignments]
+        alignments = [one for one in alignments if segments.is_plausible(one.trace())]
         end_s = stretch.first * SLOT_S + len(stretch.samples) / self._rate
         if self._stretch <= CHANGES_STEP_S * self._rate and end_s < self._changes_s + CHANGES_STEP_S:
             return alignments

@@ -1,6 +1,7 @@
 """Clips to matches: query the library, verify the candidates, and say how probable each is.
 
-Every clip is first searched coarsely. Only clips that stay unresolved are searched finely, then at other speeds.
+Every clip is first searched coarsely. Only clips that stay unresolved are searched finely, only those that are still
+unknown with dense peaks, then at other speeds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.matching.calibration import (
     recording_threshold,
     size_allowance,
 )
-from pipeline.matching.changes import Grid, grid
+from pipeline.matching.changes import SEARCHES, Grid, grid
 from pipeline.matching.clip import Clip, SearchLevel
 from pipeline.matching.segments import segments
 from pipeline.matching.speed import refine_speed
@@ -54,7 +55,7 @@ COARSE = SearchLevel(
     filtered=40,
 )
 FINE = SearchLevel(
-    shifts=8,
+    shifts=4,
     reach_frames=2,
     reach_bins=8,
     peaks_per_s=100,
@@ -63,6 +64,7 @@ FINE = SearchLevel(
     candidates=300,
     filtered=200,
 )
+DENSE = dataclasses.replace(FINE, reach_frames=1, reach_bins=5, peaks_per_s=250, fan_out=6)
 # Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
 BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
 # Songs compared at few peaks and with so many times fewer votes than the best only have a sound in common with it.
@@ -76,6 +78,7 @@ FURTHER_SONG_CONFIDENCE = 0.95
 # A library with fewer songs has too few background candidates to measure chance by. In a larger one their response is
 # usually EXPECTED_BACKGROUND (the consistent one: half of it) over the root of the clip's seconds.
 FEW_SONGS, EXPECTED_BACKGROUND, EXPECTED_CONSISTENT_BACKGROUND = 20, 0.9, 0.45
+EXPECTED_VOTES = 3.0  # and songs that are not in the clip get so many votes
 # Copies of a clip at speeds so far apart find what is played at any speed between.
 SPEED_STEP = 0.01
 
@@ -96,15 +99,18 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
     """
     rate = library.settings.sample_rate
     allowance = size_allowance(library.n_songs)
-    needed = [clip_threshold(query.false_positives, len(clip) / rate) for clip in clips]
-    # every speed is a chance to be wrong, and the share holds for all of them
-    share = query.false_positives / len(speeds(query.speed_range))
+    changes = grid(query)
+    # every speed and each of two searches is a chance to be wrong, and the share holds for all of them
+    share = query.false_positives / (SEARCHES if changes else 1)
+    needed = [clip_threshold(share, len(clip) / rate) for clip in clips]
+    share /= len(speeds(query.speed_range))
     needed_at_speeds = [clip_threshold(share, len(clip) / rate) for clip in clips]
     matches: list[list[Match]] = [[] for _ in clips]
     best = [0.0] * len(clips)  # confidence reached so far
     for level, speed in _stages(query):
-        unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if speed == 1.0 else needed[i])]
-        # Two searches are two chances to be wrong: a coarse one counts only if it resolves the clip.
+        to_resolve = speed == 1.0 and level is not DENSE
+        unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if to_resolve else needed[i])]
+        # Every search is a chance to be wrong: a coarse one counts only if it resolves the clip.
         least = RESOLVED_CONFIDENCE if level is COARSE else 0.0
         for start in range(0, len(unresolved), level.clips_at_once):
             some = unresolved[start : start + level.clips_at_once]
@@ -116,7 +122,7 @@ def find_matches(clips: Sequence[NDArray[np.float32]], library: Library, query: 
                     matches[i] = found
                     # Several songs are most often versions of one recording, which the fine search tells apart better.
                     best[i] = 0.0 if level is COARSE and len(found) > 1 else found[0].confidence
-    if changes := grid(query):
+    if changes:
         return [_with_changes(*clip, library, query, changes) for clip in zip(clips, matches, best, strict=True)]
     if query.speed_range:
         for i, found in enumerate(matches):
@@ -163,7 +169,8 @@ def speeds(speed_range: float) -> list[float]:
 def _stages(query: Query) -> list[tuple[SearchLevel, float]]:
     """Levels and speeds in the order in which they are searched."""
     own, *others = speeds(query.speed_range)
-    return [(COARSE, own), (FINE, own), *((level, speed) for level in (COARSE, FINE) for speed in others)]
+    at_others = [(level, speed) for level in (COARSE, FINE) for speed in others]
+    return [(COARSE, own), (FINE, own), (DENSE, own), *at_others]
 
 
 def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[list[VerifiedCandidate]]:
@@ -274,7 +281,7 @@ def _background(
 def _at_least_usual(background: Background, length_s: float) -> Background:
     """The background of a library that has too few songs to measure it."""
     return Background(
-        background.votes,
+        max(background.votes, EXPECTED_VOTES),
         max(background.response, EXPECTED_BACKGROUND / math.sqrt(length_s)),
         max(background.consistent_response, EXPECTED_CONSISTENT_BACKGROUND / math.sqrt(length_s)),
     )

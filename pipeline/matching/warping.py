@@ -20,7 +20,15 @@ from pipeline.fingerprinting.landmarks import Postings, nearest_targets, pack, p
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import BINS, LOWEST_BIN, MAX_BIN_DIFFERENCE, MAX_FRAME_DIFFERENCE
 from pipeline.matching import segments
-from pipeline.matching.alignment import ROW_TICKS, ROWS_PER_FRAME, Alignment, Stretch, is_repeated_loop, shifted_rows
+from pipeline.matching.alignment import (
+    ROW_TICKS,
+    ROWS_PER_FRAME,
+    Alignment,
+    Stretch,
+    is_repeated_loop,
+    scaled_bins,
+    shifted_rows,
+)
 from pipeline.matching.changes import (
     WINDOW_S,
     Change,
@@ -49,14 +57,16 @@ FINE_ROWS = np.arange(-2, 3)
 LEAST_DEVIATIONS = 3.0
 # Two fits of one song continue each other when their pitches and the places they give differ by no more.
 SAME_PITCH, SAME_FRAMES, SAME_TEMPO = 0.006, 3.0, 0.02
+# Fits of one window: `fit` moves them by up to 22 rows from its middle.
+SAME_WINDOW_ROWS = 44
 # Performances of a stretch that are aligned.
 MAX_ALIGNED = 16
 # Steps of the path, how far it may move in each, and what a row of it costs: the response that one peak in ten loses.
 STEP_S, STEP_ROWS, ROW_COST = 3.0, 3, 15.0
 # How far the path may leave the line.
 PATH_ROWS = 64
-# A path that stays so near a line is the line, which gives the tempo better.
-STRAIGHT_ROWS = 1.5
+# A path whose line scores so much of it is the line, which gives the tempo better.
+STRAIGHT_SHARE = 0.95
 # So often it is moved, each time by up to a frame at either end: the path of a short clip is up to two frames off.
 LINE_ROUNDS = 2
 # A match with fewer votes a second may be of the song's drums alone, at another tempo: there the search goes on. At its
@@ -91,8 +101,12 @@ class Fit:
 def fit(stretch: Stretch, song: Peaks, candidate: ChangedCandidate) -> Fit:
     """The change and the place near a candidate at which the stretch has the highest response at the song's peaks."""
     at = Fit(candidate.song_id, candidate.change, candidate.tick / ROW_TICKS, candidate.frame, 0.0)
-    for pitches, tempos, rows in ((PITCHES, TEMPOS, ROWS), (FINE_PITCHES, FINE_TEMPOS, FINE_ROWS)):
-        at = _best_near(stretch, song, at, 1 + pitches, 1 + tempos, rows)
+    coarse, fine = (PITCHES, TEMPOS, ROWS), (FINE_PITCHES, FINE_TEMPOS, FINE_ROWS)
+    moved = _best_near(stretch, song, at, *coarse)
+    tempo = moved.change.tempo / at.change.tempo - 1
+    if abs(moved.row - at.row) >= ROWS[-1] or abs(tempo) >= 0.99 * TEMPOS[-1]:  # it may lie beyond
+        moved = _best_near(stretch, song, moved, *coarse)
+    at = _best_near(stretch, song, moved, *fine)
     row, bin_ = _scaled(stretch, *_window(stretch, song, at), at.change, at.row, at.frame)
     n_rows = len(stretch.response)
     responses, null = stretch.response[row, bin_], stretch.response[shifted_rows(row, n_rows), bin_]
@@ -114,7 +128,7 @@ def _scaled(
     """Where peaks of a song lie in the stretch, each moved to the nearest row and bin that there is."""
     n_rows, n_bins = stretch.response.shape
     rows = np.rint((frame - at_frame) * (ROWS_PER_FRAME / change.tempo) + row).astype(np.int64)
-    return np.clip(rows, 0, n_rows - 1), np.minimum(np.rint(bin_ * change.pitch).astype(np.int64), n_bins - 1)
+    return np.clip(rows, 0, n_rows - 1), scaled_bins(bin_, change.pitch, n_bins)
 
 
 def _best_near(
@@ -125,7 +139,8 @@ def _best_near(
     tempos: NDArray[np.float64],
     rows: NDArray[np.int64],
 ) -> Fit:
-    """The place and change with the highest response, at every combination of some factors and shifts."""
+    """The place and change with the highest response, of some pitches and tempos higher, and of some rows later."""
+    pitches, tempos = 1 + pitches, 1 + tempos
     frame, bin_ = _window(stretch, song, at)
     if not len(frame):
         return at
@@ -142,16 +157,26 @@ def _best_near(
 
 
 def performances(fits: Sequence[Fit]) -> list[list[Fit]]:
-    """Fits that continue each other, joined: the best first, at most `MAX_ALIGNED`."""
+    """Fits that continue each other, joined: the best first, at most `MAX_ALIGNED`.
+
+    Of the fits of a song in one window only the best counts: the others are where a loop repeats in the song.
+    """
     groups: list[list[Fit]] = []
+    taken: list[Fit] = []
     for one in sorted(fits, key=lambda fit: -fit.deviations):
-        if one.deviations >= LEAST_DEVIATIONS:
-            group = next((group for group in groups if _continues(group, one)), None)
-            if group is None:
-                groups.append([one])
-            else:
-                group.append(one)
+        if one.deviations < LEAST_DEVIATIONS or any(_is_same_window(one, other) for other in taken):
+            continue
+        taken.append(one)
+        group = next((group for group in groups if _continues(group, one)), None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
     return sorted(groups, key=lambda group: -sum(one.deviations**2 for one in group))[:MAX_ALIGNED]
+
+
+def _is_same_window(one: Fit, other: Fit) -> bool:
+    return one.song_id == other.song_id and abs(one.row - other.row) <= SAME_WINDOW_ROWS
 
 
 def _continues(group: Sequence[Fit], one: Fit) -> bool:
@@ -181,20 +206,21 @@ def align_changed(stretch: Stretch, song: Peaks, group: Sequence[Fit], peaks: Se
     if not segments.is_plausible(alignment.trace()):
         return alignment
     ends = np.array(_span_rows(stretch, alignment))
-    if straight := _straight(path, ends):
-        path = _refine_line(stretch, song, pitch, straight, ends)
-        alignment = _along(stretch, song, song_id, pitch, path, anchors)
-    return alignment
+    line = _refine_line(stretch, song, pitch, _straight(path, ends), ends)
+    straight = _along(stretch, song, song_id, pitch, line, anchors)
+    if not segments.is_plausible(straight.trace()):
+        return alignment
+    as_well = straight.best_span().score >= STRAIGHT_SHARE * alignment.best_span().score
+    return straight if as_well else alignment
 
 
-def _straight(path: _Path, ends: NDArray[np.float64]) -> _Path | None:
-    """The line that a path is between two rows; None if it bends there."""
+def _straight(path: _Path, ends: NDArray[np.float64]) -> _Path:
+    """The line nearest to a path between two rows."""
     inside = (path.row >= ends[0]) & (path.row <= ends[1])
     if inside.sum() < 2:
         return _Path(ends, path.frame_at(ends))
     slope, at_0 = np.polyfit(path.row[inside], path.frame[inside], 1)
-    off = np.abs(at_0 + slope * path.row - path.frame)[inside] * (ROWS_PER_FRAME / slope)
-    return _Path(ends, at_0 + slope * ends) if off.max() <= STRAIGHT_ROWS else None
+    return _Path(ends, at_0 + slope * ends)
 
 
 def refine_alignment(stretch: Stretch, song: Peaks, found: Alignment, peaks: Sequence[ExactPeaks]) -> Alignment:
@@ -316,7 +342,7 @@ def _path(stretch: Stretch, song: Peaks, pitch: float, line: _Path) -> _Path:
     at = line.row_at(song.frame)
     inside = (at >= 0) & (at < n_rows)
     at = np.rint(at[inside]).astype(np.int64)
-    bins = np.minimum(np.rint(song.bin[inside] * pitch).astype(np.int64), n_bins - 1)
+    bins = scaled_bins(song.bin[inside], pitch, n_bins)
     shifts = np.arange(-PATH_ROWS, PATH_ROWS + 1)
     flat = stretch.response.reshape(-1)
     sums = np.zeros((n_steps, len(shifts)))
@@ -358,7 +384,7 @@ def _best_pitch(stretch: Stretch, row: NDArray[np.int64], bin_: NDArray[np.int32
     """The pitch near one with the highest response at a song's peaks, given by rows and by their bins in the song."""
     n_rows, n_bins = stretch.response.shape
     pitches = pitch * (1 + np.arange(-5, 6) * 0.001)
-    bins = np.minimum(np.rint(bin_ * pitches[:, None]).astype(np.int64), n_bins - 1)
+    bins = scaled_bins(bin_, pitches[:, None], n_bins)
     return _vertex(pitches, stretch.response[np.clip(row, 0, n_rows - 1), bins].sum(axis=1))
 
 
@@ -379,7 +405,7 @@ def _refine_line(stretch: Stretch, song: Peaks, pitch: float, line: _Path, ends:
         row = line.row_at(song.frame)
         near = (row >= ends[0]) & (row <= ends[1])
         share = (row[near] - ends[0]) / (ends[1] - ends[0])
-        bins = np.minimum(np.rint(song.bin[near] * pitch).astype(np.int64), n_bins - 1)
+        bins = scaled_bins(song.bin[near], pitch, n_bins)
         moved = np.rint(row[near] + first * (1 - share) + last * share).astype(np.int64)
         sums = stretch.response[np.clip(moved, 0, n_rows - 1), bins].sum(axis=1)
         good = np.exp((sums - sums.max()) / max(float(sums.max()), 1.0) * 50)  # the middle of a flat maximum
@@ -402,7 +428,7 @@ def _along(
     n_slots = -(-len(stretch.samples) // round(SLOT_S * settings.sample_rate))
     exact_row = path.row_at(song.frame)
     song_row = np.rint(exact_row).astype(np.int64)
-    song_bin = np.minimum(np.rint(song.bin * pitch).astype(np.int64), n_bins - 1)
+    song_bin = scaled_bins(song.bin, pitch, n_bins)
     inside = (song_row >= 0) & (song_row < len(stretch.samples) // settings.hop * ROWS_PER_FRAME)
     row, bin_ = song_row[inside], song_bin[inside]
     null = stretch.response[shifted_rows(row, n_rows), bin_]

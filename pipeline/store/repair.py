@@ -213,10 +213,9 @@ def _undamaged_groups(location: Location, name: str) -> list[pa.Table]:
                 if len(ids) and ids[0] > last and (np.diff(ids) > 0).all():
                     last = int(ids[-1])
                     found.append(part)
-    except Unreadable:
-        raise
-    except StoreError:
-        return found
+    except StoreError as error:
+        if isinstance(error, Unreadable):
+            raise
     return found
 
 

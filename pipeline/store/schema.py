@@ -29,6 +29,8 @@ PARTITIONED_BY = {POSTINGS: SHARD}
 # Frames of a shard, in the configuration of the songs table.
 SHARD_FRAMES = "songprint.shard_frames"
 
+# What a token of `accepted` begins with when the songs of the group only have a part in common.
+PART = "part-"
 INDEXED = "indexed"
 REMOVED = "removed"
 

@@ -23,7 +23,7 @@ from pipeline.store.delta_log import Conflict
 from pipeline.store.failures import FailedFile
 from pipeline.store.frames import SHARD_FRAMES
 from pipeline.store.repair import Repair
-from pipeline.store.schema import INDEXED, REMOVED, SCHEMAS, SONGS, TAGS
+from pipeline.store.schema import INDEXED, PART, REMOVED, SCHEMAS, SONGS, TAGS
 from pipeline.store.snapshot import Snapshot
 from pipeline.store.song_paths import Found, FoundFile
 from pipeline.store.songs import edit_songs, read_songs
@@ -356,19 +356,28 @@ class Store:
 
         return len(self._edit_songs(changed))
 
-    def accept(self, groups: Sequence[Collection[int]]) -> None:
-        """Remember of some groups of songs that they are to stay, with the files that each song has now."""
-        wanted = {song_id for group in groups for song_id in group}
+    def accept(self, groups: Sequence[Collection[int]], parts: Sequence[Collection[int]] = ()) -> None:
+        """Remember of some groups of songs that they are to stay.
+
+        Parameters
+        ----------
+        groups
+            Songs that hold the same recording, each with the files that it has now.
+        parts
+            Songs that only have a part in common. A group of copies among them is not accepted.
+        """
+        chosen = [*(("", group) for group in groups), *((PART, group) for group in parts)]
+        wanted = {song_id for _, group in chosen for song_id in group}
 
         def marked(songs: delta_log.Version) -> dict[int, dict[str, Any]]:
             columns = read_songs(self._location, songs, ["song_id", "digest", "other_paths", "accepted"])
             rows = {row["song_id"]: row for row in columns.to_pylist() if row["song_id"] in wanted}
             changes: dict[int, dict[str, Any]] = {}
-            for group in groups:
+            for kind, group in chosen:
                 here = [rows[song_id] for song_id in sorted(group) if song_id in rows]
                 token = _group_token([row["digest"] for row in here])
                 for row in here:
-                    entry = f"{token}:{len(row['other_paths'] or ())}"
+                    entry = f"{kind}{token}:{len(row['other_paths'] or ())}"
                     if entry not in (row["accepted"] or ()):
                         row["accepted"] = [*(row["accepted"] or ()), entry]
                         changes[row["song_id"]] = {"accepted": row["accepted"]}
