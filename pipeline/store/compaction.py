@@ -49,6 +49,8 @@ SONG_ROWS = 65_536
 # The postings of a commit are merged with smaller ones until they are this much larger than all of those together. So
 # every posting is rewritten a few times at most, and a lookup reads a handful of sorted runs at most.
 TIER = 8
+# Delta forgets after 7 days which files a commit replaced, and then takes them for leftovers.
+LONGEST_GRACE_HOURS = 168
 
 Task = MergeTask | CopyTask
 
@@ -80,8 +82,11 @@ class Compaction:
 
 def compact(location: Location, settings: Settings, map_tasks: MapFunction, grace_hours: int) -> Compaction:
     """Do the work of `Store.compact`."""
-    if grace_hours < 0:
-        raise ParameterError(f"hours of grace are {grace_hours}; they must be 0 or more")
+    if not 0 <= grace_hours <= LONGEST_GRACE_HOURS:
+        raise ParameterError(
+            f"hours of grace are {grace_hours}; they must be 0 to {LONGEST_GRACE_HOURS}: the logs remember for 7 days "
+            "which files were replaced"
+        )
     before = [delta_log.load(location, table) for table in SCHEMAS]
     songs, drop = _set_fence(location)
     indexed = _indexed_songs(location, songs)

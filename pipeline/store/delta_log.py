@@ -7,22 +7,24 @@ what to do; Delta never retries by itself.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import random
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 
 from pipeline.errors import StoreError
 from pipeline.store.schema import (
+    COMMIT,
     FENCE,
     NEXT_FRAME,
     NEXT_SHARD,
@@ -227,6 +229,7 @@ def commit(
         )
         for file in remove
     ]
+    token = uuid.uuid4().hex
     for attempt in range(WRITES):
         try:
             known = {field.name for field in handle.schema().fields}
@@ -247,15 +250,15 @@ def commit(
                 commit_properties=CommitProperties(
                     max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
                     app_transactions=[Transaction(name, value) for name, value in numbers.items()],
+                    custom_metadata={COMMIT: token},
                 ),
                 post_commithook_properties=no_checkpoint,
             )
             break
         except (CommitFailedError, DeltaError, OSError) as error:
-            latest = load(location, base.table)
-            if latest.number > number:
-                if add and {file.name for file in add} <= _added_by(location, base.table, number + 1):
-                    return load(location, base.table, number + 1)  # the commit was made, only the reply was lost
+            if _token(location, _entry(base.table, number + 1)) == token:
+                break  # the commit was made: the reply was lost, or a listing does not have it yet
+            if load(location, base.table).number > number:
                 raise Conflict from error
             if torn := _torn_entry(location, base.table):
                 log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
@@ -266,9 +269,9 @@ def commit(
             time.sleep(0.1 * 4**attempt)
     number += 1
     _sync_entry(location, base.table, number)
-    with _reading_log(location, base.table):
+    with suppress(DeltaError, OSError):
         handle.update_incremental()  # the handle does not advance by itself
-    if handle.version() != number:  # somebody else has committed meanwhile
+    if handle.version() != number:  # somebody else has committed meanwhile, or a listing lags
         handle = _open(location, base.table, number)
     if number % CHECKPOINT_EVERY == 0:
         with suppress(StoreError):  # the commit is made; without a checkpoint the log is read from the one before
@@ -335,9 +338,10 @@ def shorten_logs(location: Location, versions: Sequence[Version], grace_hours: i
 def _unneeded_entries(location: Location, table: str, number: int, before: float) -> list[str]:
     """What a log holds that nobody needs who opens a version from ``number`` on; and leftovers from before a time."""
     files = _log_files(location, table)
-    checkpoints = [at for name, at, _ in files if name == _checkpoint(table, at) and at <= number]
-    # the last one that can be read, so that the log keeps all that comes after it
-    start = next((at for at in sorted(checkpoints)[::-1] if _is_parquet(location, _checkpoint(table, at))), 0)
+    checkpoints = sorted((at for name, at, _ in files if name == _checkpoint(table, at) and at <= number), reverse=True)
+    # The log begins with the last but one that can be read: a disk may lose the last, and the entries make up for it.
+    readable = (at for at in checkpoints if _is_parquet(location, _checkpoint(table, at)))
+    start = next(itertools.islice(readable, 1, None), 0)
     return [
         name
         for name, at, changed in files
@@ -433,10 +437,13 @@ def _checkpoint(table: str, number: int) -> str:
     return f"{table}/_delta_log/{number:020d}.checkpoint.parquet"
 
 
-def _added_by(location: Location, table: str, number: int) -> set[str]:
-    """The names of the files that a commit added."""
-    lines = [json.loads(line) for line in location.read(_entry(table, number)).splitlines()]
-    return {unquote(line["add"]["path"]) for line in lines if "add" in line}
+def _token(location: Location, entry: str) -> str | None:
+    """What tells the commit of a log entry from all others; ``None`` if the entry is not there, or torn."""
+    try:
+        lines = [json.loads(line) for line in location.read(entry).splitlines()]
+    except (ValueError, FileNotFoundError):
+        return None
+    return next((line["commitInfo"].get(COMMIT) for line in lines if "commitInfo" in line), None)
 
 
 def _is_refusal(error: Exception) -> bool:
