@@ -35,7 +35,7 @@ from pipeline.store.schema import (
     SONGS,
     delta_schema,
 )
-from pipeline.store.storage import Location, make_folder, sync_folder, write_error
+from pipeline.store.storage import MORE_FILES, Location, make_folder, reason, sync_folder, write_error
 
 log = logging.getLogger(__name__)
 
@@ -419,7 +419,7 @@ def _open(location: Location, table: str, number: int | None, *, again: bool = T
         if not exists(location, table):
             where = location.path(f"{table}/_delta_log")
             raise StoreError(f"{where}: it is gone; `songprint check --repair` says the way back") from error
-        raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
+        raise StoreError(f"{location.path(table)}: cannot read the table's log: {reason(error)}") from error
 
 
 @contextmanager
@@ -430,7 +430,7 @@ def _reading_log(location: Location, table: str) -> Iterator[None]:
     try:
         yield
     except (DeltaError, OSError) as error:
-        raise StoreError(f"{location.path(table)}: cannot read the table's log: {error}") from error
+        raise StoreError(f"{location.path(table)}: cannot read the table's log: {reason(error)}") from error
 
 
 @contextmanager
@@ -441,10 +441,9 @@ def _panics_are_errors(path: str) -> Iterator[None]:
     except BaseException as panic:
         if type(panic).__name__ != "PanicException":  # Rust's exception, which cannot be imported
             raise
-        reason = re.search(r'message: "(.+?)"', str(panic))
+        message = re.search(r'message: "(.+?)"', str(panic))
         raise StoreError(
-            f"{path}: Delta's threads do not start ({reason[1] if reason else panic}); "
-            "allow this process more open files, for instance with `ulimit -n 1024`"
+            f"{path}: Delta's threads do not start ({message[1] if message else panic}); {MORE_FILES}"
         ) from None
 
 
