@@ -24,7 +24,7 @@ demo: .venv/run.stamp ## make a small library, index it, identify noisy clips, s
 test: check ## everything that must pass before a change is merged: check, then all tests and doctests
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-faults: .venv/dev.stamp ## let each call of each job fail, cut the power at each moment, fail each request, kill jobs, run five at once (an hour)
+test-faults: .venv/dev.stamp ## let each call of each job fail, cut the power at each moment, fail each request, kill jobs, run five at once (hours)
 	@FAULTS=all KILLS=200 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=3600 tests/test_faults.py tests/test_commit_model.py \
 		tests/test_bad_object_store.py
 

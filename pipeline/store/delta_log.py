@@ -38,7 +38,7 @@ from pipeline.store.schema import (
     SONGS,
     delta_schema,
 )
-from pipeline.store.storage import Location, make_folder, reason, sync_folder, write_error
+from pipeline.store.storage import MORE_FILES, Location, make_folder, reason, sync_folder, write_error
 
 log = logging.getLogger(__name__)
 
@@ -550,10 +550,9 @@ def _panics_are_errors(path: str) -> Iterator[None]:
     except BaseException as panic:
         if type(panic).__name__ != "PanicException":  # Rust's exception, which cannot be imported
             raise
-        reason = re.search(r'message: "(.+?)"', str(panic))
+        message = re.search(r'message: "(.+?)"', str(panic))
         raise StoreError(
-            f"{path}: Delta's threads do not start ({reason[1] if reason else panic}); "
-            "allow this process more open files, for instance with `ulimit -n 1024`"
+            f"{path}: Delta's threads do not start ({message[1] if message else panic}); {MORE_FILES}"
         ) from None
 
 

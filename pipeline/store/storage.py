@@ -291,6 +291,9 @@ class _ChecksumWriter:
         return getattr(self._file, name)
 
 
+MORE_FILES = "allow this process more open files, for instance with `ulimit -n 1024`"
+
+
 def write_error(path: str, error: Exception) -> StoreError:
     """The error for a file of the store that cannot be written: disk full, read-only, no permission."""
     return StoreError(
@@ -300,9 +303,10 @@ def write_error(path: str, error: Exception) -> StoreError:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line, and how to have more open files where there are too few."""
     words = re.sub(r"\x1b\[\d+m|↳", "", getattr(error, "strerror", None) or str(error))  # delta-rs draws a tree
-    return ": ".join(line.strip() for line in words.splitlines() if line.strip())
+    line = ": ".join(part.strip() for part in words.splitlines() if part.strip())
+    return f"{line}; {MORE_FILES}" if os.strerror(errno.EMFILE) in line else line
 
 
 @contextmanager
