@@ -156,7 +156,9 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
+        from pipeline.store.storage import reason
+
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{type(error).__name__}: {printable(where + str(error.strerror))}; {RETRY_HINT}", file=sys.stderr)
+        print(f"{type(error).__name__}: {printable(where + reason(error))}; {RETRY_HINT}", file=sys.stderr)
         return 1
     return 0

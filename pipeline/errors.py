@@ -23,6 +23,10 @@ class AudioError(SongprintError):
     """A file gives no usable samples; the message starts with its path."""
 
 
+class NotTried(AudioError):
+    """A file was not decoded for a reason that is not in it: it cannot be opened, or no decoder starts."""
+
+
 class StoreError(SongprintError):
     """A store is missing, damaged, or of a format that this version does not read."""
 

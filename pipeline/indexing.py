@@ -26,10 +26,9 @@ import pyarrow.compute as pc
 
 from pipeline import catalog
 from pipeline.arguments import require_store
-from pipeline.audio.ffmpeg import ffmpeg_is_there
 from pipeline.audio.tags import read_tags
 from pipeline.catalog import Entry
-from pipeline.errors import AudioError, ClusterError, SongprintError
+from pipeline.errors import AudioError, ClusterError, NotTried, SongprintError
 from pipeline.execution.cluster import ExecutorLike, open_executor
 from pipeline.execution.executor import Died, Done, Executor, Progress, SerialExecutor, in_order
 from pipeline.execution.timeouts import timeout_s, within
@@ -621,8 +620,9 @@ def index_batch(batch: IndexBatch) -> BatchReport:
         try:
             song = within(timeout_s(entry.size_bytes, batch.limit_s), partial(_fingerprint_entry, entry, batch))
         except (SongprintError, OSError) as error:
-            lasting = isinstance(error, _BadContent) and ffmpeg_is_there()  # with an ffmpeg it may be readable
-            failures.append(Failure(printable_path(entry.path), _reason(error, entry), lasting))
+            failures.append(
+                Failure(printable_path(entry.path), _reason(error, entry), lasting=isinstance(error, _BadContent))
+            )
         except MemoryError:
             failures.append(Failure(printable_path(entry.path), "out of memory; give workers more of it, or run fewer"))
         except Exception as error:  # a bug of ours or of a library: one song fails, not the run
@@ -658,6 +658,8 @@ def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:
             return digest
         try:
             print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s, stream=batch.stream)
+        except NotTried:
+            raise
         except AudioError as error:
             raise _BadContent(str(error)) from error
         if len(print_.hashes) == 0:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from pipeline.errors import AudioError, ParameterError, RemoteError
+from pipeline.errors import AudioError, NotTried, ParameterError, RemoteError
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """The extra of songprint that installs what a scheme needs."""
@@ -79,6 +79,10 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
+# How often s3fs makes a request that fails, each time with 5 tries of botocore of up to 20 s and pauses between them.
+S3_TRIES = 2
+
+
 def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the name of the URL in it.
 
@@ -105,6 +109,8 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
         raise RemoteError(f"{url}: {scheme}:// needs a package that is not installed: {how}") from error
     except Exception as error:  # every object store's client has its own
         raise remote_error(url, error) from error
+    if getattr(files, "retries", 0) > S3_TRIES:
+        files.retries = S3_TRIES
     return _RemoteFiles(files, url), name
 
 
@@ -209,10 +215,10 @@ def printable_path(path: str) -> str:
         return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def audio_error(path: str, reason: str) -> AudioError:
+def audio_error(path: str, reason: str, kind: type[AudioError] = AudioError) -> AudioError:
     """The error for a file, as one printable line, whatever bytes the path or a decoder's message holds."""
     line = f"{printable_path(path)}: {reason}"
-    return AudioError("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line))
+    return kind("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line))
 
 
 @contextlib.contextmanager
@@ -227,7 +233,9 @@ def open_regular(path: str) -> Iterator[tuple[int, int]]:
     Raises
     ------
     AudioError
-        If the file is not regular or cannot be opened, with the reason.
+        If the file is not regular, with the reason.
+    NotTried
+        If it cannot be opened.
     """
     try:
         # Checked twice: opening a device can already do something, and the name may lead elsewhere once it is open.
@@ -235,7 +243,7 @@ def open_regular(path: str) -> Iterator[tuple[int, int]]:
         flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         fd = os.open(path, os.O_RDONLY | flags)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        raise audio_error(path, getattr(error, "strerror", None) or str(error)) from None
+        raise audio_error(path, getattr(error, "strerror", None) or str(error), NotTried) from None
     try:
         status = os.fstat(fd)
         _require_regular(path, status)

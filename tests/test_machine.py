@@ -34,6 +34,7 @@ from pipeline.fingerprinting import extract
 from pipeline.fingerprinting.extract import Fingerprint
 from pipeline.indexing import index_batch
 from pipeline.simulation import encoding, music
+from pipeline.store.storage import MORE_FILES
 from tests import store_jobs
 from tests.conftest import FormulaLibrary
 
@@ -124,20 +125,26 @@ def limited(limit: str, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_with_few_descriptors_files_fail_one_by_one_and_are_taken_the_next_time(
+def test_with_few_descriptors_an_index_job_keeps_what_it_added_and_the_next_one_goes_on(
     library: FormulaLibrary, tmp_path: Path
 ) -> None:
-    """Of 16, ffmpeg's pipes do not all find one."""
+    """From too few for the store, over too few for ffmpeg's pipes, to enough; which are which differs by machine."""
     url = str(tmp_path / "store")
-    ran = limited("-n 16", "index", str(library.folder), "--store", url, "--workers", "1")
-    assert ran.returncode == 0, ran.stderr
-    assert "Traceback" not in ran.stderr
-    figures = re.search(r"(\d+) songs added .* (\d+) failed", ran.stderr)
-    assert figures is not None
-    assert int(figures[1]) + int(figures[2]) == len(library.paths)
+    added = 0
+    for descriptors in (12, 14, 16, 17, 18, 20, 22, 64):
+        ran = limited(f"-n {descriptors}", "index", str(library.folder), "--store", url, "--workers", "1")
+        assert "Traceback" not in ran.stderr
+        if ran.returncode == 0:
+            figures = re.search(r"(\d+) songs added.* (\d+) already there.* (\d+) failed", ran.stderr)
+            assert figures is not None
+            new, present, failed = map(int, figures.groups())
+            assert present >= added
+            assert new + present + failed == len(library.paths)
+            added = new + present
+        else:
+            assert MORE_FILES in ran.stderr.splitlines()[-1]
+    assert added == len(library.paths)
     assert Store.open(url).check() == []
-    assert not index([str(library.folder)], Store.open(url)).failures
-    assert Store.open(url).snapshot().n_songs == len(library.paths)
 
 
 def test_a_song_that_finds_no_memory_is_a_row_and_the_rest_go_on(
@@ -186,14 +193,14 @@ def test_a_file_that_was_written_in_the_future_is_known_again(tmp_path: Path) ->
     assert index([str(tmp_path / "song.flac")], store).present == 1
 
 
-@pytest.mark.parametrize("descriptors", [8, 12])  # the store's three tables are made with 12, and cannot be opened
+@pytest.mark.parametrize("descriptors", [8, 12])
 def test_with_too_few_descriptors_for_the_store_one_sentence_says_how_to_have_more(
     descriptors: int, library: FormulaLibrary, tmp_path: Path
 ) -> None:
     ran = limited(f"-n {descriptors}", "index", library.paths[0], "--store", str(tmp_path / "store"))
     assert ran.returncode == 1
     last = ran.stderr.splitlines()[-1]  # Rust's own words on its panic stand above
-    assert re.fullmatch(r"StoreError: .*threads do not start \(Too many open files\); .*`ulimit -n 1024`", last)
+    assert re.fullmatch(r"StoreError: .*Too many open files.*; .*`ulimit -n 1024`.*", last)
     assert "Traceback" not in ran.stderr
 
 

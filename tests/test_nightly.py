@@ -16,6 +16,7 @@ import pytest
 
 from jobs.cli import run
 from pipeline import Store, catalog, index, indexing
+from pipeline.audio import ffmpeg
 from pipeline.execution.executor import Died
 from pipeline.simulation import encoding
 from tests.nightly import RATE, Folder, contents, made_anew, night, samples
@@ -251,9 +252,9 @@ def test_a_file_that_failed_is_tried_again_when_it_changes_or_on_request(
 def test_only_what_lies_in_the_file_is_remembered_of_a_failure(
     music: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (music / "broken.mp3").write_bytes(b"this is no music" * 1000)
+    (music / "broken.mp3").write_bytes(bytes(range(256)) * 100)
     with monkeypatch.context() as patch:
-        patch.setattr(indexing, "ffmpeg_is_there", lambda: False)
+        patch.setattr(ffmpeg, "_ffmpeg", lambda: "/no/ffmpeg")
         assert len(index([str(music)], store).failures) == 1
         assert len(index([str(music)], store).failures) == 1
     assert len(index([str(music)], store, limit_s=50.0).failures) == 1

@@ -77,6 +77,10 @@ class Unreadable(CannotDecode):
     """No decoder would give samples, so that no other one is tried."""
 
 
+class DoesNotStart(CannotDecode):
+    """The decoder is not on this machine, or the machine has nothing left to start it with."""
+
+
 class Decoder(ABC):
     """One file while it is decoded: a subclass for each decoder, an instance for each file.
 

@@ -26,12 +26,12 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.audio.decoder import MAX_CHANNELS, RATES, CannotDecode, Decoded, Decoder, Source, Unreadable
+from pipeline.audio.decoder import MAX_CHANNELS, RATES, CannotDecode, Decoded, Decoder, DoesNotStart, Source, Unreadable
 from pipeline.audio.ffmpeg import FfmpegDecoder
 from pipeline.audio.formats import NOT_AUDIO, kind_of
 from pipeline.audio.libsndfile import LibsndfileDecoder
 from pipeline.audio.resampling import resample_blocks
-from pipeline.errors import ParameterError
+from pipeline.errors import AudioError, NotTried, ParameterError
 from pipeline.paths import audio_error, open_regular
 
 log = logging.getLogger(__name__)
@@ -86,13 +86,15 @@ def decode(
     Raises
     ------
     AudioError
-        If the file cannot be opened, is not a regular file, is not audio, holds no sample, has a sample rate or a
+        If the file is not a regular file, is not audio, holds no sample, has a sample rate or a
         number of channels that no music has, or takes longer than `limit_s`. No file raises anything else.
+    NotTried
+        If it cannot be opened, or no decoder of its format starts.
     """
     deadline = None if limit_s is None else time.monotonic() + limit_s
     best: tuple[T, Decoded] | None = None
     best_sounds = False
-    fault = "no audio in it"
+    fault = CannotDecode("no audio in it")
     with open_regular(path) as (fd, size):
         kind, start = kind_of(fd, size)
         if kind in NOT_AUDIO:
@@ -120,15 +122,15 @@ def decode(
                         silent = not mono.sounds and attempts and attempts[0][0] is decoder_type
                         if not whole or (decoder.complete and not silent):
                             return best
-                    fault = decoder.fault or fault
+                    fault = CannotDecode(decoder.fault) if decoder.fault else fault
             except CannotDecode as error:
-                fault = str(error)
+                fault = error
                 if isinstance(error, Unreadable):
                     break
             if deadline is not None and time.monotonic() > deadline:
                 raise audio_error(path, f"not decoded within its limit of {limit_s:g} s")
         if best is None:
-            raise audio_error(path, fault)
+            raise audio_error(path, str(fault), NotTried if isinstance(fault, DoesNotStart) else AudioError)
         return best
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from audioread import ffdec
 from numpy.typing import NDArray
 
-from pipeline.audio.decoder import CannotDecode, Decoder, Source, Unreadable, clean_message
+from pipeline.audio.decoder import CannotDecode, Decoder, DoesNotStart, Source, Unreadable, clean_message
 from pipeline.audio.formats import has_xing
 
 _FFMPEG_MEMORY = 2 << 30  # bytes of address space; it takes 0.6 GiB on ordinary files
@@ -232,15 +232,7 @@ def _ffmpeg() -> str:
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError:
-        raise CannotDecode("needs ffmpeg, and none is there or it does not start; pip install imageio-ffmpeg") from None
-
-
-def ffmpeg_is_there() -> bool:
-    """Whether there is an ffmpeg that starts."""
-    try:
-        return bool(_ffmpeg())
-    except CannotDecode:
-        return False
+        raise DoesNotStart("needs ffmpeg, and none is there or it does not start; pip install imageio-ffmpeg") from None
 
 
 def _start(source: Source, output: list[str], limit_s: float | None) -> subprocess.Popen[bytes]:
@@ -265,7 +257,7 @@ def _run(
             pass_fds=pass_fds, process_group=0, env=environment,
         )  # fmt: skip
     except OSError as error:
-        raise CannotDecode(f"ffmpeg does not start: {error.strerror}") from None
+        raise DoesNotStart(f"ffmpeg does not start: {error.strerror}") from None
     _limit(process.pid, _FFMPEG_CPU_S if limit_s is None else int(limit_s) + 1)
     return process
 

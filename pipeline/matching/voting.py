@@ -30,8 +30,6 @@ WINDOWS_PER_CANDIDATE = 4  # windows in which votes are counted, for each candid
 WINDOW_TICKS = 2 * TICKS
 # A cell of a song that may be negative, where a clip begins before it, as a number that is not.
 CELL_BIAS = 1 << 30
-# Hits of which few are three to a window.
-MANY = 100_000
 # To find the hits of some cells, flags of all cells by their last bits: as many as the cache holds.
 FLAG_BITS = 20
 # Hits that are worked on at a time: the cache holds them, where a pass over all of them would wait for memory.
@@ -275,7 +273,7 @@ def _fullest_places(ordered: NDArray[np.int32], most: int) -> tuple[int, NDArray
 
     Windows of two hits or more are found by their first place in the sorted cells; 1 if there are not enough of them.
     """
-    least = 3 if len(ordered) > MANY else 1  # of many hits the windows of three are few, and are found in one pass
+    least = _least_by_chance(ordered, most)
     first = _starts(ordered, least)
     while least > 1 and _distinct(ordered, first) < most:
         least -= 1
@@ -283,6 +281,16 @@ def _fullest_places(ordered: NDArray[np.int32], most: int) -> tuple[int, NDArray
     while _distinct(ordered, fuller := _followed(ordered, first, least)) >= most:
         least, first = least + 1, fuller
     return least, first
+
+
+def _least_by_chance(ordered: NDArray[np.int32], most: int) -> int:
+    """How many hits the `most` fullest windows would have at least if the hits lay anywhere: most often fewer."""
+    n_cells = float(ordered[-1]) - float(ordered[0]) + 1 if len(ordered) else 1.0
+    a_window = 2 * len(ordered) / n_cells
+    least, windows = 1, min(float(len(ordered)), n_cells)
+    while (fuller := windows * min(1.0, a_window / least)) >= most:  # each term of Poisson's law from the one before
+        least, windows = least + 1, fuller
+    return least
 
 
 def _starts(ordered: NDArray[np.int32], least: int) -> NDArray[np.int64]:

@@ -267,6 +267,7 @@ def _s3_options(files: Any) -> dict[str, str | None]:
         "aws_region": region,
         "aws_skip_signature": "true" if files.anon else None,
         "aws_allow_http": "true" if (endpoint or "").startswith("http://") else None,
+        "retry_timeout": "120s",
     }
 
 
@@ -290,6 +291,9 @@ class _ChecksumWriter:
         return getattr(self._file, name)
 
 
+MORE_FILES = "allow this process more open files, for instance with `ulimit -n 1024`"
+
+
 def write_error(path: str, error: Exception) -> StoreError:
     """The error for a file of the store that cannot be written: disk full, read-only, no permission."""
     return StoreError(
@@ -299,9 +303,10 @@ def write_error(path: str, error: Exception) -> StoreError:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line, and how to have more open files where there are too few."""
     words = re.sub(r"\x1b\[\d+m|↳", "", getattr(error, "strerror", None) or str(error))  # delta-rs draws a tree
-    return ": ".join(line.strip() for line in words.splitlines() if line.strip())
+    line = ": ".join(part.strip() for part in words.splitlines() if part.strip())
+    return f"{line}; {MORE_FILES}" if os.strerror(errno.EMFILE) in line else line
 
 
 @contextmanager
