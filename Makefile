@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check types fuzz soak audit format nightly notebooks docs package reference constraints clean
+.PHONY: help demo test test-faults test-cluster bench bench-recognition bench-large bench-scale calibrate check types fuzz soak audit format nightly history notebooks docs package reference constraints clean
 
 # The first Python that songprint supports; `make PYTHON=/path/to/python3.12 …` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -24,8 +24,9 @@ demo: .venv/run.stamp ## make a small library, index it, identify noisy clips, s
 test: check ## everything that must pass before a change is merged: check, then all tests and doctests
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-faults: .venv/dev.stamp ## let each call of each job fail, cut the power at each moment, kill jobs, run five at once (some 40 minutes)
-	@FAULTS=all KILLS=200 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=3600 tests/test_faults.py tests/test_commit_model.py
+test-faults: .venv/dev.stamp ## let each call of each job fail, cut the power at each moment, fail each request, kill jobs, run five at once (hours)
+	@FAULTS=all KILLS=200 TRAFFIC_S=180 $(BIN)/python -m pytest --timeout=3600 tests/test_faults.py tests/test_commit_model.py \
+		tests/test_bad_object_store.py
 
 test-cluster: .venv/dev.stamp ## index while workers are killed at random, and compare: make test-cluster MUSIC=folder
 	@$(BIN)/python -m benchmarks.faults $(MUSIC)
@@ -71,6 +72,9 @@ audit: .venv/audit.stamp ## look for known weaknesses in constraints.txt, in PyP
 
 nightly: .venv/dev.stamp ## change a folder and index it, night after night, against a store made anew: make nightly NIGHTS=300
 	@$(BIN)/python -m tests.nightly $(or $(NIGHTS),100) $(or $(SEED),1)
+
+history: .venv/dev.stamp ## thousands of small commits and years of nights, in the small; fail if anything grows: make history COMMITS=5000 NIGHTS=730
+	@$(BIN)/python -m tests.long_history $(or $(COMMITS),5000) $(or $(NIGHTS),730)
 
 soak: .venv/dev.stamp ## index, identify, remove and compact in a loop, and fail if memory or files grow: make soak MINUTES=30
 	@$(BIN)/python -m tests.soak $(or $(MINUTES),30)

@@ -79,6 +79,10 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
+# How often s3fs makes a request that fails, each time with 5 tries of botocore of up to 20 s and pauses between them.
+S3_TRIES = 2
+
+
 def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the name of the URL in it.
 
@@ -105,6 +109,8 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
         raise RemoteError(f"{url}: {scheme}:// needs a package that is not installed: {how}") from error
     except Exception as error:  # every object store's client has its own
         raise remote_error(url, error) from error
+    if getattr(files, "retries", 0) > S3_TRIES:
+        files.retries = S3_TRIES
     return _RemoteFiles(files, url), name
 
 

@@ -25,7 +25,7 @@ from pipeline.fingerprinting.landmarks import Hashes
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import Settings
 from pipeline.store import Snapshot, StagedSong, Store, compaction, delta_log, directory, lookup, postings, stage
-from pipeline.store.schema import PINS
+from pipeline.store.schema import PINS, SCHEMAS
 from pipeline.store.storage import Location
 from tests import naive
 from tests.fakes import make_song
@@ -404,6 +404,75 @@ def test_a_log_is_not_shortened_past_the_version_that_is_pinned(store: Store, mo
     assert store.check() == []
 
 
+def log_files(store: Store) -> list[str]:
+    return sorted(path.name for path in Path(store.url).rglob("_delta_log/*"))
+
+
+def test_the_logs_keep_what_readers_within_the_grace_need_and_no_more(store: Store) -> None:
+    """Two days pass between commits; who opened the version of the day before can still read all of it.
+
+    A log begins with the last but one checkpoint before that version: the last may turn out to be lost.
+    """
+    location = Location.of(store.url)
+
+    def versions() -> dict[str, int]:
+        return {table: delta_log.load(location, table).number for table in SCHEMAS}
+
+    for name in "ab":
+        fill(store, [random_song(name)])
+    store.compact()
+    first = versions()
+    fill(store, [random_song("c")])
+    store.compact()
+    last = versions()
+    for path in Path(store.url).rglob("*.*"):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    kept = store.snapshot()
+    left = [Path(store.url, table, "_delta_log", f"{number:020d}.json#1") for table, number in last.items()]
+    left.append(Path(store.url, "songs/_delta_log/_commit_0b5a.json.tmp"))  # killed while Delta wrote
+    for path in left:
+        path.write_bytes(b"half")
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    fill(store, [random_song("d")])
+    Path(store.url, "songs/_delta_log/_commit_1c6b.json.tmp").write_bytes(b"being written")
+    store.compact()
+    assert rows(kept) == expected({n: random_song(name) for n, name in enumerate("abc", 1)})
+    for table, number in first.items():
+        log = Path(store.url, table, "_delta_log")
+        assert min(log.glob("*.json")).name == f"{number:020d}.json", "older entries are of no use"
+        assert delta_log.load(location, table, last[table]).number == last[table]
+    assert not any(path.exists() for path in left)
+    assert "_commit_1c6b.json.tmp" in log_files(store)
+    store.compact(grace_hours=0)
+    assert "_commit_1c6b.json.tmp" not in log_files(store)
+    for table in SCHEMAS:
+        log = Path(store.url, table, "_delta_log")
+        before, newest = sorted(log.glob("*.checkpoint.parquet"))
+        assert min(log.glob("*.json")).name[:20] == before.name[:20]
+        newest.write_bytes(newest.read_bytes()[:100])
+    assert rows(Store.open(store.url).snapshot()) == expected(
+        {n: random_song(name) for n, name in enumerate("abcd", 1)}
+    )
+    assert store.check() == []
+
+
+def test_a_checkpoint_that_cannot_be_read_does_not_cost_the_entries_before_it(store: Store) -> None:
+    fill(store, [random_song("a")])
+    store.compact(grace_hours=0)
+    fill(store, [random_song("b")])
+    write = delta_log._write_checkpoint
+
+    def torn(location: Location, table: str, handle: Any) -> None:
+        write(location, table, handle)
+        path = Path(location.path(delta_log._checkpoint(table, handle.version())))
+        path.write_bytes(path.read_bytes()[:-50])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delta_log, "_write_checkpoint", torn)
+        store.compact(grace_hours=0)
+    assert rows(Store.open(store.url).snapshot()) == expected({1: random_song("a"), 2: random_song("b")})
+
+
 def test_compact_merges_small_files_and_drops_what_does_not_count(store: Store) -> None:
     songs = [random_song(f"{i}") for i in range(8)]
     for song in songs:
@@ -456,8 +525,9 @@ def test_compact_cleans_what_dead_jobs_left_but_not_before_its_time(store: Store
     assert not torn.exists()
     assert not stray.exists()
     assert list((Path(store.url) / "staging").iterdir()) == []
-    with pytest.raises(ParameterError, match="hours of grace are -1"):
-        store.compact(grace_hours=-1)
+    for hours in (-1, 169):
+        with pytest.raises(ParameterError, match=f"hours of grace are {hours}; they must be 0 to 168"):
+            store.compact(grace_hours=hours)
 
 
 def test_a_job_that_is_overtaken_by_compact_merges_again(store: Store) -> None:

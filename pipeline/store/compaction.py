@@ -49,6 +49,8 @@ SONG_ROWS = 65_536
 # The postings of a commit are merged with smaller ones until they are this much larger than all of those together. So
 # every posting is rewritten a few times at most, and a lookup reads a handful of sorted runs at most.
 TIER = 8
+# Delta forgets after 7 days which files a commit replaced, and then takes them for leftovers.
+LONGEST_GRACE_HOURS = 168
 
 Task = MergeTask | CopyTask
 
@@ -80,8 +82,11 @@ class Compaction:
 
 def compact(location: Location, settings: Settings, map_tasks: MapFunction, grace_hours: int) -> Compaction:
     """Do the work of `Store.compact`."""
-    if grace_hours < 0:
-        raise ParameterError(f"hours of grace are {grace_hours}; they must be 0 or more")
+    if not 0 <= grace_hours <= LONGEST_GRACE_HOURS:
+        raise ParameterError(
+            f"hours of grace are {grace_hours}; they must be 0 to {LONGEST_GRACE_HOURS}: the logs remember for 7 days "
+            "which files were replaced"
+        )
     before = [delta_log.load(location, table) for table in SCHEMAS]
     songs, drop = _set_fence(location)
     indexed = _indexed_songs(location, songs)
@@ -101,8 +106,7 @@ def compact(location: Location, settings: Settings, map_tasks: MapFunction, grac
     songs = _rewrite_songs(location, drop, {table: version.number for table, version in versions.items()})
     after = [songs, *versions.values()]
     deleted, waiting = _delete_leftovers(location, grace_hours)
-    for version in after:
-        delta_log.shorten_log(location, version)
+    delta_log.shorten_logs(location, after, grace_hours)
     return Compaction(
         files_before=sum(len(version.files) for version in before),
         files_after=sum(len(version.files) for version in after),
@@ -283,8 +287,13 @@ def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, 
 
 def _delete_leftovers(location: Location, grace_hours: int) -> tuple[int, int]:
     """Delete what no version needs and is older than the grace; bytes deleted, and bytes left for later."""
-    needed = {f"{table}/{file.name}" for table in SCHEMAS for file in delta_log.load(location, table).files}
-    old = {f"{table}/{name}" for table in SCHEMAS for name in delta_log.leftovers(location, table, grace_hours)}
+    versions = [delta_log.load(location, table) for table in SCHEMAS]
+    needed = {f"{version.table}/{file.name}" for version in versions for file in version.files}
+    old = {
+        f"{version.table}/{name}"
+        for version in versions
+        for name in delta_log.leftovers(location, version, grace_hours)
+    }
     before = time.time() - grace_hours * 3600
     deleted = waiting = 0
     for name, size, changed in location.files():

@@ -7,12 +7,14 @@ what to do; Delta never retries by itself.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import random
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +24,7 @@ import pyarrow as pa
 
 from pipeline.errors import StoreError
 from pipeline.store.schema import (
+    COMMIT,
     FENCE,
     NEXT_FRAME,
     NEXT_SHARD,
@@ -41,6 +44,13 @@ log = logging.getLogger(__name__)
 
 # Who opens a log reads all entries since the last checkpoint: in a commit, 1 ms for each.
 CHECKPOINT_EVERY = 10
+
+# How often a log is read when an object store lists less than it has: for some 40 seconds.
+LISTINGS = 14
+# How often an entry is written that an object store refuses, though there is none of this number.
+WRITES = 4
+# What writes into a log that were cut off leave behind.
+TEMPORARY_ENTRY = re.compile(r".*#[0-9]+|_commit_.*\.json\.tmp")
 
 PLAIN_NAME = re.compile(r"(shard=[0-9]+/)?[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -134,7 +144,7 @@ def create(location: Location, settings: str, shard_frames: int) -> None:
 
 def exists(location: Location, table: str) -> bool:
     """Whether there is anything of the log of a table."""
-    return any(True for _ in location.files(f"{table}/_delta_log"))
+    return location.exists(_entry(table, 0)) or any(True for _ in location.files(f"{table}/_delta_log"))
 
 
 def load(location: Location, table: str, number: int | None = None) -> Version:
@@ -183,9 +193,7 @@ def commit(
     for table, pin in PINS.items():
         if pin in numbers:
             _sync_entry(location, table, numbers[pin])
-    handle = base.handle
-    if handle.version() != base.number:  # a commit has moved it on
-        handle = _open(location, base.table, base.number)
+    handle = _handle(location, base)
     number = base.number
     no_checkpoint = PostCommitHookProperties(create_checkpoint=False)  # Delta would not sync it
     now_ms = int(time.time() * 1000)
@@ -221,44 +229,49 @@ def commit(
         )
         for file in remove
     ]
-    try:
-        known = {field.name for field in handle.schema().fields}
-        if added := [field for field in delta_schema(base.table) if field.name not in known]:
-            # A store that was made before the table had these; a commit of its own, as Delta has it.
-            handle.alter.add_columns(
-                Schema.from_arrow(pa.schema(added)).fields,
-                commit_properties=CommitProperties(max_commit_retries=0),
+    token = uuid.uuid4().hex
+    for attempt in range(WRITES):
+        try:
+            known = {field.name for field in handle.schema().fields}
+            if added := [field for field in delta_schema(base.table) if field.name not in known]:
+                # A store that was made before the table had these; a commit of its own, as Delta has it.
+                handle.alter.add_columns(
+                    Schema.from_arrow(pa.schema(added)).fields,
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                    post_commithook_properties=no_checkpoint,
+                )
+                number += 1
+                _sync_entry(location, base.table, number)
+            handle.create_write_transaction(
+                actions,
+                mode="append",
+                schema=delta_schema(base.table),
+                partition_by=PARTITIONED_BY.get(base.table),
+                commit_properties=CommitProperties(
+                    max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
+                    app_transactions=[Transaction(name, value) for name, value in numbers.items()],
+                    custom_metadata={COMMIT: token},
+                ),
                 post_commithook_properties=no_checkpoint,
             )
-            number += 1
-            _sync_entry(location, base.table, number)
-        handle.create_write_transaction(
-            actions,
-            mode="append",
-            schema=delta_schema(base.table),
-            partition_by=PARTITIONED_BY.get(base.table),
-            commit_properties=CommitProperties(
-                max_commit_retries=0,  # with retries a stale handle commits on top of what it has not seen
-                app_transactions=[Transaction(name, value) for name, value in numbers.items()],
-            ),
-            post_commithook_properties=no_checkpoint,
-        )
-    except (CommitFailedError, DeltaError, OSError) as error:
-        latest = load(location, base.table)
-        if add and {file.name for file in add} <= {file.name for file in latest.files}:
-            return latest  # the commit was made, only the reply was lost
-        if latest.number > number:
-            raise Conflict from error
-        if torn := _torn_entry(location, base.table):
-            log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
-            location.delete(torn)
-            raise Conflict from error
-        raise write_error(location.path(base.table), error) from error
+            break
+        except (CommitFailedError, DeltaError, OSError) as error:
+            if _token(location, _entry(base.table, number + 1)) == token:
+                break  # the commit was made: the reply was lost, or a listing does not have it yet
+            if load(location, base.table).number > number:
+                raise Conflict from error
+            if torn := _torn_entry(location, base.table):
+                log.warning("%s: deleted; a power cut tore this commit", location.path(torn))
+                location.delete(torn)
+                raise Conflict from error
+            if location.local or attempt == WRITES - 1 or not _is_refusal(error):
+                raise write_error(location.path(base.table), error) from error
+            time.sleep(0.1 * 4**attempt)
     number += 1
     _sync_entry(location, base.table, number)
-    with _reading_log(location, base.table):
+    with suppress(DeltaError, OSError):
         handle.update_incremental()  # the handle does not advance by itself
-    if handle.version() != number:  # somebody else has committed meanwhile
+    if handle.version() != number:  # somebody else has committed meanwhile, or a listing lags
         handle = _open(location, base.table, number)
     if number % CHECKPOINT_EVERY == 0:
         with suppress(StoreError):  # the commit is made; without a checkpoint the log is read from the one before
@@ -282,30 +295,67 @@ def attempts(location: Location, table: str, first: Version | None = None) -> It
     raise StoreError(f"{location.path(table)}: other jobs commit without a pause; try again when they are done")
 
 
-def leftovers(location: Location, table: str, grace_hours: int) -> list[str]:
-    """Files in the folder of a table that are older than the grace and in no version that is younger than it."""
-    handle = _open(location, table, None)
-    with _reading_log(location, table):
-        found = handle.vacuum(grace_hours, dry_run=True, enforce_retention_duration=False, full=True)
-    return [str(name) for name in found]
-
-
-def shorten_log(location: Location, version: Version) -> None:
-    """Put the state of a table into one file and forget entries before it older than 30 days (Delta's default).
+def leftovers(location: Location, version: Version, grace_hours: int) -> set[str]:
+    """Files in the folder of a table that are older than the grace, and in no version that is younger than it.
 
     Parameters
     ----------
     version
-        The one that a snapshot pins, which must open. Another job may have committed a later one.
+        The latest. Which files are needed is decided by it; a listing of the folder only gives what may be deleted.
     """
-    from deltalake.exceptions import DeltaError
+    with _reading_log(location, version.table):
+        found = _handle(location, version).vacuum(
+            grace_hours, dry_run=True, enforce_retention_duration=False, full=True
+        )
+    return {str(name) for name in found} - {file.name for file in version.files}
 
-    handle = _open(location, version.table, version.number)
-    _write_checkpoint(location, version.table, handle)
-    try:
-        handle.cleanup_metadata()
-    except (DeltaError, OSError) as error:
-        raise write_error(location.path(version.table), error) from error
+
+def shorten_logs(location: Location, versions: Sequence[Version], grace_hours: int) -> None:
+    """Put the state of each table into one file, and delete the entries that no reader within the grace needs.
+
+    Parameters
+    ----------
+    versions
+        Of all tables, those of one snapshot. Other jobs may have committed later ones.
+    grace_hours
+        What was the latest snapshot so long ago, and each that came after it, can still be opened.
+    """
+    for version in versions:
+        _write_checkpoint(location, version.table, _handle(location, version))
+    before = time.time() - grace_hours * 3600
+    songs = _log_files(location, SONGS)
+    old = [number for name, number, changed in songs if name.endswith(".json") and changed <= before]
+    if not old:
+        return
+    latest = next(version.number for version in versions if version.table == SONGS)
+    oldest = load(location, SONGS, min(max(old), latest))
+    needed = {SONGS: oldest.number} | {table: oldest.numbers.get(pin, 0) for table, pin in PINS.items()}
+    for table, number in needed.items():
+        for name in _unneeded_entries(location, table, number, before):
+            location.delete(name)
+
+
+def _unneeded_entries(location: Location, table: str, number: int, before: float) -> list[str]:
+    """What a log holds that nobody needs who opens a version from ``number`` on; and leftovers from before a time."""
+    files = _log_files(location, table)
+    checkpoints = sorted((at for name, at, _ in files if name == _checkpoint(table, at) and at <= number), reverse=True)
+    # The log begins with the last but one that can be read: a disk may lose the last, and the entries make up for it.
+    readable = (at for at in checkpoints if _is_parquet(location, _checkpoint(table, at)))
+    start = next(itertools.islice(readable, 1, None), 0)
+    return [
+        name
+        for name, at, changed in files
+        if 0 <= at < start or (changed <= before and TEMPORARY_ENTRY.fullmatch(name.rpartition("/")[2]))
+    ]
+
+
+def _log_files(location: Location, table: str) -> list[tuple[str, int, float]]:
+    """The files of a log: name inside the store, the version that they are of or -1, and time of change."""
+    found = []
+    for name, _, changed in location.files(f"{table}/_delta_log"):
+        of_version = re.fullmatch(r"([0-9]{20})\.[A-Za-z0-9.-]+", name.rpartition("/")[2])
+        found.append((name, int(of_version[1]) if of_version else -1, changed))
+    return found
 
 
 def repair_log(location: Location, table: str) -> list[str]:
@@ -350,7 +400,7 @@ def _delete_damaged_checkpoints(location: Location, table: str) -> list[tuple[st
 def _hinted_checkpoint(location: Location, table: str, hint: str) -> str:
     """The checkpoint that the file beside the log's entries names; nothing if it cannot be read."""
     try:
-        return f"{table}/_delta_log/{int(json.loads(location.read(hint))['version']):020d}.checkpoint.parquet"
+        return _checkpoint(table, int(json.loads(location.read(hint))["version"]))
     except (ValueError, KeyError, TypeError, FileNotFoundError):
         return ""
 
@@ -382,6 +432,25 @@ def _entry(table: str, number: int) -> str:
     return f"{table}/_delta_log/{number:020d}.json"
 
 
+def _checkpoint(table: str, number: int) -> str:
+    """The file with the state of a table at a version."""
+    return f"{table}/_delta_log/{number:020d}.checkpoint.parquet"
+
+
+def _token(location: Location, entry: str) -> str | None:
+    """What tells the commit of a log entry from all others; ``None`` if the entry is not there, or torn."""
+    try:
+        lines = [json.loads(line) for line in location.read(entry).splitlines()]
+    except (ValueError, FileNotFoundError):
+        return None
+    return next((line["commitInfo"].get(COMMIT) for line in lines if "commitInfo" in line), None)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an object store says that there is an entry already."""
+    return "already exists" in str(error) or "Precondition" in str(error)
+
+
 def _torn_entry(location: Location, table: str) -> str | None:
     """The name of the last entry of a log if it is incomplete, and not the only one.
 
@@ -402,7 +471,41 @@ def _is_complete(location: Location, entry: str) -> bool:
     return True
 
 
-def _open(location: Location, table: str, number: int | None, *, again: bool = True) -> Any:
+def _handle(location: Location, version: Version) -> Any:
+    """Delta's handle of a version."""
+    moved_on = version.handle.version() != version.number  # by a commit
+    return _open(location, version.table, version.number) if moved_on else version.handle
+
+
+def _open(location: Location, table: str, number: int | None) -> Any:
+    """Delta's handle of a version, the latest when ``number`` is ``None``.
+
+    Delta lists a log to find its entries. The listing of an object store may lag behind what was written; an entry
+    that is read by its name does not. So a listing that lacks an entry is waited for: a job decides on nothing older
+    than what was the latest when it began to read.
+    """
+    if location.local:
+        return _open_listed(location, table, number)
+    late = None
+    for attempt in range(LISTINGS):
+        time.sleep(min(0.05 * 2**attempt, 5.0) if attempt else 0.0)
+        try:
+            handle = _open_listed(location, table, number)
+        except StoreError as error:
+            if not location.exists(_entry(table, number or 0)):
+                raise
+            late = error
+        else:
+            if number is not None or not location.exists(_entry(table, handle.version() + 1)):
+                return handle
+            late = None
+    raise late or StoreError(
+        f"{location.path(table)}: the object store does not list what was written; try again later"
+    )
+
+
+def _open_listed(location: Location, table: str, number: int | None, *, again: bool = True) -> Any:
+    """The same, as far as the log is listed."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -413,13 +516,19 @@ def _open(location: Location, table: str, number: int | None, *, again: bool = T
         if location.local and again and (damaged := _delete_damaged_checkpoints(location, table)):  # by a power cut
             for name, why in damaged:
                 log.warning("%s: deleted; %s", location.path(name), why)
-            return _open(location, table, number, again=False)
+            return _open_listed(location, table, number, again=False)
         if number is None and (torn := _torn_entry(location, table)):
-            return _open(location, table, int(torn.rpartition("/")[2].removesuffix(".json")) - 1)
+            return _open_listed(location, table, int(torn.rpartition("/")[2].removesuffix(".json")) - 1)
         if not exists(location, table):
             where = location.path(f"{table}/_delta_log")
             raise StoreError(f"{where}: it is gone; `songprint check --repair` says the way back") from error
-        raise StoreError(f"{location.path(table)}: cannot read the table's log: {reason(error)}") from error
+        raise _log_error(location.path(table), error) from error
+
+
+def _log_error(path: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{path}: cannot read the table's log: {reason(error)}; put that right and run the same command again"
+    )
 
 
 @contextmanager
@@ -430,7 +539,7 @@ def _reading_log(location: Location, table: str) -> Iterator[None]:
     try:
         yield
     except (DeltaError, OSError) as error:
-        raise StoreError(f"{location.path(table)}: cannot read the table's log: {reason(error)}") from error
+        raise _log_error(location.path(table), error) from error
 
 
 @contextmanager

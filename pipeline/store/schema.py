@@ -19,6 +19,9 @@ NEXT_FRAME = "songprint.next_frame"
 FENCE = "songprint.fence"
 PINS = {POSTINGS: "songprint.postings", CONSTELLATIONS: "songprint.constellations"}
 
+# Key in the log entry of a commit: what tells it from all others.
+COMMIT = "songprint.commit"
+
 # Key in the configuration of a table and in the metadata of a file: the settings that it was made with.
 SETTINGS = "songprint.settings"
 

@@ -267,6 +267,7 @@ def _s3_options(files: Any) -> dict[str, str | None]:
         "aws_region": region,
         "aws_skip_signature": "true" if files.anon else None,
         "aws_allow_http": "true" if (endpoint or "").startswith("http://") else None,
+        "retry_timeout": "120s",
     }
 
 

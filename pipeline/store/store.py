@@ -300,10 +300,12 @@ class Store:
             As for `commit`.
         grace_hours
             How long replaced files and leftovers are kept, for queries and jobs that began before. 0 deletes them at
-            once: only when nothing else uses the store.
+            once: only when nothing else uses the store. At most 168: the logs remember replaced files for 7 days.
 
         Raises
         ------
+        ParameterError
+            If ``grace_hours`` is not 0 to 168.
         StoreError
             If the store cannot be read or written; its contents are what they were.
         """
