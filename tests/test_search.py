@@ -28,6 +28,7 @@ from pipeline.matching.verification import (
     filter_response,
     filter_spectrogram,
     read_responses,
+    shared_fractions,
 )
 from pipeline.matching.voting import TICKS, QueryHashes, find_candidates, find_hits, fullest_windows
 from pipeline.simulation import acoustics, music
@@ -255,11 +256,14 @@ def test_versions_are_told_apart_by_what_they_do_not_share(rng):
     answer[[3, 7], [50, 60]], answer[3, 70], answer[:, 20] = (1.0, 99.0), 0.5, 9.0
     heard = FilteredSpectrogram(answer, answer)
     shared, margin = compare_versions((heard, one, 0), (heard, other, 11))
-    assert shared == pytest.approx(10 / 12)
+    assert shared == pytest.approx(10 / 11)  # of the one that has fewer
     assert margin == pytest.approx(1.0 + RESPONSE_BOUNDS[1] - 0.5)  # without what both have, and no peak for more
     assert compare_versions((heard, other, 11), (heard, one, 0)) == pytest.approx((10 / 11, -margin))
     assert compare_versions((heard, one, 0), (heard, one, 0)) == (1.0, 0.0)
     assert compare_versions((heard, one, 500), (heard, other, 11))[0] == 0.0
+    placed = [(heard, one, 0), (heard, other, 11), (heard, one, 500), (heard, one, 4)]
+    assert shared_fractions(placed, (heard, other, 11)).tolist() == pytest.approx([10 / 12, 1.0, 0.0, 9 / 10])
+    assert shared_fractions([], (heard, one, 0)).tolist() == []
 
 
 def test_a_clip_that_begins_before_its_song_says_so(library):

@@ -40,6 +40,7 @@ from pipeline.matching.verification import (
     compare_versions,
     compute_evidence,
     read_responses,
+    shared_fractions,
 )
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
 from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, refine_match, stretch_peaks
@@ -246,9 +247,10 @@ def _chance_votes(candidates: Sequence[Candidate], clip: Clip, songs: Mapping[in
         best.setdefault(candidate.song_id, candidate)
     ranked = list(best.values())
     near = [other for other in ranked[1:] if 2 * other.votes >= ranked[0].votes and other.song_id in songs]
-    if 2 * len(near) < len(ranked):
+    if 2 * len(near) < len(ranked) or not near:
         return background_votes(candidates)
-    versions = {other.song_id for other in near if compare(other, ranked[0], clip, songs)[0] >= VERSION_SHARE}
+    shared = _shared_fractions(near, ranked[0], clip, songs)
+    versions = {other.song_id for other, share in zip(near, shared, strict=True) if share >= VERSION_SHARE}
     return background_votes([candidate for candidate in candidates if candidate.song_id not in versions])
 
 
@@ -271,7 +273,9 @@ def _background(
             best.setdefault(candidates[i].song_id, i)
         first, *others = best.values() if best else (0,)
         background = (
-            i for i in others if enough[i] and compare(candidates[i], candidates[first], clip, songs)[0] < VERSION_SHARE
+            i
+            for i in others
+            if enough[i] and _shared_fractions([candidates[i]], candidates[first], clip, songs)[0] < VERSION_SHARE
         )
         return float(next((reached[i] for i in itertools.islice(background, BACKGROUND_RANK - 1, None)), 0.0))
 
@@ -293,9 +297,11 @@ def _place(candidate: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tupl
     return filtered, songs[candidate.song_id], start
 
 
-def compare(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tuple[float, float]:
-    """`compare_versions` of two candidates."""
-    return compare_versions(_place(first, clip, songs), _place(second, clip, songs))
+def _shared_fractions(
+    some: Sequence[Candidate], other: Candidate, clip: Clip, songs: Mapping[int, Peaks]
+) -> NDArray[np.float64]:
+    """`shared_fractions` of some candidates and another one."""
+    return shared_fractions([_place(candidate, clip, songs) for candidate in some], _place(other, clip, songs))
 
 
 def _prefer_best_version(
@@ -316,9 +322,8 @@ def _prefer_best_version(
     first, *others = best.values()
     winner, votes = first, first.candidate.votes
     for other in others:
-        shared, margin = compare(other.candidate, winner.candidate, clip, songs)
-        # A short song may lie within the clip, or be a part of the other one: then most of its peaks are shared.
-        if max(shared, compare(winner.candidate, other.candidate, clip, songs)[0]) >= VERSION_SHARE:
+        shared, margin = compare_versions(_place(other.candidate, clip, songs), _place(winner.candidate, clip, songs))
+        if shared >= VERSION_SHARE:
             votes = max(votes, other.candidate.votes)
             winner = other if VersionComparison(other, winner, margin).logit > 0 else winner
     preferred = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))

@@ -306,6 +306,30 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int, consist
     )
 
 
+def shared_fractions(
+    placed: Sequence[tuple[FilteredSpectrogram, Peaks, int]], other: tuple[FilteredSpectrogram, Peaks, int]
+) -> NDArray[np.float64]:
+    """Of each of some songs the share of its peaks that another one has too, within a frame and a bin.
+
+    Parameters
+    ----------
+    placed, other
+        The filtered clip, a song, and the song's frame at which the clip's frame 0 lies.
+
+    Returns
+    -------
+    NDArray
+        ``(n_songs,)`` float64; 0 for a song without peaks in the clip.
+    """
+    nothing = np.zeros(0, np.int32)
+    *some, of_other = (_peaks_in_clip(song, start, len(clip.response)) for clip, song, start in [*placed, other])
+    frame = np.concatenate([nothing, *(frame for frame, _ in some)])
+    bin_ = np.concatenate([nothing, *(bin_ for _, bin_ in some)])
+    count = np.array([len(frame) for frame, _ in some], np.intp)
+    of_song = np.repeat(np.arange(len(count)), count)
+    return np.bincount(of_song[coincident(frame, bin_, *of_other)], minlength=len(count)) / np.maximum(count, 1)
+
+
 def compare_versions(
     first: tuple[FilteredSpectrogram, Peaks, int], second: tuple[FilteredSpectrogram, Peaks, int]
 ) -> tuple[float, float]:
@@ -319,7 +343,8 @@ def compare_versions(
     Returns
     -------
     shared : float
-        The share of the first song's peaks that the second one has too, within a frame and a bin.
+        The larger of the shares of their peaks that the other one has too, within a frame and a bin. A short song may
+        lie within the clip, or be a part of the other one: then most of its peaks are shared.
     margin : float
         Response at the peaks that only the first has, less that at the peaks that only the second has. The peaks that
         they share say nothing about which it is.
@@ -331,7 +356,8 @@ def compare_versions(
     shared_2 = coincident(frame_2, bin_2, frame_1, bin_1)
     only_1 = clip_1.response[frame_1[~shared_1], bin_1[~shared_1]].clip(*RESPONSE_BOUNDS)
     only_2 = clip_2.response[frame_2[~shared_2], bin_2[~shared_2]].clip(*RESPONSE_BOUNDS)
-    return float(shared_1.mean()) if len(shared_1) else 0.0, float(only_1.sum() - only_2.sum())
+    shared = max(float(shared.mean()) if len(shared) else 0.0 for shared in (shared_1, shared_2))
+    return shared, float(only_1.sum() - only_2.sum())
 
 
 def coincident(
