@@ -29,6 +29,8 @@ from pipeline.execution.executor import Progress
 from pipeline.fingerprinting.landmarks import Hashes
 from pipeline.simulation import encoding, music
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 ROOT = Path(__file__).parents[1]
 RATE = music.SAMPLE_RATE
 
