@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline import Store
 from pipeline.simulation import acoustics, encoding, music
 
 hypothesis.settings.register_profile("songprint", deadline=None)  # a busy machine is no failure
@@ -63,6 +64,14 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child starts with the default
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def whole_stores(tmp_path: Path) -> Iterator[None]:
+    """After the test every store that it made in its folder checks clean."""
+    yield
+    for metadata in sorted(tmp_path.rglob("songprint.json")):
+        assert Store.open(str(metadata.parent)).check() == [], metadata
 
 
 @pytest.fixture

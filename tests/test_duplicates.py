@@ -26,6 +26,8 @@ from pipeline.simulation import encoding, music
 from pipeline.store import Snapshot
 from tests import naive
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 RATE = music.SAMPLE_RATE
 
 

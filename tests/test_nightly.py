@@ -21,6 +21,8 @@ from pipeline.execution.executor import Died
 from pipeline.simulation import encoding
 from tests.nightly import RATE, Folder, contents, made_anew, night, samples
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ from pipeline.errors import AudioError
 from pipeline.store import Store, stage
 from tests.fakes import make_song
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("http://127.0.0.1/")', "\uff1d1+1"]
 PLAIN = ["Plain", "a=b", "1-2", "", "日本\u3000語", 'Quo"ted, and so', "two\nlines", "'Round Midnight"]
 ESCAPES = ["\x1b[2Jgone", "\x1b]0;owned\x07", "\x9b31m", "a\rb", "\x00", "\x7f"]

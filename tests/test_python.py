@@ -29,6 +29,8 @@ from pipeline.execution.executor import Progress
 from pipeline.fingerprinting.landmarks import Hashes
 from pipeline.simulation import encoding, music
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 ROOT = Path(__file__).parents[1]
 RATE = music.SAMPLE_RATE
 
@@ -112,6 +114,16 @@ def test_samples_without_a_song_are_one_unknown_row(samples: NDArray[np.float64]
     assert [(row["clip"], row["status"]) for row in pipeline.identify_samples(samples, RATE, store).to_pylist()] == [
         ("", "unknown")
     ]
+
+
+@pytest.mark.parametrize(
+    "query", [Query(), Query(speed_range=1.0), Query(pitch_range=1.0)], ids=["own", "speed", "pitch"]
+)
+@pytest.mark.parametrize("length_s", [3.0, 20.0])
+def test_a_store_without_songs_names_nothing(length_s: float, query: Query, tmp_path: Path) -> None:
+    empty = Store.create(str(tmp_path / "empty.songprint"))
+    rows = pipeline.identify_samples(clip(2, 8.0, length_s), RATE, empty, query).to_pylist()
+    assert [row["status"] for row in rows] == ["unknown"]
 
 
 @pytest.mark.parametrize(

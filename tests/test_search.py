@@ -29,7 +29,7 @@ from pipeline.matching.verification import (
     filter_response,
     filter_spectrogram,
     read_responses,
-    shared_fraction,
+    shared_fractions,
 )
 from pipeline.matching.voting import TICKS, QueryHashes, find_candidates, find_hits, fullest_windows
 from pipeline.simulation import acoustics, music
@@ -257,14 +257,15 @@ def test_versions_are_told_apart_by_what_they_do_not_share(rng):
     answer[[3, 7], [50, 60]], answer[3, 70], answer[:, 20] = (1.0, 99.0), 0.5, 9.0
     heard = FilteredSpectrogram(answer, answer)
     first, second = (heard, one, 0), (heard, other, 11)
-    assert shared_fraction(first, second) == pytest.approx(10 / 12)
-    assert shared_fraction(second, first) == pytest.approx(10 / 11)
-    assert shared_fraction(first, first) == 1.0
-    assert shared_fraction((heard, one, 500), second) == 0.0
     unshared = 1.0 + RESPONSE_BOUNDS[1] - 0.5  # without what both have, and no peak for more
     assert compare_versions(first, second).unshared == pytest.approx(unshared)
     assert compare_versions(second, first).unshared == pytest.approx(-unshared)
-    assert compare_versions(first, first) == VersionDifferences(0.0, 0.0, 0.0)
+    assert compare_versions(first, second).shared == pytest.approx(10 / 11)  # of the one that has fewer
+    assert compare_versions(first, first) == VersionDifferences(1.0, 0.0, 0.0, 0.0)
+    assert compare_versions((heard, one, 500), second).shared == 0.0
+    placed = [first, second, (heard, one, 500), (heard, one, 4)]
+    assert shared_fractions(placed, second).tolist() == pytest.approx([10 / 12, 1.0, 0.0, 9 / 10])
+    assert shared_fractions([], first).tolist() == []
 
 
 def test_versions_are_told_apart_by_their_levels_also_behind_a_loudspeaker(rng):

@@ -17,6 +17,8 @@ from pipeline.store import Store, stage
 from tests.fakes import make_song
 from tests.test_object_store import bucket
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 __all__ = ["bucket"]  # a fixture
 
 pytest.importorskip("duckdb")

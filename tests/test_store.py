@@ -30,6 +30,8 @@ from pipeline.store.storage import Location
 from tests import naive
 from tests.fakes import make_song
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 # Hashes of 8 bits, so that songs share hashes.
 random_song = functools.partial(make_song, n_peaks=200, n_frames=2000, n_bins=1025, n_hashes=300)
 

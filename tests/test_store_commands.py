@@ -15,6 +15,8 @@ from pipeline.store import Store
 from tests.fakes import make_song
 from tests.test_check import flip, largest, store
 
+pytestmark = pytest.mark.usefixtures("whole_stores")
+
 __all__ = ["store"]  # a fixture
 
 

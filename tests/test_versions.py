@@ -58,7 +58,7 @@ def test_versions_are_told_apart_by_what_each_has_of_its_own() -> None:
         versions = (
             VerifiedCandidate(Candidate(1, 0, n), Background(1.0, 0.5, 0.5), NO_EVIDENCE) for n in (votes, other_votes)
         )
-        return VersionComparison(*versions, VersionDifferences(*differences)).logit
+        return VersionComparison(*versions, VersionDifferences(1.0, *differences)).logit
 
     assert logit(20, 20, 0.0, 0.0, 0.0) == 0.0
     assert logit(20, 10, 0.0, 0.0, 0.0) > 0

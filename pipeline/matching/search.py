@@ -40,7 +40,7 @@ from pipeline.matching.verification import (
     compare_versions,
     compute_evidence,
     read_responses,
-    shared_fraction,
+    shared_fractions,
 )
 from pipeline.matching.voting import TICKS, Candidate, find_candidates
 from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, refine_match, stretch_peaks
@@ -256,9 +256,10 @@ def _chance_votes(candidates: Sequence[Candidate], clip: Clip, songs: Mapping[in
         best.setdefault(candidate.song_id, candidate)
     ranked = list(best.values())
     near = [other for other in ranked[1:] if 2 * other.votes >= ranked[0].votes and other.song_id in songs]
-    if 2 * len(near) < len(ranked):
+    if 2 * len(near) < len(ranked) or not near:
         return background_votes(candidates)
-    versions = {other.song_id for other in near if shared(other, ranked[0], clip, songs) >= VERSION_SHARE}
+    shared = _shared_fractions(near, ranked[0], clip, songs)
+    versions = {other.song_id for other, share in zip(near, shared, strict=True) if share >= VERSION_SHARE}
     return background_votes([candidate for candidate in candidates if candidate.song_id not in versions])
 
 
@@ -281,7 +282,9 @@ def _background(
             best.setdefault(candidates[i].song_id, i)
         first, *others = best.values() if best else (0,)
         background = (
-            i for i in others if enough[i] and shared(candidates[i], candidates[first], clip, songs) < VERSION_SHARE
+            i
+            for i in others
+            if enough[i] and _shared_fractions([candidates[i]], candidates[first], clip, songs)[0] < VERSION_SHARE
         )
         return float(next((reached[i] for i in itertools.islice(background, BACKGROUND_RANK - 1, None)), 0.0))
 
@@ -303,9 +306,11 @@ def _place(candidate: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> tupl
     return filtered, songs[candidate.song_id], start
 
 
-def shared(first: Candidate, second: Candidate, clip: Clip, songs: Mapping[int, Peaks]) -> float:
-    """`shared_fraction` of two candidates."""
-    return shared_fraction(_place(first, clip, songs), _place(second, clip, songs))
+def _shared_fractions(
+    some: Sequence[Candidate], other: Candidate, clip: Clip, songs: Mapping[int, Peaks]
+) -> NDArray[np.float64]:
+    """`shared_fractions` of some candidates and another one."""
+    return shared_fractions([_place(candidate, clip, songs) for candidate in some], _place(other, clip, songs))
 
 
 def compare(
@@ -334,11 +339,10 @@ def _prefer_best_version(
     first, *others = best.values()
     winner, votes = first, first.candidate.votes
     for other in others:
-        pair = other.candidate, winner.candidate
-        # A short song may lie within the clip, or be a part of the other one: then most of its peaks are shared.
-        if max(shared(*pair, clip, songs), shared(*pair[::-1], clip, songs)) >= VERSION_SHARE:
+        comparison = compare(other, winner, clip, songs)
+        if comparison.differences.shared >= VERSION_SHARE:
             votes = max(votes, other.candidate.votes)
-            winner = other if compare(other, winner, clip, songs).logit > 0 else winner
+            winner = other if comparison.logit > 0 else winner
     preferred = dataclasses.replace(first, candidate=dataclasses.replace(winner.candidate, votes=votes))
     return [preferred, *(one for one in verified if one is not winner)]
 

@@ -137,10 +137,13 @@ NO_EVIDENCE = Evidence(
 
 @dataclass(frozen=True, slots=True)
 class VersionDifferences:
-    """How well a clip agrees with what differs between two versions of a recording: above 0 speaks for the first.
+    """What two versions of a recording share, and how well a clip agrees with what differs: above 0 for the first.
 
     Parameters
     ----------
+    shared
+        The larger of the shares of their peaks that the other one has too, within a frame and a bin. A short song may
+        lie within the clip, or be a part of the other one: then most of its peaks are shared.
     unshared
         Response at the peaks that only the first has, less that at the peaks that only the second has.
     levels
@@ -149,6 +152,7 @@ class VersionDifferences:
         The same, where the gain may depend on the frequency, as that of a loudspeaker in a room does.
     """
 
+    shared: float
     unshared: float
     levels: float
     levels_beside_curve: float
@@ -324,15 +328,28 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int, consist
     )
 
 
-def shared_fraction(
-    first: tuple[FilteredSpectrogram, Peaks, int], second: tuple[FilteredSpectrogram, Peaks, int]
-) -> float:
-    """The share of one song's peaks, where a clip lies, that another song has too; parameters of `compare_versions`."""
-    (clip_1, song_1, start_1), (clip_2, song_2, start_2) = first, second
-    shared = coincident(
-        *_peaks_in_clip(song_1, start_1, len(clip_1.response)), *_peaks_in_clip(song_2, start_2, len(clip_2.response))
-    )
-    return float(shared.mean()) if len(shared) else 0.0
+def shared_fractions(
+    placed: Sequence[tuple[FilteredSpectrogram, Peaks, int]], other: tuple[FilteredSpectrogram, Peaks, int]
+) -> NDArray[np.float64]:
+    """Of each of some songs the share of its peaks that another one has too, within a frame and a bin.
+
+    Parameters
+    ----------
+    placed, other
+        The filtered clip, a song, and the song's frame at which the clip's frame 0 lies.
+
+    Returns
+    -------
+    NDArray
+        ``(n_songs,)`` float64; 0 for a song without peaks in the clip.
+    """
+    nothing = np.zeros(0, np.int32)
+    *some, of_other = (_peaks_in_clip(song, start, len(clip.response)) for clip, song, start in [*placed, other])
+    frame = np.concatenate([nothing, *(frame for frame, _ in some)])
+    bin_ = np.concatenate([nothing, *(bin_ for _, bin_ in some)])
+    count = np.array([len(frame) for frame, _ in some], np.intp)
+    of_song = np.repeat(np.arange(len(count)), count)
+    return np.bincount(of_song[coincident(frame, bin_, *of_other)], minlength=len(count)) / np.maximum(count, 1)
 
 
 def compare_versions(
@@ -361,6 +378,7 @@ def compare_versions(
     audible = 1 / (1 + np.exp((RESPONDING - response) / AUDIBLE_STEP))
     differences = np.stack([level_1 - level_2, clip_level - (level_1 + level_2) / 2]).astype(float)
     return VersionDifferences(
+        shared=max(float(one.mean()) if len(one) else 0.0 for one in (shared_1, shared_2)),
         unshared=unshared,
         levels=_agreement(differences, audible, np.zeros((len(same), 0))),
         levels_beside_curve=_agreement(differences, audible, _curves(bin_1)),

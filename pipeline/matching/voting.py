@@ -193,7 +193,10 @@ def join_windows(parts: Sequence[Windows], most: int) -> Windows:
     """
     if len(parts) == 1:
         return parts[0]
-    joined = Windows(*(np.concatenate([getattr(part, name) for part in parts]) for name in Windows.__slots__))
+    nothing = np.zeros(0, np.int32)  # in a store without songs there is no shard
+    joined = Windows(
+        *(np.concatenate([nothing, *(getattr(part, name) for part in parts)]) for name in Windows.__slots__)
+    )
     return joined.take(np.lexsort((joined.cell, joined.song_id, -joined.n_hits))[:most])
 
 
