@@ -492,7 +492,9 @@ def _open(location: Location, table: str, number: int | None) -> Any:
         try:
             handle = _open_listed(location, table, number)
         except StoreError as error:
-            if not location.exists(_entry(table, number or 0)):
+            hint = f"{table}/_delta_log/_last_checkpoint"
+            begin = "" if number is not None else _hinted_checkpoint(location, table, hint)
+            if not location.exists(begin or _entry(table, number or 0)):
                 raise
             late = error
         else:
