@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.audio import formats
-from pipeline.errors import AudioError, CatalogError, SongprintError
+from pipeline.errors import AudioError, CatalogError, NotTried, SongprintError
 from pipeline.paths import Paths, filesystem, is_url, modified_s, open_regular, path_is_gone, path_list, printable_path
 
 log = logging.getLogger(__name__)
@@ -186,14 +186,14 @@ def digest(path: str) -> str:
 
     Raises
     ------
-    AudioError
+    NotTried
         If the file cannot be read.
     """
     with open_regular(path) as (fd, _), open(fd, "rb", closefd=False) as file:
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise AudioError(f"{printable_path(path)}: {error.strerror}") from None
+            raise NotTried(f"{printable_path(path)}: {error.strerror}") from None
 
 
 @contextlib.contextmanager
@@ -202,7 +202,7 @@ def local_copy(path: str) -> Iterator[str]:
 
     Raises
     ------
-    AudioError
+    NotTried
         If the object cannot be fetched.
     """
     if not is_url(path):
@@ -215,7 +215,7 @@ def local_copy(path: str) -> Iterator[str]:
             fs.get_file(name, local)
         except Exception as error:
             reason = _reason(error).removeprefix(f"{path}: ")
-            raise AudioError(f"{printable_path(path)}: not fetched: {reason}") from None
+            raise NotTried(f"{printable_path(path)}: not fetched: {reason}") from None
         try:
             yield local
         except AudioError as error:  # its message names the copy, which is deleted

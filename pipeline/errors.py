@@ -24,7 +24,7 @@ class AudioError(SongprintError):
 
 
 class NotTried(AudioError):
-    """A file was not decoded for a reason that is not in it: it cannot be opened, or no decoder starts."""
+    """A file was not decoded for a reason that is not in it: it cannot be read, or no decoder starts."""
 
 
 class StoreError(SongprintError):

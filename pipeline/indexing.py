@@ -620,9 +620,8 @@ def index_batch(batch: IndexBatch) -> BatchReport:
         try:
             song = within(timeout_s(entry.size_bytes, batch.limit_s), partial(_fingerprint_entry, entry, batch))
         except (SongprintError, OSError) as error:
-            failures.append(
-                Failure(printable_path(entry.path), _reason(error, entry), lasting=isinstance(error, _BadContent))
-            )
+            lasting = isinstance(error, AudioError) and not isinstance(error, NotTried)
+            failures.append(Failure(printable_path(entry.path), _reason(error, entry), lasting))
         except MemoryError:
             failures.append(Failure(printable_path(entry.path), "out of memory; give workers more of it, or run fewer"))
         except Exception as error:  # a bug of ours or of a library: one song fails, not the run
@@ -646,28 +645,19 @@ def index_batch(batch: IndexBatch) -> BatchReport:
     )
 
 
-class _BadContent(AudioError):
-    """A file gives no song because of what it holds: it could be read, and not decoded."""
-
-
 def _fingerprint_entry(entry: Entry, batch: IndexBatch) -> StagedSong | str:
     """One file as a song to stage; its digest alone when the store has its content already."""
     with catalog.local_copy(entry.path) as path:
         digest = catalog.digest(path)
         if digest in batch.known:
             return digest
-        try:
-            print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s, stream=batch.stream)
-        except NotTried:
-            raise
-        except AudioError as error:
-            raise _BadContent(str(error)) from error
+        print_ = fingerprint(path, batch.settings, limit_s=batch.limit_s, stream=batch.stream)
         if len(print_.hashes) == 0:
             duration_s = print_.decoded.duration_s
             length, why = f"{duration_s:.1f} s", "silent or a steady tone"
             if duration_s < SHORTEST_SONG_S:
                 length, why = f"{duration_s:.2f} s", f"too short: a song needs {SHORTEST_SONG_S:g} s or more"
-            raise _BadContent(f"{printable_path(entry.path)}: no landmarks in {length}; it is {why}")
+            raise AudioError(f"{printable_path(entry.path)}: no landmarks in {length}; it is {why}")
         tags = read_tags(path)
     return StagedSong(
         path=printable_path(entry.path),

@@ -232,10 +232,8 @@ def open_regular(path: str) -> Iterator[tuple[int, int]]:
 
     Raises
     ------
-    AudioError
-        If the file is not regular, with the reason.
     NotTried
-        If it cannot be opened.
+        If the file is not regular or cannot be opened, with the reason.
     """
     try:
         # Checked twice: opening a device can already do something, and the name may lead elsewhere once it is open.
@@ -254,6 +252,6 @@ def open_regular(path: str) -> Iterator[tuple[int, int]]:
 
 def _require_regular(path: str, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise audio_error(path, "a folder, or one that cannot be listed; a file is needed")
+        raise audio_error(path, "a folder, or one that cannot be listed; a file is needed", NotTried)
     if not stat.S_ISREG(status.st_mode):
-        raise audio_error(path, "a pipe, socket or device; only regular files are read")
+        raise audio_error(path, "a pipe, socket or device; only regular files are read", NotTried)

@@ -68,14 +68,28 @@ def identify(url: str) -> Any:
 
 
 class Job:
-    """A job on a store in the bucket, which begins with a copy of a local one."""
+    """A job on a store in the bucket, which begins with a copy of a local one.
 
-    def __init__(self, name: str, folder: Path) -> None:
+    Attributes
+    ----------
+    before, after
+        What is to be seen when the job begins, and when nothing went wrong.
+    requests
+        Those that it makes when nothing goes wrong.
+    """
+
+    def __init__(self, name: str, folder: Path, proxy: Proxy) -> None:
         self.run: Callable[[str], Any] = identify if name == "identify" else JOBS[name].run
         self.look: Callable[[str], Any] = identify if name == "identify" else look
         self._folder = folder
         begin = start_sung if name == "identify" else start_short
         begin(str(folder / "store"))
+        self.fresh()
+        self.before = self.look(URL)
+        with proxy.misbehaving(""):
+            self.run(URL)
+            self.requests = list(proxy.requests)
+        self.after = self.look(URL)
 
     def fresh(self) -> None:
         """Put what the job begins with into the bucket."""
@@ -114,12 +128,12 @@ def objects() -> set[str]:
     return {name.removeprefix(f"{BUCKET}/store/") for name in found if "/_delta_log/" not in name}
 
 
-def finish(job: Job, after: Any) -> None:
+def finish(job: Job) -> None:
     """Run a job again; then all is as if nothing had happened."""
     job.run(URL)
     Store.open(URL).compact(grace_hours=0)
     assert objects() == needed_files(Store.open(URL))
-    assert job.look(URL) == after
+    assert job.look(URL) == job.after
 
 
 @pytest.mark.timeout(3600)
@@ -127,13 +141,8 @@ def finish(job: Job, after: Any) -> None:
 def test_a_request_that_goes_wrong_once_costs_nothing(
     name: str, proxy: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = Job(name, tmp_path)
-    job.fresh()
-    before = job.look(URL)
-    with proxy.misbehaving(""):
-        job.run(URL)
-        requests = list(proxy.requests)
-    after = job.look(URL)
+    job = Job(name, tmp_path, proxy)
+    requests = job.requests
     cases = [(at, kind) for at, one in enumerate(requests, 1) for kind in kinds_of(one) if one.method != "GET"]
     cases += [(at, kinds_of(one)[at % len(kinds_of(one))]) for at, one in enumerate(requests, 1) if one.method == "GET"]
     if not EVERY:  # the commit of the songs is made, and the reply is lost
@@ -148,9 +157,9 @@ def test_a_request_that_goes_wrong_once_costs_nothing(
             count = len(proxy.requests)
         assert count < 2 * len(requests) + TRIES, where
         found = job.look(URL)
-        assert found in (before, after), f"{where}: half of a job is to be seen"
-        assert error is not None or found == after, f"{where}: it says that it is done"
-        finish(job, after)
+        assert found in (job.before, job.after), f"{where}: half of a job is to be seen"
+        assert error is not None or found == job.after, f"{where}: it says that it is done"
+        finish(job)
         errors += error is not None
     if EVERY:
         with capsys.disabled():
@@ -164,43 +173,36 @@ def test_a_request_that_goes_wrong_once_costs_nothing(
 def test_a_store_that_stays_down_ends_a_job_with_one_sentence(
     name: str, kind: str, proxy: Proxy, tmp_path: Path
 ) -> None:
-    job = Job(name, tmp_path)
-    job.fresh()
-    before = job.look(URL)
-    with proxy.misbehaving(""):
-        job.run(URL)
-        n_requests = len(proxy.requests)
-    after = job.look(URL)
-    for at in np.linspace(1, n_requests - 1, 6, dtype=int).tolist():
+    job = Job(name, tmp_path, proxy)
+    for at in np.linspace(1, len(job.requests) - 1, 6, dtype=int).tolist():
         job.fresh()
         with proxy.misbehaving(kind, at):
             error = attempt(job.run)
             count = len(proxy.requests)
         assert error is not None, f"down from request {at} on"
         assert count < at + TRIES
-        assert job.look(URL) in (before, after)
-        finish(job, after)
+        assert job.look(URL) in (job.before, job.after)
+        finish(job)
 
 
 @pytest.mark.parametrize("kind", REFUSALS if EVERY else ["412"])
 def test_a_store_that_refuses_conditional_puts_is_left_as_it_was(kind: str, proxy: Proxy, tmp_path: Path) -> None:
-    job = Job("remove", tmp_path)
+    job = Job("remove", tmp_path, proxy)
     job.fresh()
-    before = job.look(URL)
     with proxy.misbehaving(kind):
         error = attempt(job.run)
         count = len(proxy.requests)
     assert "cannot be written" in str(error)
     assert count < 200
-    assert job.look(URL) == before
+    assert job.look(URL) == job.before
+    assert job.after == expected_contents({1, 2, 3, 6, 7, 8, 9} - {2, 8})
     if EVERY:
-        finish(job, expected_contents({1, 2, 3, 6, 7, 8, 9} - {2, 8}))
+        finish(job)
 
 
 def test_listings_that_lag_lose_nothing(proxy: Proxy, tmp_path: Path) -> None:
     """Nobody sees the newest log entries in a listing, and a compaction deletes what is not needed at once."""
-    job = Job("index", tmp_path)
-    job.fresh()
+    Job("index", tmp_path, proxy).fresh()
     expected = {2, 3, 6, 7, 8, 9, 20} | ({4, 21} if EVERY else {1})
     proxy.lag = 2
     try:

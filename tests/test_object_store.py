@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,33 +20,19 @@ from tests.fakes import make_song
 from tests.test_check import everything
 from tests.test_upgrade import GOLDEN
 
-s3fs = pytest.importorskip("s3fs")
-moto = pytest.importorskip("moto.server")
+pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+
+import s3fs
+
+from tests.object_store import BUCKET, serve
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The URL of an empty bucket; proxies and credentials of the machine are hidden."""
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.upper().startswith("AWS_") or name.upper().endswith("_PROXY"):
-                patch.delenv(name)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3fs.S3FileSystem.clear_instance_cache()
-        files = s3fs.S3FileSystem()
-        if files.exists("music"):  # all servers share the objects of this process
-            files.rm("music", recursive=True)
-        files.mkdir("music")
-        yield "s3://music"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    """The URL of an empty bucket."""
+    with serve():
+        yield f"s3://{BUCKET}"
 
 
 def objects(store: Store) -> list[str]:

@@ -86,10 +86,10 @@ def decode(
     Raises
     ------
     AudioError
-        If the file is not a regular file, is not audio, holds no sample, has a sample rate or a
-        number of channels that no music has, or takes longer than `limit_s`. No file raises anything else.
+        If the file is not audio, holds no sample, has a sample rate or a number of channels that no music has, or takes
+        longer than `limit_s`. No file raises anything else.
     NotTried
-        If it cannot be opened, or no decoder of its format starts.
+        If it is not a regular file, cannot be opened, or no decoder of its format starts.
     """
     deadline = None if limit_s is None else time.monotonic() + limit_s
     best: tuple[T, Decoded] | None = None
