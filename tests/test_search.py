@@ -387,6 +387,30 @@ def test_the_filter_is_read_at_the_songs_peaks(seed, place):
     assert evidence.peaks == len(inside)
     assert evidence.response == response
     assert evidence.unweighted_response == pytest.approx(np.mean([a for a, _ in inside]) if inside else 0.0, abs=1e-5)
+    reflected = np.pad(surface, ((6, 6), (0, 0)), mode="reflect")
+    moved = (reflected[6 + shift : 26 + shift] for shift in (-6, -5, -4, -3, 3, 4, 5, 6))
+    shifted = [filter_response(FilteredSpectrogram(one, one), song_peaks, place) for one in moved]
+    assert evidence.null_in_time == pytest.approx(np.mean(shifted), abs=1e-5)
+
+
+def test_a_sound_that_hardly_changes_with_time_has_its_response_at_other_times_too(rng):
+    frame, bin_ = np.repeat(np.arange(2, 58, 4), 3), np.tile([50, 80, 120], 14)
+    song = Peaks(frame.astype(np.int32), bin_.astype(np.int32), np.zeros(42, np.int8))
+    power = rng.exponential(1.0, (60, 256)).astype(np.float32)
+    chord, notes = power.copy(), power.copy()
+    chord[:, [50, 80, 120]] += 1e3
+    notes[frame, bin_] += 1e3
+    held, struck = (compute_evidence(filter_spectrogram(one), song, 0, 0.0) for one in (chord, notes))
+    assert held.response > 0.9
+    assert held.null_in_time == pytest.approx(held.response, abs=0.1)
+    assert struck.response > struck.null_in_time + 1
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3])
+def test_the_shortest_spectrogram_has_a_null_in_time(n_frames):
+    surface = np.ones((n_frames, 64), np.float32)
+    song = Peaks(ints(0, 0), ints(20, 30), np.zeros(2, np.int8))
+    assert compute_evidence(FilteredSpectrogram(surface, surface), song, 0, 0.0).null_in_time == 1.0
 
 
 @settings(max_examples=20, deadline=None)

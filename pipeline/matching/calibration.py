@@ -142,6 +142,14 @@ class VerifiedCandidate:
         return min(max(self.over_null / deviation, 0.0), MAX_NULL_DEVIATIONS)
 
     @property
+    def change(self) -> float:
+        """Share of the response that is not there when the peaks are shifted in time, 0 to 1.
+
+        Near 0 for a sound that hardly changes with time, such as a chord or a hum: each of its peaks says the same.
+        """
+        return min(max(1 - self.evidence.null_in_time / max(self.evidence.response, LEAST_BACKGROUND), 0.0), 1.0)
+
+    @property
     def sure_correlation(self) -> float:
         """The correlation of the levels less its standard error (Fisher 1921), at least `LEAST_CORRELATION`.
 
@@ -188,12 +196,13 @@ CLIP_TERMS: dict[str, Term[VerifiedCandidate]] = {
 # 0.7 s (docs/RECOGNITION.md). The constant is lower by 2.5: for sounds that were not in the fit, and since the fine
 # search gives more votes now. They are steep, so that the limit is far above the log odds of nearly all music.
 SUPPORT_TERMS: dict[str, Term[VerifiedCandidate]] = {
-    "log votes": Term(3.85, lambda c: math.log(c.candidate.votes if c.candidate.votes > 1 else LONE_VOTE)),
-    "log effective bins": Term(5.7, lambda c: math.log(c.evidence.effective_bins + 0.01)),
-    "log responding times": Term(3.78, lambda c: math.log(c.evidence.responding_times + 1.0)),
-    "responding fraction": Term(3.64, lambda c: c.evidence.responding_fraction),
-    "sure correlation": Term(41.07, lambda c: c.sure_correlation),
-    "constant": Term(-56.76, lambda _: 1.0),
+    "log votes": Term(0.881, lambda c: math.log(c.candidate.votes if c.candidate.votes > 1 else LONE_VOTE)),
+    "log effective bins": Term(0.989, lambda c: math.log(c.evidence.effective_bins + 0.01)),
+    "log responding times": Term(1.233, lambda c: math.log(c.evidence.responding_times + 1.0)),
+    "responding fraction": Term(3.964, lambda c: c.evidence.responding_fraction),
+    "sure correlation": Term(17.866, lambda c: c.sure_correlation),
+    "log change": Term(4.513, lambda c: math.log(c.change + 0.1)),
+    "constant": Term(-16.026, lambda _: 1.0),
 }
 
 

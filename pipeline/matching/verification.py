@@ -3,7 +3,7 @@
 Votes only bring the true place among the best hundred. Here the clip's log spectrogram is passed through a matched
 filter. Its response is highest where a tone begins or ends and is louder than its surroundings. It is read at exactly
 the frames and bins where the song has its peaks. What chance gives is measured in the same clip: with the same peaks
-shifted by a few bins (the null), and with the other songs that voting found (the background).
+shifted by a few bins or by a few frames (the null), and with the other songs that voting found (the background).
 
 The filter is the linear discriminant between the surroundings of peaks of true candidates and of the best false ones,
 on real music in simulated rooms, under voices and noise, made separable and symmetric. False candidates are not random
@@ -35,6 +35,9 @@ TIME_REACH, TIME_REST = 8, -0.06
 # The null: the song's peaks shifted by so many bins, up and down.
 NULL_SHIFTS_BINS = tuple(sign * step for step in range(4, 28, 2) for sign in (-1, 1))
 LEVEL_STEP = LEVEL_DB * math.log(10) / 10  # a step of a peak's level, as log power
+# The null in time: shifted by so many frames, back and forth. A sound that hardly changes with time, a chord or a hum,
+# has there what it has at the peaks themselves.
+NULL_SHIFTS_FRAMES = (-6, -5, -4, -3, 3, 4, 5, 6)
 # Weight of a peak, by its level plus 128: the fourth root of its power.
 PEAK_WEIGHTS: NDArray[np.float32] = np.exp(np.arange(-128, 128) * (LEVEL_STEP / 4)).astype(np.float32)
 # A loud peak is missing if its gain is lower than the clip's best gains by 13 dB (log power 3). Below 22 dB (log power
@@ -92,6 +95,8 @@ class Evidence:
         As of `Responses`.
     null_mean, null_deviation
         Mean and standard deviation of the same with the peaks shifted by `NULL_SHIFTS_BINS`.
+    null_in_time
+        Mean of the same with the peaks shifted by `NULL_SHIFTS_FRAMES`.
     unweighted_response
         Mean response, all peaks weighted alike.
     level_correlation
@@ -112,6 +117,7 @@ class Evidence:
     consistent_response: float
     null_mean: float
     null_deviation: float
+    null_in_time: float
     unweighted_response: float
     level_correlation: float
     missing_fraction: float
@@ -126,6 +132,7 @@ NO_EVIDENCE = Evidence(
     consistent_response=0.0,
     null_mean=0.0,
     null_deviation=1.0,
+    null_in_time=0.0,
     unweighted_response=0.0,
     level_correlation=0.0,
     missing_fraction=0.0,
@@ -305,12 +312,17 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int, consist
     if first == stop:
         return NO_EVIDENCE
     # One index into the rows end to end, of numpy's own index type: a third of the time of two indices.
-    row, bin_ = (song.frame[first:stop] - start).astype(np.intp) * n_bins, song.bin[first:stop].astype(np.intp)
+    frame, bin_ = (song.frame[first:stop] - start).astype(np.intp), song.bin[first:stop].astype(np.intp)
+    row = frame * n_bins
     weights = peak_weights(song.level[first:stop])
     shifted = bin_ + np.array(NULL_SHIFTS_BINS)[:, None]
     shifted = np.where(shifted >= n_bins, 2 * n_bins - 2 - shifted, shifted)
     shifted = np.where(shifted < LOWEST_BIN, 2 * LOWEST_BIN - shifted, shifted)
     responses, null = clip.response.take(row + bin_), _weighted_mean(clip.response.take(row + shifted), weights)
+    period = max(2 * (n_frames - 1), 1)  # of the frames, reflected at both ends of the clip
+    shifted = (frame + np.array(NULL_SHIFTS_FRAMES)[:, None]) % period
+    shifted = np.minimum(shifted, period - shifted)
+    null_in_time = _weighted_mean(clip.response.take(shifted * n_bins + bin_), weights)
     responding_frame = song.frame[first:stop][responses > RESPONDING]
     song_level, clip_level = song.level[first:stop] * np.float32(LEVEL_STEP), clip.level.take(row + bin_)
     return Evidence(
@@ -319,6 +331,7 @@ def compute_evidence(clip: FilteredSpectrogram, song: Peaks, start: int, consist
         consistent_response=consistent_response,
         null_mean=float(null.mean()),
         null_deviation=float(null.std()),
+        null_in_time=float(null_in_time.mean()),
         unweighted_response=float(responses.mean()),
         level_correlation=_correlation(song_level, clip_level),
         missing_fraction=_missing_fraction(song_level, clip_level),
