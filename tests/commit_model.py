@@ -23,10 +23,11 @@ BROKEN = {
     "fence": "a compaction drops unknown ids without a fence",
     "read fence": "a writer does not look for a fence before it commits its songs",
     "end": "a compaction drops ids that were given after its fence, too",
+    "merged": "a compaction drops such ids from files that another one has merged across its end",
     "pins": "a commit of songs may pin an older version of a table than the commit before",
     "replaced": "a compaction does not look whether the files that it replaces are still there",
-    "delete last": "a compaction deletes replaced files before its commit of songs",
-    "grace": "a compaction deletes replaced files that a reader still uses",
+    "grace": "a compaction deletes what was replaced or written within the hours of grace",
+    "oldest": "a compaction deletes what was replaced before, though songs pinned it within the hours of grace",
     "pinned": "a reader takes the latest versions of the tables instead of those that its songs pin",
 }
 
@@ -81,6 +82,12 @@ class World(NamedTuple):
         The latest versions.
     disk
         The files of postings and of peaks that are there.
+    recent
+        Those that were written or replaced within the hours of grace.
+    replaced
+        Those that were replaced, each with the number of the version that first lacked it.
+    oldest
+        The versions of the tables that belonged to the songs when the hours of grace began.
     given, twice
         Ids that were ever reserved; whether one was reserved twice.
     committed, removed
@@ -90,6 +97,9 @@ class World(NamedTuple):
     songs: Songs
     tables: tuple[Table, Table]
     disk: tuple[frozenset[File], frozenset[File]]
+    recent: tuple[frozenset[File], frozenset[File]]
+    replaced: tuple[frozenset[tuple[File, int]], frozenset[tuple[File, int]]]
+    oldest: tuple[Table, Table]
     given: frozenset[int]
     twice: bool
     committed: frozenset[str]
@@ -102,7 +112,7 @@ class Job(NamedTuple):
     Parameters
     ----------
     kind
-        ``add``, ``remove``, ``compact`` or ``read``.
+        ``add``, ``remove``, ``compact`` or ``read``; or ``wait``, by which the hours of grace pass.
     step
         Of `STEPS`; ``done`` and ``died`` have no next one.
     base
@@ -153,9 +163,9 @@ STEPS: dict[str, tuple[str, ...]] = {
         "_delete_leftovers",
     ),
     "read": ("snapshot", "read"),
+    "wait": ("wait",),
 }
 ORDER_BROKEN = (*STEPS["add"][:2], STEPS["add"][4], *STEPS["add"][2:4])
-DELETE_BROKEN = (*STEPS["compact"][:5], STEPS["compact"][6], STEPS["compact"][5])
 
 
 class Model:
@@ -172,10 +182,7 @@ class Model:
     def __init__(self, broken: str = "", tables: Sequence[str] = TABLES) -> None:
         self.broken = broken
         self.tables = tables
-        order = STEPS | {
-            "add": ORDER_BROKEN if broken == "order" else STEPS["add"],
-            "compact": DELETE_BROKEN if broken == "delete last" else STEPS["compact"],
-        }
+        order = STEPS | ({"add": ORDER_BROKEN} if broken == "order" else {})
         absent = tuple(set(TABLES) - set(tables))
         self._steps = {
             kind: tuple(step for step in steps if not step.endswith(absent)) for kind, steps in order.items()
@@ -202,8 +209,8 @@ class Model:
         name, _, table = job.step.partition(" ")
         if name in ("_commit_files", "run_task", "_rewrite"):
             return getattr(self, name)(world, job, TABLES.index(table))
-        if name == "_delete_leftovers":
-            return self._delete_leftovers(world, job, others)
+        if name == "wait":
+            return self.wait(world, job, others)
         after, moved = getattr(self, name)(world, job)
         if moved.step == job.step and moved.base and self.broken != "base":
             after, moved = getattr(self, name)(after, moved)
@@ -235,7 +242,9 @@ class Model:
 
     def _write_tables(self, world: World, job: Job) -> Next:
         file = File(job.name, job.song_id, frozenset({job.song_id}))
-        return world._replace(disk=(world.disk[0] | {file}, world.disk[1] | {file})), self._done(job._replace(new=file))
+        for table in range(len(TABLES)):
+            world = written(world, table, file)
+        return world, self._done(job._replace(new=file))
 
     def _commit_files(self, world: World, job: Job, table: int) -> Next:
         assert job.new
@@ -302,12 +311,12 @@ class Model:
         latest = world.tables[table].files
         replaced = frozenset(f for f in latest if self.broken == "end" or min(f.song_ids, default=0) < job.end)
         had = frozenset(song_id for file in replaced for song_id in file.song_ids)
-        kept = frozenset(song_id for song_id in had - job.drop if song_id < job.end)
+        # a file that another compaction has merged may have ids on both sides of the end
+        kept = frozenset(i for i in had - job.drop if i < job.end or self.broken not in ("end", "merged"))
         if len(replaced) < 2 and kept == had:
             return world, self._done(job._replace(new=None, replaced=frozenset()))
         file = File(job.name, job.attempt, kept)
-        world = world._replace(disk=changed(world.disk, table, world.disk[table] | {file}))
-        return world, self._done(job._replace(new=file, replaced=replaced))
+        return written(world, table, file), self._done(job._replace(new=file, replaced=replaced))
 
     def _rewrite(self, world: World, job: Job, table: int) -> Next:
         latest = world.tables[table]
@@ -316,7 +325,11 @@ class Model:
         if not job.replaced <= latest.files and self.broken != "replaced":  # another compaction has replaced them
             return world, job._replace(step=f"run_task {TABLES[table]}", attempt=job.attempt + 1)
         after = Table(latest.number + 1, latest.files - job.replaced | {job.new})
-        world = world._replace(tables=changed(world.tables, table, after))
+        world = world._replace(
+            tables=changed(world.tables, table, after),
+            recent=changed(world.recent, table, world.recent[table] | job.replaced),
+            replaced=changed(world.replaced, table, world.replaced[table] | {(f, after.number) for f in job.replaced}),
+        )
         done = job._replace(pins=changed(job.pins, table, after), new=None, replaced=frozenset(), attempt=0)
         return world, self._done(done)
 
@@ -327,18 +340,28 @@ class Model:
         after = self._commit(world, job.base, rows=rows, pins=self._pins(job))
         return (world, job._replace(base=None)) if after is None else (after, self._done(job))
 
-    def _delete_leftovers(self, world: World, job: Job, others: Sequence[Job]) -> Next:
-        """Delete what no version needs, and nobody within the hours of grace: no job takes longer than these."""
-        disk = []
-        for table, files in enumerate(world.disk):
-            needed = set(world.tables[table].files)
-            for other in others if self.broken != "grace" else ():
-                if other.step == "read":
-                    needed |= self.pinned(world, other)[table]
-                elif other.step not in ("done", "died") and other.new is not None:
-                    needed |= {other.new, *other.replaced}
-            disk.append(files & needed)
-        return world._replace(disk=(disk[0], disk[1])), self._done(job)
+    def _delete_leftovers(self, world: World, job: Job) -> Next:
+        """Delete what is in no version from the oldest on that may be read, and was not written just now."""
+        for table, latest in enumerate(world.tables):
+            needed = set(latest.files)
+            if self.broken != "grace":
+                needed |= world.recent[table]
+            if self.broken not in ("grace", "oldest"):
+                needed |= {file for file, number in world.replaced[table] if number > world.oldest[table].number}
+            left = world.disk[table] & needed
+            replaced = frozenset(pair for pair in world.replaced[table] if pair[0] in left)
+            world = world._replace(
+                disk=changed(world.disk, table, left), replaced=changed(world.replaced, table, replaced)
+            )
+        return world, self._done(job)
+
+    # time
+
+    def wait(self, world: World, job: Job, others: Sequence[Job]) -> Next:
+        """The hours of grace pass. No job takes longer than these: each ends before, or begins afterwards."""
+        if any(other.step not in ("done", "died", self._steps[other.kind][0]) for other in others):
+            return world, job
+        return pass_hours(world), self._done(job)
 
     # read
 
@@ -398,6 +421,19 @@ def changed(pair: tuple[object, ...], place: int, new: object) -> tuple:  # type
     return (new, pair[1]) if place == 0 else (pair[0], new)
 
 
+def written(world: World, table: int, file: File) -> World:
+    """The world with one more file of a table on the disk."""
+    return world._replace(
+        disk=changed(world.disk, table, world.disk[table] | {file}),
+        recent=changed(world.recent, table, world.recent[table] | {file}),
+    )
+
+
+def pass_hours(world: World) -> World:
+    """The world when the hours of grace have passed, in which nobody did anything."""
+    return world._replace(recent=(frozenset(), frozenset()), oldest=world.songs.pins)
+
+
 def start() -> World:
     """Song 1 is indexed, song 2 was removed, and a job died after it had committed the postings of song 3."""
     file = File("before", 0, frozenset({1, 2}))
@@ -406,7 +442,10 @@ def start() -> World:
     songs = Songs(2, 4, 1, pins, frozenset({Song(1, "one", True), Song(2, "two", False)}))
     tables = (Table(2, frozenset({file, dead})), pins[1])
     disk = (frozenset({file, dead}), frozenset({file, dead}))
-    return World(songs, tables, disk, frozenset({1, 2, 3}), False, frozenset({"one"}), frozenset({2}))
+    nothing = (frozenset(), frozenset())
+    return World(
+        songs, tables, disk, nothing, nothing, pins, frozenset({1, 2, 3}), False, frozenset({"one"}), frozenset({2})
+    )
 
 
 class Found(NamedTuple):
@@ -441,7 +480,7 @@ def explore(model: Model, jobs: Sequence[Job], *, deaths: int = 1) -> Found:
             others = now[:place] + now[place + 1 :]
             after, moved = model.next(world, job, others)
             choices = [(after, moved, left, f"{job.name}: {job.step}")]
-            if left and job.kind != "read":
+            if left and job.kind not in ("read", "wait"):
                 choices.append((world, job._replace(step="died"), left - 1, f"{job.name}: dies"))
             for new, changed_job, deaths_left, what in choices:
                 reached = (new, (*now[:place], changed_job, *now[place + 1 :]), deaths_left)
@@ -471,11 +510,12 @@ def run_alone(model: Model, world: World, job: Job) -> World:
 
 
 def finish(model: Model, world: World, jobs: Sequence[Job]) -> str:
-    """Run again what died, then compact: what is wrong in the end, if anything."""
+    """Run again what died, then compact twice, each time after the hours of grace: what is wrong then, if anything."""
     for job in jobs:
         if job.step == "died":
             world = run_alone(model, world, Job(job.kind, f"{job.name} again", job.digest))
-    world = run_alone(model, world, Job("compact", "last"))
+    for name in ("last but one", "last"):
+        world = run_alone(model, pass_hours(world), Job("compact", name))
     for violation in model.violations(world, ()):
         return f"in the end: {violation}"
     for job in jobs:

@@ -17,7 +17,7 @@ from tests.store_jobs import start as start_store
 
 ADD_A, ADD_B, ADD_A_TOO = Job("add", "A", "a"), Job("add", "B", "b"), Job("add", "B", "a")
 COMPACT, COMPACT_TOO = Job("compact", "C"), Job("compact", "D")
-REMOVE, READ = Job("remove", "E", "one"), Job("read", "R")
+REMOVE, READ, WAIT = Job("remove", "E", "one"), Job("read", "R"), Job("wait", "hours")
 # Jobs that run at once, and the tables that are modelled.
 CASES = {
     "two writers of one song": ((ADD_A, ADD_A_TOO, READ), TABLES),
@@ -25,13 +25,19 @@ CASES = {
     "a writer, a compaction and a reader": ((ADD_A, COMPACT, READ), TABLES),
     "a removal, a compaction and a reader": ((REMOVE, COMPACT, READ), TABLES),
     "two compactions": ((COMPACT, COMPACT_TOO), TABLES[:1]),
+    "two compactions, some hours and a reader": ((COMPACT, COMPACT_TOO, WAIT, READ), TABLES),
+    "a writer and two compactions": ((ADD_A, COMPACT, COMPACT_TOO), TABLES[:1]),
     "two writers and a compaction": ((ADD_A, ADD_B, COMPACT), TABLES[:1]),
 }
 LARGE_CASES = {
     "two writers, a compaction and a reader": ((ADD_A, ADD_B, COMPACT, READ), TABLES[:1]),
     "two writers of one song, a compaction and a reader": ((ADD_A, ADD_A_TOO, COMPACT, READ), TABLES[:1]),
     "a writer, a removal, a compaction and a reader": ((ADD_A, REMOVE, COMPACT, READ), TABLES),
-    "a writer and two compactions": ((ADD_A, COMPACT, COMPACT_TOO), TABLES[:1]),
+    "a removal, two compactions and a reader": ((REMOVE, COMPACT, COMPACT_TOO, READ), TABLES),
+    "a writer, a removal and two compactions": ((ADD_A, REMOVE, COMPACT, COMPACT_TOO), TABLES[:1]),
+    "a writer, two compactions and a reader": ((ADD_A, COMPACT, COMPACT_TOO, READ), TABLES[:1]),
+    "a writer, two compactions, some hours and a reader": ((ADD_A, COMPACT, COMPACT_TOO, WAIT, READ), TABLES[:1]),
+    "a writer and two compactions, both tables": ((ADD_A, COMPACT, COMPACT_TOO), TABLES),
 }
 EVERY = os.environ.get("FAULTS") == "all"
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from deltalake import transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from pipeline.store.schema import PINS, SCHEMAS
 from pipeline.store.storage import Location
 from tests import naive
 from tests.fakes import make_song
+from tests.long_history import deleted_long_ago
 
 pytestmark = pytest.mark.usefixtures("whole_stores")
 
@@ -386,12 +388,21 @@ def live_files(store: Store, table: str) -> list[Path]:
     return [Path(store.url) / name for name in store.snapshot().files(table)]
 
 
+def long_ago(store: Store) -> None:
+    """All files become years old, in place of a night."""
+    for path in Path(store.url).rglob("*.*"):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+
+
+def die(*args: Any) -> Any:
+    raise KeyboardInterrupt
+
+
 def test_a_log_is_not_shortened_past_the_version_that_is_pinned(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer commits its postings while a compaction ends; the entry that is pinned has not changed for months."""
     fill(store, [random_song("a")])
     store.compact(grace_hours=0)
-    for path in Path(store.url).rglob("*.*"):
-        os.utime(path, (1_600_000_000, 1_600_000_000))
+    long_ago(store)
     location = Location.of(store.url)
     delete_leftovers = compaction._delete_leftovers
 
@@ -427,8 +438,7 @@ def test_the_logs_keep_what_readers_within_the_grace_need_and_no_more(store: Sto
     fill(store, [random_song("c")])
     store.compact()
     last = versions()
-    for path in Path(store.url).rglob("*.*"):
-        os.utime(path, (1_600_000_000, 1_600_000_000))
+    long_ago(store)
     kept = store.snapshot()
     left = [Path(store.url, table, "_delta_log", f"{number:020d}.json#1") for table, number in last.items()]
     left.append(Path(store.url, "songs/_delta_log/_commit_0b5a.json.tmp"))  # killed while Delta wrote
@@ -583,6 +593,77 @@ def test_two_compactions_at_once_do_the_work_once(store: Store) -> None:
     store.compact(map=meanwhile)
     assert len(live_files(store, "postings")) == 1
     assert rows(store.snapshot()) == expected(dict(enumerate(songs, start=1)))
+
+
+def test_the_earlier_of_two_compactions_keeps_what_the_later_one_merged_across_its_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order in which the model found that a compaction may drop ids behind its own end: `tests.commit_model`."""
+    songs = [random_song(name) for name in "abcd"]
+    fill(store, songs[:2])
+    fill(store, songs[2:3])
+    store.remove([1])
+    indexed_songs = compaction._indexed_songs
+
+    def meanwhile(*args: Any) -> Any:  # the first one has set its fence, and nothing else
+        found = indexed_songs(*args)
+        monkeypatch.setattr(compaction, "_indexed_songs", indexed_songs)
+        fill(store, songs[3:])
+        store.compact()
+        return found
+
+    monkeypatch.setattr(compaction, "_indexed_songs", meanwhile)
+    store.compact()
+    left = expected({2: songs[1], 3: songs[2], 4: songs[3]})
+    assert rows(store.snapshot()) == left
+    store.compact(grace_hours=0)
+    assert rows(store.snapshot()) == left
+
+
+def test_files_that_a_compaction_replaced_before_it_died_stay_while_songs_pin_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It replaced files of the tables long ago; who has opened the store since has the songs of before, and those."""
+    for name in "ab":
+        fill(store, [random_song(name)])
+    monkeypatch.setattr(transaction, "RemoveAction", deleted_long_ago)
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "_rewrite_songs", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.compact()
+    long_ago(store)
+    kept = store.snapshot()
+    assert store.compact().bytes_deleted == 0
+    assert rows(kept) == expected({1: random_song("a"), 2: random_song("b")})
+    assert list(kept.constellations([1, 2])) == [1, 2]
+    long_ago(store)
+    report = store.compact()
+    assert (report.bytes_deleted > 0, report.bytes_waiting) == (True, 0)
+
+
+def test_a_log_that_was_cut_short_halfway_is_cut_short_by_the_next_compaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        fill(store, [random_song(name)])
+        store.compact()
+    deleted: list[str] = []
+    delete = Location.delete
+
+    def some(location: Location, name: str) -> None:
+        deleted.append(name) if not deleted else die()
+        delete(location, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "_delete_leftovers", lambda *args: (0, 0))
+        patch.setattr(Location, "delete", some)
+        with pytest.raises(KeyboardInterrupt):
+            store.compact(grace_hours=0)
+    assert [Path(name).name for name in deleted] == [f"{0:020d}.json"]
+    for hours in (24, 0):
+        store.compact(grace_hours=hours)
+        assert rows(store.snapshot()) == expected({n: random_song(name) for n, name in enumerate("abc", 1)})
+    assert not [name for name in log_files(store) if name.startswith(f"{2:020d}")]
 
 
 def test_a_store_takes_in_another_without_the_audio(tmp_path: Path) -> None:

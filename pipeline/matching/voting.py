@@ -23,7 +23,7 @@ from pipeline.fingerprinting.landmarks import Postings, Slices, anchor_bins
 from pipeline.matching.types import Library, Shard
 
 TICKS = 8  # to a frame: the finest step by which a clip's frames are shifted
-MAX_CANDIDATES_PER_SONG = 8  # candidates in one song: music repeats itself, and other songs are wanted too
+MAX_CANDIDATES_PER_SONG = 32  # music repeats itself, and other songs are wanted too
 # Enough of the song's anchor to tell it from the others of a clip.
 ANCHOR_BITS = 17
 WINDOWS_PER_CANDIDATE = 4  # windows in which votes are counted, for each candidate that is wanted
@@ -204,9 +204,9 @@ def best_candidates(windows: Windows, most: int) -> list[Candidate]:
     """The best candidates, most votes first: in one song at most `MAX_CANDIDATES_PER_SONG`, more than a frame apart.
 
     Votes are distinct anchors of the song whose deltas lie within a frame: a landmark that several shifts of the clip
-    find counts once. Each window has one candidate.
+    find counts once. Of equals the one with more hits comes first. Each window has one candidate.
     """
-    order = np.lexsort((windows.cell, windows.song_id, -windows.n_in_frame))
+    order = np.lexsort((windows.cell, windows.song_id, -windows.n_in_frame, -windows.votes))
     ordered = windows.take(order)
     deltas = ordered.cell.astype(np.int64) * TICKS + ordered.delta
     candidates: list[Candidate] = []
@@ -219,7 +219,7 @@ def best_candidates(windows: Windows, most: int) -> list[Candidate]:
         candidates.append(Candidate(song_id, delta, votes))
         if len(candidates) == most:
             break
-    return sorted(candidates, key=lambda candidate: (-candidate.votes, candidate.song_id, candidate.delta))
+    return candidates
 
 
 class _Entries:

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,8 +105,9 @@ def compact(location: Location, settings: Settings, map_tasks: MapFunction, grac
     }
     songs = _rewrite_songs(location, drop, {table: version.number for table, version in versions.items()})
     after = [songs, *versions.values()]
-    deleted, waiting = _delete_leftovers(location, grace_hours)
-    delta_log.shorten_logs(location, after, grace_hours)
+    oldest = delta_log.oldest_needed(location, songs, grace_hours)
+    deleted, waiting = _delete_leftovers(location, oldest, grace_hours)
+    delta_log.shorten_logs(location, after, oldest, grace_hours)
     return Compaction(
         files_before=sum(len(version.files) for version in before),
         files_after=sum(len(version.files) for version in after),
@@ -285,14 +286,14 @@ def _rewrite_songs(location: Location, drop: NDArray[np.bool_], pins: dict[str, 
     raise AssertionError("attempts end with an error")
 
 
-def _delete_leftovers(location: Location, grace_hours: int) -> tuple[int, int]:
-    """Delete what no version needs and is older than the grace; bytes deleted, and bytes left for later."""
+def _delete_leftovers(location: Location, oldest: Mapping[str, int], grace_hours: int) -> tuple[int, int]:
+    """Delete what is older than the grace and in no version from the oldest on; bytes deleted, bytes left for later."""
     versions = [delta_log.load(location, table) for table in SCHEMAS]
     needed = {f"{version.table}/{file.name}" for version in versions for file in version.files}
     old = {
         f"{version.table}/{name}"
         for version in versions
-        for name in delta_log.leftovers(location, version, grace_hours)
+        for name in delta_log.leftovers(location, version, oldest[version.table], grace_hours)
     }
     before = time.time() - grace_hours * 3600
     deleted = waiting = 0

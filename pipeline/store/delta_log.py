@@ -14,6 +14,7 @@ import os
 import random
 import re
 import time
+import urllib.parse
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -295,58 +296,88 @@ def attempts(location: Location, table: str, first: Version | None = None) -> It
     raise StoreError(f"{location.path(table)}: other jobs commit without a pause; try again when they are done")
 
 
-def leftovers(location: Location, version: Version, grace_hours: int) -> set[str]:
-    """Files in the folder of a table that are older than the grace, and in no version that is younger than it.
+def oldest_needed(location: Location, latest: Version, grace_hours: int) -> dict[str, int]:
+    """The version of each table from which on all are needed by those who opened the store within the grace.
+
+    Parameters
+    ----------
+    latest
+        The songs table. What was its latest version so many hours ago, and each later one, can still be read.
+    """
+    songs = latest
+    if grace_hours:  # else the clock of a server need not be this one's
+        before = time.time() - grace_hours * 3600
+        files = _log_files(location, SONGS)
+        old = [number for name, number, changed in files if name == _entry(SONGS, number) and changed <= before]
+        # entries before the first checkpoint are no versions if entry 0 is gone: their deletion was cut off
+        begins = [number for name, number, _ in files if name in (_entry(SONGS, 0), _checkpoint(SONGS, number))]
+        first = min(begins, default=latest.number)
+        songs = load(location, SONGS, min(max([first, *old]), latest.number))
+    return {SONGS: songs.number} | {table: songs.numbers.get(pin, 0) for table, pin in PINS.items()}
+
+
+def leftovers(location: Location, version: Version, oldest: int, grace_hours: int) -> set[str]:
+    """Files in the folder of a table that are older than the grace, and in no version that is needed.
 
     Parameters
     ----------
     version
-        The latest. Which files are needed is decided by it; a listing of the folder only gives what may be deleted.
+        The latest. Which files are needed is decided by the log; a listing of the folder only gives what may be
+        deleted.
+    oldest
+        The first version that is needed. What was replaced after it may have been replaced long ago: a compaction that
+        died did not bring the songs to pin its version.
     """
     with _reading_log(location, version.table):
         found = _handle(location, version).vacuum(
             grace_hours, dry_run=True, enforce_retention_duration=False, full=True
         )
-    return {str(name) for name in found} - {file.name for file in version.files}
+    left = {str(name) for name in found} - {file.name for file in version.files}
+    for number in range(oldest + 1, version.number + 1 if left else 0):
+        entry = _entry(version.table, number)
+        try:
+            actions = [json.loads(line) for line in location.read(entry).splitlines()]
+        except FileNotFoundError:  # a compaction with less grace has deleted it, and what it replaced
+            continue
+        except ValueError as error:
+            raise _log_error(location.path(entry), error) from error
+        left -= {urllib.parse.unquote(action["remove"]["path"]) for action in actions if "remove" in action}
+    return left
 
 
-def shorten_logs(location: Location, versions: Sequence[Version], grace_hours: int) -> None:
-    """Put the state of each table into one file, and delete the entries that no reader within the grace needs.
+def shorten_logs(location: Location, versions: Sequence[Version], oldest: Mapping[str, int], grace_hours: int) -> None:
+    """Put the state of each table into one file, and delete the entries that nobody needs.
 
     Parameters
     ----------
     versions
         Of all tables, those of one snapshot. Other jobs may have committed later ones.
-    grace_hours
-        What was the latest snapshot so long ago, and each that came after it, can still be opened.
+    oldest
+        By table, the first version that is needed.
     """
     for version in versions:
         _write_checkpoint(location, version.table, _handle(location, version))
     before = time.time() - grace_hours * 3600
-    songs = _log_files(location, SONGS)
-    old = [number for name, number, changed in songs if name.endswith(".json") and changed <= before]
-    if not old:
-        return
-    latest = next(version.number for version in versions if version.table == SONGS)
-    oldest = load(location, SONGS, min(max(old), latest))
-    needed = {SONGS: oldest.number} | {table: oldest.numbers.get(pin, 0) for table, pin in PINS.items()}
-    for table, number in needed.items():
+    for table, number in oldest.items():
         for name in _unneeded_entries(location, table, number, before):
             location.delete(name)
 
 
 def _unneeded_entries(location: Location, table: str, number: int, before: float) -> list[str]:
-    """What a log holds that nobody needs who opens a version from ``number`` on; and leftovers from before a time."""
+    """What a log holds that nobody needs who opens a version from ``number`` on; and leftovers from before a time.
+
+    In the order in which it is deleted: oldest first, so that a log that was cut short halfway has no gap.
+    """
     files = _log_files(location, table)
     checkpoints = sorted((at for name, at, _ in files if name == _checkpoint(table, at) and at <= number), reverse=True)
     # The log begins with the last but one that can be read: a disk may lose the last, and the entries make up for it.
     readable = (at for at in checkpoints if _is_parquet(location, _checkpoint(table, at)))
     start = next(itertools.islice(readable, 1, None), 0)
-    return [
+    return sorted(
         name
         for name, at, changed in files
         if 0 <= at < start or (changed <= before and TEMPORARY_ENTRY.fullmatch(name.rpartition("/")[2]))
-    ]
+    )
 
 
 def _log_files(location: Location, table: str) -> list[tuple[str, int, float]]:
