@@ -191,10 +191,9 @@ CLIP_TERMS: dict[str, Term[VerifiedCandidate]] = {
 
 
 # What was compared limits the log odds. Tones, hums, one-shots and single words agree with some place of a song as well
-# as a song does, but in one or two anchors, a few bins, one moment. The weights separate 295 such clips that CLIP_TERMS
-# alone names, of 2,688 by formula and from recordings, from 1,922 right answers, 426 of them clean excerpts of 0.3 to
-# 0.7 s (docs/RECOGNITION.md). The constant is lower by 2.5: for sounds that were not in the fit, and since the fine
-# search gives more votes now. They are steep, so that the limit is far above the log odds of nearly all music.
+# as a song does, but in one or two anchors, a few bins, one moment; or they hardly change with time, so that many peaks
+# say the same. Fitted by `make calibrate` to such sounds by formula and to right answers, with clean excerpts of 0.3 to
+# 0.7 s (docs/RECOGNITION.md).
 SUPPORT_TERMS: dict[str, Term[VerifiedCandidate]] = {
     "log votes": Term(0.881, lambda c: math.log(c.candidate.votes if c.candidate.votes > 1 else LONE_VOTE)),
     "log effective bins": Term(0.989, lambda c: math.log(c.evidence.effective_bins + 0.01)),
