@@ -13,8 +13,10 @@ To the clips of a set are added excerpts of `EXCERPTS_S` of its songs, `--hard` 
 
 1. `CLIP_TERMS` are fitted to the best candidate of each search, coarse or dense.
 2. `SUPPORT_TERMS` are fitted to what these name: the hard sounds, against the right answers.
-3. `VERSION_TERMS` are fitted to the clips of editions.
-4. `LOGIT_AT_FPR` are the logits that each share of out-of-library clips and hard sounds reaches in the cascade of both
+3. All of these weights are multiplied by one factor, and their constants moved, so that the confidence of the best
+   candidates is how often they are right (Platt 1999), of clips with their song and without it together.
+4. `VERSION_TERMS` are fitted to the clips of editions.
+5. `LOGIT_AT_FPR` are the logits that each share of out-of-library clips and hard sounds reaches in the cascade of both
    searches.
 
 Printed are the constants to paste. Then, for each unseen set (without any: for the sets themselves), the share of right
@@ -60,6 +62,7 @@ SAME_RECORDING_LOGIT = 5.0  # above it a clip is found in another song because t
 RIDGE = 1e-4
 LEAST_COUNT = 3  # clips that must reach a logit, or their share is not used
 NO_LIMIT = 1e9  # constant of `SUPPORT_TERMS` that allows any logit
+MOST_UNSURE = 4.0  # logits further from 0 say nothing about the scale of the others
 NO_CANDIDATE = -30.0  # logit of a search without a candidate
 EXCERPTS_S = (0.3, 0.5, 0.7)  # clean, one of each song
 LONGEST_HARD_S = 15.0  # longer ones are searched as recordings
@@ -116,6 +119,13 @@ class Weights:
     clip: NDArray[np.float64]
     support: NDArray[np.float64]
 
+    def scaled(self, factor: float, constant: float) -> Weights:
+        """Weights that give all logits times a factor, and a constant more."""
+        clip, support = factor * self.clip, factor * self.support
+        clip[-1] += constant
+        support[-1] += constant
+        return Weights(clip, support)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
@@ -161,8 +171,12 @@ class SearchedClip:
     searches: tuple[Candidates, Candidates]
 
     def best(self, weights: Weights) -> tuple[float, bool]:
-        """The best candidate of the cascade: of the coarse search if it resolves the clip, else of the dense one."""
-        coarse, dense = (found.best(weights) for found in self.searches)
+        """The best candidate of the cascade: of the coarse search if it resolves the clip, else of the dense one.
+
+        Its logit is less the length penalty.
+        """
+        penalty = length_penalty(self.clip.length_s)
+        coarse, dense = ((logit - penalty, right) for logit, right in (one.best(weights) for one in self.searches))
         return coarse if confidence(coarse[0]) >= RESOLVED_CONFIDENCE else dense
 
 
@@ -358,6 +372,17 @@ def fit_support(
     return _logistic(np.array(rows), is_right, weights / weights.mean(), ridge=SUPPORT_RIDGE)
 
 
+def fit_scale(searched: Sequence[SearchedClip], weights: Weights) -> tuple[float, float]:
+    """The factor and the constant with which the logits of the best candidates say how often they are right."""
+    some = [one for one in searched if not one.clip.hard]
+    best = [one.searches[1].best(weights) for one in some]
+    logits, right = np.array([logit for logit, _ in best]), np.array([right for _, right in best])
+    unsure = np.abs(logits) < MOST_UNSURE
+    penalties = np.array([length_penalty(one.clip.length_s) for one in some])[unsure]
+    factor, constant = _logistic(_with_constant(logits[unsure]), right[unsure], offset=-penalties)
+    return float(factor), float(constant)
+
+
 def fit_versions(compared: Sequence[VersionComparison]) -> NDArray[np.float64]:
     """The weights of `VERSION_TERMS`, without a constant: each pair once as it is, and once with the other first."""
     rows = _rows(VERSION_TERMS, compared)
@@ -372,14 +397,21 @@ def _logistic(
     right: NDArray[np.bool_],
     weights: NDArray[np.float64] | float = 1.0,
     ridge: float = RIDGE,
+    offset: NDArray[np.float64] | float = 0.0,
 ) -> NDArray[np.float64]:
-    """Logistic regression; the last column is the constant, which the ridge does not shrink."""
+    """Logistic regression; the last column is the constant, which the ridge does not shrink.
+
+    Parameters
+    ----------
+    offset
+        Added to the logits, with no weight of its own.
+    """
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     mean[-1], deviation[-1] = 0.0, 1.0
     scaled = (rows - mean) / np.maximum(deviation, 1e-9)
 
     def cost(fitted: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        logit = scaled @ fitted
+        logit = scaled @ fitted + offset
         error = weights * (1 / (1 + np.exp(-logit)) - right)
         shrunk = ridge * np.append(fitted[:-1], 0.0)
         loss = np.mean(weights * (np.logaddexp(0, logit) - right * logit)) + shrunk @ fitted / 2
@@ -391,8 +423,12 @@ def _logistic(
     return found
 
 
+def _with_constant(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.column_stack([values, np.ones(len(values))])
+
+
 def logits_at_shares(searched: Sequence[SearchedClip], weights: Weights) -> dict[float, float]:
-    """The logit less the length penalty that each share of out-of-library clips reaches, rising.
+    """The logit that each share of out-of-library clips reaches, rising.
 
     Clips whose song was never in the library are few, but include all that share something with the library. Clips
     whose song is hidden are many, and show the tail; so are hard sounds. The highest logit of the three groups counts;
@@ -402,7 +438,7 @@ def logits_at_shares(searched: Sequence[SearchedClip], weights: Weights) -> dict
     for one in searched:
         if one.out_of_library:
             group = "hard" if one.clip.hard else "hidden" if one.clip.track else "never"
-            groups[group].append(one.best(weights)[0] - length_penalty(one.clip.length_s))
+            groups[group].append(one.best(weights)[0])
     logits = {}
     for share in sorted(LOGIT_AT_FPR)[::-1]:
         enough = [logits for name, logits in groups.items() if share * len(logits) >= LEAST_COUNT * (name == "never")]
@@ -420,7 +456,7 @@ def report(searched: Sequence[SearchedClip], weights: Weights, needed: float) ->
     cells: dict[tuple[str, float], list[bool]] = defaultdict(list)
     named: dict[str, list[bool]] = defaultdict(list)
     for one, (logit, right) in zip(searched, best, strict=True):
-        is_named = logit > needed + length_penalty(one.clip.length_s)
+        is_named = logit > needed
         if not one.out_of_library:
             cells[one.clip.condition, one.clip.length_s].append(right and is_named)
         elif one.clip.hard:
@@ -488,8 +524,11 @@ def main() -> None:
     kept = without_pairs(fitted, shared)
     needed = logits_at_shares(kept, weights)[0.01]
     weights = Weights(weights.clip, fit_support(kept, weights.clip, needed))
+    scale = fit_scale(kept, weights)
+    weights = weights.scaled(*scale)
     logits = logits_at_shares(kept, weights)
     version_weights = fit_versions(compared) * [REAL_VERSIONS.get(name, 1.0) for name in VERSION_TERMS]
+    print(f"logits times {scale[0]:.2f}, and {scale[1]:.2f} more")
     print(_printed("CLIP_TERMS", CLIP_TERMS, weights.clip))
     print(_printed("SUPPORT_TERMS", SUPPORT_TERMS, weights.support))
     print(_printed("VERSION_TERMS", VERSION_TERMS, version_weights))

@@ -15,7 +15,7 @@ from pipeline.fingerprinting.landmarks import Hashes, Postings, anchor_bins, pac
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import LEVEL_DB, Settings
 from pipeline.matching import voting
-from pipeline.matching.calibration import LOGIT_AT_FPR, clip_threshold, confidence
+from pipeline.matching.calibration import LOGIT_AT_FPR, clip_threshold, confidence, length_penalty
 from pipeline.matching.clip import Clip
 from pipeline.matching.search import COARSE, DENSE, FINE, find_matches, search
 from pipeline.matching.types import Query
@@ -186,7 +186,7 @@ def test_a_clip_is_found_where_it_was_cut(library, length_s):
         assert [match.song_id for match in matches] == [song_id]
         assert matches[0].song_start_s - matches[0].clip_start_s == pytest.approx(11.37, abs=0.1)
         assert matches[0].song_end_s - matches[0].song_start_s == pytest.approx(length_s, abs=0.1)
-        assert matches[0].confidence > (0.7 if length_s == 1 else 0.9)
+        assert matches[0].confidence > 0.9
 
 
 def test_a_noisy_room_does_not_hide_a_song(library):
@@ -487,7 +487,7 @@ def test_the_best_candidate_of_an_unknown_clip_is_searched_for_as_any_other(libr
     assert levels == searched == [COARSE, FINE, DENSE]
     assert with_unnamed[0] == found[0]
     assert not found[1]
-    assert 0 < with_unnamed[1][0].confidence < clip_threshold(0.01, 3.0)
+    assert 0 < with_unnamed[1][0].confidence < clip_threshold(0.01)
 
 
 def test_the_threshold_falls_as_more_out_of_library_clips_may_be_named():
@@ -495,11 +495,13 @@ def test_the_threshold_falls_as_more_out_of_library_clips_may_be_named():
     needed = [clip_threshold(share) for share in shares]
     assert needed == sorted(needed, reverse=True)
     assert clip_threshold(0.01) == pytest.approx(confidence(LOGIT_AT_FPR[0.01]))
-    by_length = [clip_threshold(0.01, length_s) for length_s in (0.5, 2.0, 3.0, 4.0, 5.0, 15.0)]
-    assert clip_threshold(0.01, 0.3) == clip_threshold(0.01, 0.4) > clip_threshold(0.01, 0.45) > by_length[0]
-    assert by_length[0] == by_length[1] == clip_threshold(0.01)
-    assert by_length[1] < by_length[2] < by_length[3] < by_length[4] == by_length[5]
     assert clip_threshold(1.0) == 0.0
+
+
+def test_the_shortest_clips_and_long_ones_need_more_evidence_than_one_of_a_second():
+    penalties = [length_penalty(length_s) for length_s in (0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 3.0, 4.0, 5.0, 15.0)]
+    assert penalties[0] == penalties[1] > penalties[2] > penalties[3] > penalties[4] > penalties[5] == penalties[6] == 0
+    assert 0 < penalties[7] < penalties[8] < penalties[9] == penalties[10]
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def _identify(clip: NDArray[np.float32], library: Library, query: Query) -> tupl
     Where no other speed, pitch or tempo is searched, clips that stay unknown have a best candidate as well.
     """
     own = not (query.speed_range or query.pitch_range or query.tempo_range)
-    needed = clip_threshold(query.false_positives, len(clip) / library.settings.sample_rate)
+    needed = clip_threshold(query.false_positives)
     started = time.perf_counter()
     (matches,) = find_matches([clip], library, query, unnamed=own)
     match_s = time.perf_counter() - started

@@ -62,14 +62,14 @@ LEAST_CORRELATION = 0.6
 # What a single vote counts where the logarithm of votes is taken: any two sounds have an anchor in common somewhere.
 LONE_VOTE = 0.2
 # Logit that the best candidate reaches in a share of out-of-library clips: false positive rate to logit.
-LOGIT_AT_FPR = {0.1: -3.58, 0.03: -1.94, 0.01: -0.9, 0.003: 1.37, 0.001: 2.5}
+LOGIT_AT_FPR = {0.1: -2.0, 0.03: 0.3, 0.01: 1.6, 0.003: 4.0, 0.001: 6.0}
 # The weights are fitted in libraries of about so many songs. In one ten times as large chance gives more votes and a
 # higher response: the evidence above the background shrinks, of right candidates and of wrong ones alike.
-CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.3
-# Seconds of a clip, and by how much its logit must be higher. In the shortest clips a chord has a place in some song.
+CALIBRATED_SONGS, LOGIT_A_DECADE = 100, 0.45
+# Seconds of a clip, and by how much its logits are too high. In the shortest clips a chord has a place in some song.
 # Music that shares a loop with a song shares it for seconds; a clip so long is hardly ever less sure when it is right,
 # except under voices and engines.
-LENGTH_PENALTY_S, LENGTH_PENALTY = (0.4, 0.5, 2.0, 5.0), (1.0, 0.0, 0.0, 1.3)
+LENGTH_PENALTY_S, LENGTH_PENALTY = (0.3, 0.5, 1.0, 2.0, 5.0), (2.0, 1.4, 0.0, 0.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,23 +170,23 @@ def _signed_root(x: float) -> float:
 
 
 CLIP_TERMS: dict[str, Term[VerifiedCandidate]] = {
-    "log votes": Term(2.076, lambda c: math.log(c.candidate.votes + 1.0)),
-    "log background votes": Term(-1.669, lambda c: math.log(c.background.votes + 1.0)),
-    "root peaks": Term(-0.069, lambda c: c.root_peaks),
-    "over background": Term(0.744, lambda c: c.over_background),
-    "over background, by peaks": Term(2.105, lambda c: _signed_root(c.over_background * c.root_peaks)),
-    "consistent over background": Term(3.25, lambda c: c.consistent_over_background),
+    "log votes": Term(3.114, lambda c: math.log(c.candidate.votes + 1.0)),
+    "log background votes": Term(-2.503, lambda c: math.log(c.background.votes + 1.0)),
+    "root peaks": Term(-0.104, lambda c: c.root_peaks),
+    "over background": Term(1.116, lambda c: c.over_background),
+    "over background, by peaks": Term(3.157, lambda c: _signed_root(c.over_background * c.root_peaks)),
+    "consistent over background": Term(4.875, lambda c: c.consistent_over_background),
     "consistent over background, by peaks": Term(
-        1.943, lambda c: _signed_root(c.consistent_over_background * c.root_peaks)
+        2.915, lambda c: _signed_root(c.consistent_over_background * c.root_peaks)
     ),
-    "log response to background": Term(-0.198, lambda c: c.log_response_to_background),
-    "consistent to background": Term(-0.428, lambda c: c.consistent_to_background),
-    "over null": Term(-4.62, lambda c: c.over_null),
-    "root null deviations": Term(1.686, lambda c: math.sqrt(c.null_deviations)),
-    "unweighted response": Term(1.637, lambda c: c.evidence.unweighted_response),
-    "level correlation": Term(5.722, lambda c: c.evidence.level_correlation),
-    "missing fraction": Term(-0.512, lambda c: c.evidence.missing_fraction * c.root_peaks),
-    "constant": Term(-13.372, lambda _: 1.0),
+    "log response to background": Term(-0.297, lambda c: c.log_response_to_background),
+    "consistent to background": Term(-0.642, lambda c: c.consistent_to_background),
+    "over null": Term(-6.93, lambda c: c.over_null),
+    "root null deviations": Term(2.529, lambda c: math.sqrt(c.null_deviations)),
+    "unweighted response": Term(2.455, lambda c: c.evidence.unweighted_response),
+    "level correlation": Term(8.583, lambda c: c.evidence.level_correlation),
+    "missing fraction": Term(-0.768, lambda c: c.evidence.missing_fraction * c.root_peaks),
+    "constant": Term(-16.858, lambda _: 1.0),
 }
 
 
@@ -195,13 +195,13 @@ CLIP_TERMS: dict[str, Term[VerifiedCandidate]] = {
 # say the same. Fitted by `make calibrate` to such sounds by formula and to right answers, with clean excerpts of 0.3 to
 # 0.7 s (docs/RECOGNITION.md).
 SUPPORT_TERMS: dict[str, Term[VerifiedCandidate]] = {
-    "log votes": Term(0.881, lambda c: math.log(c.candidate.votes if c.candidate.votes > 1 else LONE_VOTE)),
-    "log effective bins": Term(0.989, lambda c: math.log(c.evidence.effective_bins + 0.01)),
-    "log responding times": Term(1.233, lambda c: math.log(c.evidence.responding_times + 1.0)),
-    "responding fraction": Term(3.964, lambda c: c.evidence.responding_fraction),
-    "sure correlation": Term(17.866, lambda c: c.sure_correlation),
-    "log change": Term(4.513, lambda c: math.log(c.change + 0.1)),
-    "constant": Term(-16.026, lambda _: 1.0),
+    "log votes": Term(1.321, lambda c: math.log(c.candidate.votes if c.candidate.votes > 1 else LONE_VOTE)),
+    "log effective bins": Term(1.484, lambda c: math.log(c.evidence.effective_bins + 0.01)),
+    "log responding times": Term(1.85, lambda c: math.log(c.evidence.responding_times + 1.0)),
+    "responding fraction": Term(5.946, lambda c: c.evidence.responding_fraction),
+    "sure correlation": Term(26.799, lambda c: c.sure_correlation),
+    "log change": Term(6.769, lambda c: math.log(c.change + 0.1)),
+    "constant": Term(-20.839, lambda _: 1.0),
 }
 
 
@@ -266,27 +266,19 @@ def size_allowance(n_songs: int) -> float:
 
 
 def length_penalty(length_s: float) -> float:
-    """By how much the logit of a clip of this length must be higher than that of one of a second."""
+    """By how much the logit of a candidate is too high in a clip of this length, compared with one of a second."""
     return float(np.interp(length_s, LENGTH_PENALTY_S, LENGTH_PENALTY))
 
 
-def clip_threshold(false_positives: float, length_s: float = 1.0) -> float:
-    """The confidence that only a share of out-of-library clips reaches.
-
-    Parameters
-    ----------
-    false_positives
-        The share, above 0, at most 1.
-    length_s
-        Of the clip; `length_penalty` is added.
-    """
+def clip_threshold(false_positives: float) -> float:
+    """The confidence that only a share of out-of-library clips reaches, above 0, at most 1."""
     shares = sorted(LOGIT_AT_FPR)
     logs, logits = [math.log(share) for share in shares], [LOGIT_AT_FPR[share] for share in shares]
     needed = float(np.interp(math.log(false_positives), logs, logits))
     if false_positives < shares[0]:  # below what was measured: along the last slope
         slope = (logits[1] - logits[0]) / math.log(shares[1] / shares[0])
         needed += slope * math.log(false_positives / shares[0])
-    return confidence(needed + length_penalty(length_s)) if false_positives < 1 else 0.0
+    return confidence(needed) if false_positives < 1 else 0.0
 
 
 # ------------------------------------------------------------------------------------------------------- recordings

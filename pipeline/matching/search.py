@@ -25,6 +25,7 @@ from pipeline.matching.calibration import (
     background_votes,
     clip_threshold,
     confidence,
+    length_penalty,
     recording_threshold,
     size_allowance,
 )
@@ -60,10 +61,10 @@ FINE = SearchLevel(
     reach_frames=2,
     reach_bins=8,
     peaks_per_s=100,
-    fan_out=10,
+    fan_out=20,
     clips_at_once=4,
     candidates=300,
-    filtered=200,
+    filtered=300,
 )
 DENSE = dataclasses.replace(FINE, reach_frames=1, reach_bins=5, peaks_per_s=250, fan_out=6)
 # Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
@@ -73,9 +74,9 @@ DOMINANT_VOTES = 4
 # Songs whose peaks are in memory at once for verification: 130 kB for four minutes.
 SONGS_IN_MEMORY = 2000
 # A clip that the coarse search finds with this confidence is resolved: a fine search changes one in a thousand.
-RESOLVED_CONFIDENCE = 0.95
+RESOLVED_CONFIDENCE = 0.995
 # A further song in the same clip needs this confidence, or that of the first.
-FURTHER_SONG_CONFIDENCE = 0.95
+FURTHER_SONG_CONFIDENCE = 0.995
 # A library with fewer songs has too few background candidates to measure chance by. In a larger one their response is
 # usually EXPECTED_BACKGROUND (the consistent one: half of it) over the root of the clip's seconds.
 FEW_SONGS, EXPECTED_BACKGROUND, EXPECTED_CONSISTENT_BACKGROUND = 20, 0.9, 0.45
@@ -103,27 +104,25 @@ def find_matches(
         For each clip, best first; empty where nothing passes the threshold of ``query.false_positives``. A library
         that holds a recording twice gives both songs.
     """
-    rate = library.settings.sample_rate
     allowance = size_allowance(library.n_songs)
     changes = grid(query)
     # every speed and each of two searches is a chance to be wrong, and the share holds for all of them
     share = query.false_positives / (SEARCHES if changes else 1)
-    needed = [clip_threshold(share, len(clip) / rate) for clip in clips]
-    share /= len(speeds(query.speed_range))
-    needed_at_speeds = [clip_threshold(share, len(clip) / rate) for clip in clips]
+    needed = clip_threshold(share)
+    needed_at_speeds = clip_threshold(share / len(speeds(query.speed_range)))
     matches: list[list[Match]] = [[] for _ in clips]
     below: list[list[Match]] = [[] for _ in clips]  # the best candidate below the threshold
     best = [0.0] * len(clips)  # confidence reached so far
     for level, speed in _stages(query):
         to_resolve = speed == 1.0 and level is not DENSE
-        unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if to_resolve else needed[i])]
+        unresolved = [i for i in range(len(clips)) if best[i] < (RESOLVED_CONFIDENCE if to_resolve else needed)]
         # Every search is a chance to be wrong: a coarse one counts only if it resolves the clip.
         least = RESOLVED_CONFIDENCE if level is COARSE else 0.0
         for start in range(0, len(unresolved), level.clips_at_once):
             some = unresolved[start : start + level.clips_at_once]
             searched = [Clip(at_speed(clips[i], speed), library.settings) for i in some]
             for i, clip, candidates in zip(some, searched, search(searched, library, level), strict=True):
-                threshold = needed[i] if speed == 1.0 else needed_at_speeds[i]
+                threshold = needed if speed == 1.0 else needed_at_speeds
                 found = _matches_above(max(threshold, least), candidates, clip, speed, allowance)
                 if found and found[0].confidence > best[i]:
                     matches[i] = found
@@ -365,9 +364,10 @@ def _matches_above(
     """
     rate = clip.settings.sample_rate
     length_s = clip.n_samples / rate
+    correction = allowance - length_penalty(length_s)
     found: dict[int, Match] = {}
     for one in candidates:
-        song_id, probability = one.candidate.song_id, confidence(one.logit + allowance)
+        song_id, probability = one.candidate.song_id, confidence(one.logit + correction)
         if song_id in found or probability < needed:
             continue
         start_s = (one.candidate.delta * clip.settings.hop / TICKS + clip.lead) / rate
