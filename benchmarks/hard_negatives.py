@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -283,6 +283,11 @@ def clip_of(kind: str, seed: int) -> Samples:
     return samples
 
 
+def clips_of(kind: str, seeds: Iterable[int]) -> Iterator[Samples]:
+    """A sound of a kind for each seed."""
+    return (clip_of(kind, seed) for seed in seeds)
+
+
 def find_in_each(clips: Sequence[Samples], library: Library, query: Query) -> list[list[Match]]:
     """What `pipeline.identification` finds in each: short ones as clips, long ones as recordings."""
     longest = round(LONGEST_CLIP_S * library.settings.sample_rate)
@@ -332,9 +337,7 @@ def main() -> None:
     chosen = parser.parse_args()
     library = Store.open(chosen.store).snapshot()
     seeds = range(chosen.seed, chosen.seed + chosen.count)
-    kinds: dict[str, Iterator[Samples]] = {
-        kind: (clip_of(kind, seed) for seed in seeds) for kind in chosen.kinds if chosen.count
-    }
+    kinds = {kind: clips_of(kind, seeds) for kind in chosen.kinds if chosen.count}
     kinds |= {os.path.basename(os.path.normpath(folder)): files_of(folder) for folder in chosen.files}
     print(f"{'kind':24} {'clips':>6} " + " ".join(f"{f'at {share:g}':>10} {'at most':>9}" for share in SHARES))
     for kind, clips in kinds.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pipeline
 from benchmarks import hard_negatives
 from pipeline import Store
 from pipeline.fingerprinting.settings import Settings
-from pipeline.matching.calibration import CLIP_TERMS, SUPPORT_TERMS, logit
+from pipeline.matching.calibration import CLIP_TERMS, LEAST_CORRELATION, SUPPORT_TERMS, logit
 from pipeline.matching.clip import Clip, too_little_to_tell
 from pipeline.matching.search import COARSE, DENSE, FINE, find_matches, search
 from pipeline.matching.types import Query
@@ -54,6 +55,19 @@ def test_what_is_compared_limits_the_log_odds(library: MemoryLibrary) -> None:
             assert one.logit == min(logit(CLIP_TERMS, one), logit(SUPPORT_TERMS, one))
     (sure,) = search([Clip(excerpt(3, 20.0, 5.0), SETTINGS)], library, COARSE)
     assert sure[0].logit > 10  # a clip of music is hardly limited
+
+
+def test_three_peaks_that_agree_say_nothing(library: MemoryLibrary) -> None:
+    (found,) = search([Clip(excerpt(3, 20.0, 5.0), SETTINGS)], library, COARSE)
+    evidence = replace(found[0].evidence, level_correlation=0.98)
+    sure = [replace(found[0], evidence=replace(evidence, peaks=peaks)).sure_correlation for peaks in (3, 4, 20, 500)]
+    assert sure[0] == LEAST_CORRELATION < sure[1] < sure[2] < sure[3] < 0.98
+
+
+def test_clips_of_several_kinds_are_each_of_their_kind() -> None:
+    several = {kind: hard_negatives.clips_of(kind, range(2)) for kind in hard_negatives.KINDS}
+    for kind, clips in several.items():
+        np.testing.assert_array_equal(next(clips), hard_negatives.clip_of(kind, 0))
 
 
 def test_the_same_seed_makes_the_same_sound() -> None:

@@ -153,10 +153,12 @@ class VerifiedCandidate:
     def sure_correlation(self) -> float:
         """The correlation of the levels less its standard error (Fisher 1921), at least `LEAST_CORRELATION`.
 
-        A few peaks agree easily.
+        A few peaks agree easily, three or fewer say nothing.
         """
+        if self.evidence.peaks <= 3:
+            return LEAST_CORRELATION
         correlation = min(max(self.evidence.level_correlation, 0.0), 0.999)
-        sure = math.tanh(math.atanh(correlation) - 1 / math.sqrt(max(self.evidence.peaks - 2, 1)))
+        sure = math.tanh(math.atanh(correlation) - 1 / math.sqrt(self.evidence.peaks - 3))
         return max(sure, LEAST_CORRELATION)
 
     @cached_property
