@@ -379,7 +379,8 @@ def fit_scale(searched: Sequence[SearchedClip], weights: Weights) -> tuple[float
     logits, right = np.array([logit for logit, _ in best]), np.array([right for _, right in best])
     unsure = np.abs(logits) < MOST_UNSURE
     penalties = np.array([length_penalty(one.clip.length_s) for one in some])[unsure]
-    factor, constant = _logistic(_with_constant(logits[unsure]), right[unsure], offset=-penalties)
+    rows = np.column_stack([logits[unsure], np.ones(unsure.sum())])
+    factor, constant = _logistic(rows, right[unsure], offset=-penalties)
     return float(factor), float(constant)
 
 
@@ -421,10 +422,6 @@ def _logistic(
     found /= np.maximum(deviation, 1e-9)
     found[-1] -= found[:-1] @ mean[:-1]
     return found
-
-
-def _with_constant(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.column_stack([values, np.ones(len(values))])
 
 
 def logits_at_shares(searched: Sequence[SearchedClip], weights: Weights) -> dict[float, float]:
@@ -523,9 +520,9 @@ def main() -> None:
         shared = sharing_pairs(fitted, weights)
     kept = without_pairs(fitted, shared)
     needed = logits_at_shares(kept, weights)[0.01]
-    weights = Weights(weights.clip, fit_support(kept, weights.clip, needed))
-    scale = fit_scale(kept, weights)
-    weights = weights.scaled(*scale)
+    unscaled = Weights(weights.clip, fit_support(kept, weights.clip, needed))
+    scale = fit_scale(kept, unscaled)
+    weights = unscaled.scaled(*scale)
     logits = logits_at_shares(kept, weights)
     version_weights = fit_versions(compared) * [REAL_VERSIONS.get(name, 1.0) for name in VERSION_TERMS]
     print(f"logits times {scale[0]:.2f}, and {scale[1]:.2f} more")
@@ -535,7 +532,7 @@ def main() -> None:
     print("LOGIT_AT_FPR =", logits)
     for folder in chosen.unseen or chosen.sets:
         searched, compared = gather(folder, efforts[folder], chosen.keep)
-        shared = sharing_pairs(searched, weights)
+        shared = sharing_pairs(searched, unscaled)  # `SAME_RECORDING_LOGIT` is of that scale
         print(f"\n{folder}:")
         print("share a recording:", "; ".join(" and ".join(sorted(pair)) for pair in shared) or "none")
         print(report(without_pairs(searched, shared), weights, logits[0.01]))
