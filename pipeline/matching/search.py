@@ -47,14 +47,14 @@ from pipeline.matching.voting import TICKS, Candidate, find_candidates
 from pipeline.matching.warping import CLEAR_VOTES_PER_S, find_alignments, refine_match, stretch_peaks
 
 COARSE = SearchLevel(
-    shifts=2,
+    shifts=1,
     reach_frames=2,
     reach_bins=8,
     peaks_per_s=80,
-    fan_out=5,
+    fan_out=6,
     clips_at_once=32,
     candidates=100,
-    filtered=40,
+    filtered=20,
 )
 FINE = SearchLevel(
     shifts=4,
@@ -205,7 +205,7 @@ def verify(
     Parameters
     ----------
     candidates
-        Most votes first.
+        Best first.
     songs
         The constellations of the first ``level.filtered`` of them.
     n_songs
