@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.audio.resampling import at_speed
 from pipeline.errors import ParameterError
 from pipeline.fingerprinting.extract import constellation
-from pipeline.fingerprinting.landmarks import Hashes, Postings, anchor_bins, pack, pair_peaks
+from pipeline.fingerprinting.landmarks import Hashes, Postings, anchor_bins, pack, pair_peaks, unpack
 from pipeline.fingerprinting.peaks import Peaks
 from pipeline.fingerprinting.settings import LEVEL_DB, Settings
 from pipeline.matching import voting
@@ -93,14 +93,17 @@ def query_of(query):
     return QueryHashes(ints(*(hash_ for hash_, _ in query)), ints(*(tick for _, tick in query)))
 
 
-def hits_with_bins(query, pairs):
-    """(offset, bin, delta) of all hits of a query in one song."""
+def hits_with_hashes(query, pairs):
+    """(offset, hash, delta) of all hits of a query in one song."""
     return [
-        (offset, int(anchor_bins(ints(known))[0]), TICKS * offset - tick)
-        for asked, tick in query
-        for known, offset in pairs
-        if asked == known
+        (offset, known, TICKS * offset - tick) for asked, tick in query for known, offset in pairs if asked == known
     ]
+
+
+def peaks_of(offset, hash_):
+    """The frame and bin of a landmark's anchor, and of its target."""
+    anchor_bin, bin_difference, frame_difference = (int(values[0]) for values in unpack(ints(hash_)))
+    return (offset, anchor_bin), (offset + frame_difference, anchor_bin + bin_difference)
 
 
 def landmarks(pairs):
@@ -128,12 +131,15 @@ def test_the_fullest_windows_are_those_of_the_plain_count(query, songs, most, ga
     assert told == expected
     assert all(found.n_in_frame >= found.votes)
     for place, (song_id, cell, _) in enumerate(expected):
-        inside = [hit for hit in hits_with_bins(query, songs[song_id]) if cell <= hit[2] // TICKS <= cell + 1]
+        hits = [hit for hit in hits_with_hashes(query, songs[song_id]) if cell <= hit[2] // TICKS <= cell + 1]
+        inside = [(offset, int(anchor_bins(ints(known))[0]), delta) for offset, known, delta in hits]
         counts = [
             len({hit for hit in inside if start <= hit[2] - TICKS * cell < start + TICKS}) for start in range(TICKS)
         ]
         start = TICKS * cell + counts.index(max(counts))
         frame = sorted({(delta, offset, bin_) for offset, bin_, delta in inside if start <= delta < start + TICKS})
+        of_frame = [(offset, known) for offset, known, delta in hits if start <= delta < start + TICKS]
+        assert found.n_peaks[place] == len({peak for hit in of_frame for peak in peaks_of(*hit)})
         assert found.n_in_frame[place] == len(frame)
         assert found.votes[place] == naive.votes([(1, o, b, d) for d, o, b in frame], 1, start, TICKS - 1)
         assert TICKS * cell + found.delta[place] == frame[len(frame) // 2][0]
@@ -177,6 +183,17 @@ def test_votes_are_distinct_anchors_of_the_song():
     assert (first.song_id, first.votes) == (2**31 - 1, 2)
     assert second.votes == 1
     assert find_candidates([QueryHashes(ints(), ints())], library, 5) == [[]]
+
+
+def test_landmarks_that_share_a_peak_say_less_than_others():
+    """Of two songs with as many votes and hits the one with more peaks in them comes first."""
+    chain = pack(ints(100, 120), ints(20, 30), ints(4, 4))  # the first one's target is the second one's anchor
+    apart = pack(ints(300, 400), ints(20, 30), ints(4, 4))
+    library = MemoryLibrary(SETTINGS, {})
+    library.shards = [MemoryShard({1: Hashes(chain, ints(50, 54)), 2: Hashes(apart, ints(50, 54))})]
+    asked = QueryHashes(np.concatenate([chain, apart]), ints(10, 14, 10, 14) * np.int32(TICKS))
+    (candidates,) = find_candidates([asked], library, 5)
+    assert [(one.song_id, one.votes) for one in candidates] == [(2, 2), (1, 2)]
 
 
 @pytest.mark.parametrize("length_s", [1, 2, 5])

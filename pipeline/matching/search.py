@@ -67,8 +67,8 @@ FINE = SearchLevel(
     filtered=300,
 )
 DENSE = dataclasses.replace(FINE, reach_frames=1, reach_bins=5, peaks_per_s=250, fan_out=6)
-# Evidence is computed for so many of the candidates: those with the highest response, and those with most votes.
-BEST_BY_RESPONSE, BEST_BY_VOTES = 8, 4
+# Evidence is computed for so many of the candidates: those with the highest response, and the first by peaks.
+BEST_BY_RESPONSE, BEST_BY_PEAKS = 8, 4
 # Songs compared at few peaks and with so many times fewer votes than the best only have a sound in common with it.
 DOMINANT_VOTES = 4
 # Songs whose peaks are in memory at once for verification: 130 kB for four minutes.
@@ -200,7 +200,7 @@ def search(clips: Sequence[Clip], library: Library, level: SearchLevel) -> list[
 def verify(
     clip: Clip, candidates: Sequence[Candidate], songs: Mapping[int, Peaks], level: SearchLevel, n_songs: int
 ) -> list[VerifiedCandidate]:
-    """The best of a clip's candidates with their evidence, in the order of their votes.
+    """The best of a clip's candidates with their evidence, in the order given.
 
     Parameters
     ----------
@@ -347,9 +347,9 @@ def _prefer_best_version(
 
 
 def select_for_evidence(responses: NDArray[np.float64]) -> list[int]:
-    """Which candidates are verified, of all in the order of their votes: the best by response, and by votes."""
+    """Which candidates are verified, of all as `find_candidates` gave them: the best by response, and the first."""
     best = np.argsort(-responses, kind="stable")[:BEST_BY_RESPONSE].tolist()
-    return sorted({*best, *range(min(BEST_BY_VOTES, len(responses)))})
+    return sorted({*best, *range(min(BEST_BY_PEAKS, len(responses)))})
 
 
 def _matches_above(

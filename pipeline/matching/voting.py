@@ -19,13 +19,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fingerprinting.landmarks import Postings, Slices, anchor_bins
+from pipeline.fingerprinting.landmarks import Postings, Slices, anchor_bins, unpack
 from pipeline.matching.types import Library, Shard
 
 TICKS = 8  # to a frame: the finest step by which a clip's frames are shifted
 MAX_CANDIDATES_PER_SONG = 32  # music repeats itself, and other songs are wanted too
-# Enough of the song's anchor to tell it from the others of a clip.
-ANCHOR_BITS = 17
+PEAK_BITS = 17  # of a key of a peak, enough to tell it from the others of a clip
 WINDOWS_PER_CANDIDATE = 4  # windows in which votes are counted, for each candidate that is wanted
 WINDOW_TICKS = 2 * TICKS
 # A cell of a song that may be negative, where a clip begins before it, as a number that is not.
@@ -108,7 +107,7 @@ def find_hits(query: QueryHashes, postings: Postings) -> Hits:
 
 
 def find_candidates(queries: Sequence[QueryHashes], library: Library, most: int) -> list[list[Candidate]]:
-    """The best candidates of some clips in a library, most votes first, as `best_candidates` chooses them.
+    """The best candidates of some clips in a library, best first, as `best_candidates` chooses them.
 
     They are chosen among the `WINDOWS_PER_CANDIDATE` times `most` fullest windows of all shards, whichever song is in
     which shard.
@@ -138,9 +137,9 @@ class Windows:
     n_in_frame
         ``(n_windows,)`` int32: of the frame of ticks that holds most, and starts in the first cell, the distinct
         anchors and ticks.
-    delta, votes
+    delta, votes, n_peaks
         ``(n_windows,)`` int32: the middle of that frame, in ticks from the beginning of the first cell; its distinct
-        anchors.
+        anchors; its distinct peaks, anchors and targets.
     """
 
     song_id: NDArray[np.int32]
@@ -149,6 +148,7 @@ class Windows:
     n_in_frame: NDArray[np.int32]
     delta: NDArray[np.int32]
     votes: NDArray[np.int32]
+    n_peaks: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.n_hits)
@@ -201,12 +201,13 @@ def join_windows(parts: Sequence[Windows], most: int) -> Windows:
 
 
 def best_candidates(windows: Windows, most: int) -> list[Candidate]:
-    """The best candidates, most votes first: in one song at most `MAX_CANDIDATES_PER_SONG`, more than a frame apart.
+    """The best candidates, best first: in one song at most `MAX_CANDIDATES_PER_SONG`, more than a frame apart.
 
-    Votes are distinct anchors of the song whose deltas lie within a frame: a landmark that several shifts of the clip
-    find counts once. Of equals the one with more hits comes first. Each window has one candidate.
+    The best has most peaks of the song in hits whose deltas lie within a frame: landmarks that share a peak agree more
+    easily by chance than those that do not, and what several shifts of the clip find counts once. Of equals the one
+    with more hits comes first. Each window has one candidate.
     """
-    order = np.lexsort((windows.cell, windows.song_id, -windows.n_in_frame, -windows.votes))
+    order = np.lexsort((windows.cell, windows.song_id, -windows.n_in_frame, -windows.n_peaks))
     ordered = windows.take(order)
     deltas = ordered.cell.astype(np.int64) * TICKS + ordered.delta
     candidates: list[Candidate] = []
@@ -359,33 +360,53 @@ def _windows_by_song(
     place, tick = entries.ticks(entry[some])
     window, offset = window[place], offset[some][place]
     in_window = (offset - cell[window]) * TICKS - tick
-    anchor = (offset & 127) << 10 | anchor_bins(entries.hash[entry[some]])[place]
-    counted = _count_votes((window * WINDOW_TICKS + in_window) << ANCHOR_BITS | anchor, len(first))
+    anchor_bin, bin_difference, frame_difference = unpack(entries.hash[entry[some]][place])
+    anchor = _peak_keys(offset, anchor_bin)
+    target = _peak_keys(offset + frame_difference, anchor_bin + bin_difference)
+    counted = _count_votes(window, in_window, anchor, target, len(first))
     return Windows(song_id[of_window], cell, (stop - first).astype(np.int32), *counted)
 
 
-def _count_votes(
-    key: NDArray[np.int64], n_windows: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """`Windows.n_in_frame`, `Windows.delta` and `Windows.votes` of hits: window, tick in it and anchor as one integer.
+def _peak_keys(frame: NDArray[np.int32], bin_: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Peaks of a song as `PEAK_BITS` each: enough to tell those of a clip from each other."""
+    return (frame & 127) << 10 | bin_ & 1023
 
-    Every window has a hit.
+
+def _count_votes(
+    window: NDArray[np.int64],
+    tick: NDArray[np.int32],
+    anchor: NDArray[np.int32],
+    target: NDArray[np.int32],
+    n_windows: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """`Windows.n_in_frame`, `Windows.delta`, `Windows.votes` and `Windows.n_peaks`.
+
+    Parameters
+    ----------
+    window, tick, anchor, target
+        Of each hit its window, its tick there, and the song's peaks. Every window has a hit.
     """
-    key = np.sort(key)
-    key = key[np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]])]
-    window, tick = np.divmod(key >> ANCHOR_BITS, WINDOW_TICKS)
-    counts = np.bincount(key >> ANCHOR_BITS, minlength=n_windows * WINDOW_TICKS)
+    key = _distinct_keys((window * WINDOW_TICKS + tick) << PEAK_BITS | anchor) >> PEAK_BITS
+    counts = np.bincount(key, minlength=n_windows * WINDOW_TICKS)
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     rows = np.arange(n_windows) * WINDOW_TICKS
     in_frame = np.stack([before[rows + start + TICKS] - before[rows + start] for start in range(TICKS)], axis=1)
     start = in_frame.argmax(axis=1)
     n_in_frame = in_frame[np.arange(n_windows), start]
-    middle = before[rows + start] + n_in_frame // 2
+    delta = key[before[rows + start] + n_in_frame // 2] % WINDOW_TICKS
     inside = (tick >= start[window]) & (tick < start[window] + TICKS)
-    anchors = np.sort(window[inside] << ANCHOR_BITS | key[inside] & ((1 << ANCHOR_BITS) - 1))
-    anchors = anchors[np.concatenate([np.ones(min(1, len(anchors)), bool), anchors[1:] != anchors[:-1]])]
-    votes = np.bincount(anchors >> ANCHOR_BITS, minlength=n_windows)
-    return n_in_frame.astype(np.int32), tick[middle].astype(np.int32), votes.astype(np.int32)
+    of = window[inside] << PEAK_BITS
+    anchors = _distinct_keys(of | anchor[inside])
+    peaks = _distinct_keys(np.concatenate([anchors, of | target[inside]]))
+    votes, n_peaks = (np.bincount(keys >> PEAK_BITS, minlength=n_windows).astype(np.int32) for keys in (anchors, peaks))
+    return n_in_frame.astype(np.int32), delta.astype(np.int32), votes, n_peaks
+
+
+def _distinct_keys(key: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each of some numbers once, rising."""
+    key = np.sort(key)
+    distinct: NDArray[np.int64] = key[np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]])]
+    return distinct
 
 
 def take_hits(hits: Hits, which: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Hits:
