@@ -64,9 +64,9 @@ class SearchLevel:
     candidates
         Candidates that voting returns, at most.
     filtered
-        To how many of them the matched filter is applied: the first. In a library ten times as large chance
-        gives more votes, and the true place of a clip under noise is often not among the first hundred; a clip that the
-        coarse search resolves has it among the first few.
+        To how many of them the matched filter is applied: the first. In a library ten times as large chance gives more
+        votes, and the true place of a clip under noise is often not among the first hundred; a clip that the coarse
+        search resolves has it among the first few.
     """
 
     shifts: int

@@ -19,7 +19,7 @@ from pipeline.matching import segments
 from pipeline.matching.alignment import LOOP_SHARE, Alignment, Stretch, align, is_repeated_loop, traces
 from pipeline.matching.calibration import recording_threshold
 from pipeline.matching.changes import SEARCHES, Grid, grid
-from pipeline.matching.clip import Clip, SearchLevel
+from pipeline.matching.clip import Clip
 from pipeline.matching.search import COARSE, speeds
 from pipeline.matching.segments import SLOT_S, Trace
 from pipeline.matching.tracks import find_tracks, fit_line, hits_near
@@ -27,7 +27,7 @@ from pipeline.matching.types import Library, Match, Query
 from pipeline.matching.voting import TICKS
 from pipeline.matching.warping import find_alignments, refine_alignment, stretch_peaks
 
-# Short windows of a stretch are voted in: their places are found twice as exactly as those of clips.
+# How densely a stretch is searched. Its short windows are voted in, and their places found twice as exactly as clips'.
 LEVEL = dataclasses.replace(COARSE, shifts=2, fan_out=5)
 STRETCH_S = 120
 # Searched again with the next stretch, so that a song that begins at the seam is found whole.
@@ -49,8 +49,6 @@ class Recording:
     ----------
     stretch_s
         Searched at once; whole seconds. Long stretches read the store in large parts, short ones give matches sooner.
-    level
-        How densely each stretch is searched.
     loop_share
         As for `alignment.is_repeated_loop`.
     horizon_s
@@ -68,13 +66,11 @@ class Recording:
         library: Library,
         query: Query,
         stretch_s: int = STRETCH_S,
-        level: SearchLevel = LEVEL,
         loop_share: float = LOOP_SHARE,
         horizon_s: int | None = None,
     ) -> None:
         self.library = library
         self.query = query
-        self.level = level
         self.loop_share = loop_share
         self.horizon_s = horizon_s
         self.duration_s = 0.0
@@ -191,7 +187,7 @@ class Recording:
         """Songs whose hits in a copy of the stretch at this speed make a track, aligned; the strongest track first."""
         settings = self.library.settings
         clip = stretch.clip if speed == 1.0 else Clip(at_speed(stretch.samples, speed), settings)
-        query = clip.query_hashes(self.level)
+        query = clip.query_hashes(LEVEL)
         tracks = find_tracks(query, self.library, settings.sample_rate * TICKS / settings.hop)
         songs = self.library.constellations({track.song_id for track in tracks})
         aligned = []

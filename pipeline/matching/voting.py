@@ -237,7 +237,7 @@ class _Entries:
         key = query.hash.astype(np.int64) << 32 | -(-query.tick // TICKS)
         order = np.argsort(key, kind="stable")
         key = key[order]
-        self._first = np.flatnonzero(np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]]))
+        self._first = np.flatnonzero(_is_new(key))
         self._count = np.diff(self._first, append=len(key))
         self._tick = query.tick[order]
         self.hash = (key[self._first] >> 32).astype(np.int32)
@@ -349,7 +349,7 @@ def _windows_by_song(
     key = _song_cells(song_id, offset - entries.frame[entry])
     order = np.argsort(key, kind="stable")
     key = key[order]
-    first = np.flatnonzero(np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]]))
+    first = np.flatnonzero(_is_new(key))
     stop = np.searchsorted(key, key[first] + 2)
     chosen = np.argsort(first - stop, kind="stable")[:most]
     first, stop = first[chosen], stop[chosen]
@@ -405,8 +405,13 @@ def _count_votes(
 def _distinct_keys(key: NDArray[np.int64]) -> NDArray[np.int64]:
     """Each of some numbers once, rising."""
     key = np.sort(key)
-    distinct: NDArray[np.int64] = key[np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]])]
+    distinct: NDArray[np.int64] = key[_is_new(key)]
     return distinct
+
+
+def _is_new(key: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of some sorted numbers differ from the one before; the first does."""
+    return np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]])
 
 
 def take_hits(hits: Hits, which: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Hits:
